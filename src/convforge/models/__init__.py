@@ -1,0 +1,1 @@
+"""Model families, and the checkpoints they are stored in."""
