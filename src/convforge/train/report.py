@@ -112,9 +112,10 @@ def number(value: Any) -> str:
     if isinstance(value, int | np.integer):
         return f"{value:,}"
     if isinstance(value, float | np.floating):
-        if not isfinite(value):
-            return "not a number" if value != value else "infinite"
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        real = float(value)
+        if not isfinite(real):
+            return "not a number" if real != real else "infinite"
+        return f"{real:,.0f}" if abs(real) >= 1000 else f"{real:.4g}"
     if isinstance(value, tuple | list) and value and all(isinstance(v, int) for v in value):
         return " × ".join(map(str, value))
     if isinstance(value, tuple | list):

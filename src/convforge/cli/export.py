@@ -1,0 +1,65 @@
+"""`convforge export`: a trained network as a file that others can run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .text import help_of
+
+
+class Format(StrEnum):
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+
+
+_RUNS_IN = {
+    Format.ONNX: "onnxruntime.InferenceSession(path).run(None, {'images': images})[0]",
+    Format.TORCH: "torch.export.load(path).module()(images)",
+    Format.SAFETENSORS: "safetensors.torch.load_file(path) gives the state_dict",
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", help=help_of(export), no_args_is_help=True)(export)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder that training wrote, such as runs/mnist.", metavar="RUN")],
+    to: Annotated[Format, typer.Option(help="What kind of file; see above.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write. By default in RUN, under its name.", metavar="FILE")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is already there.")] = False,
+) -> None:
+    """Write a trained network as a file that others can run, and prove that it answers the same.
+
+    [bold]onnx[/]: plain ONNX operators, for ONNX Runtime and whatever else reads ONNX (.onnx)
+
+    [bold]torch[/]: a torch.export program that plain PyTorch loads, without convforge and without its code (.pt2)
+
+    [bold]safetensors[/]: the weights, for who has the model's code (.safetensors)
+
+    Every file takes any number of images at once. It expects them normalised, (pixel / 255 − mean) / std, and answers
+    with logits; classes, input shape, mean and std travel in the file as JSON under the key "convforge".
+
+    The file is loaded again and run on random input before it gets its name; the largest difference is printed.
+
+    [bold]Examples[/]
+
+      convforge export runs/mnist --to onnx
+
+      convforge export runs/mnist --to torch --output digits.pt2
+    """
+    from ..export import export as write
+
+    made = write(run, to.value, output, force)
+    typer.echo(f"wrote {made.path}, {made.size:,} bytes")
+    typer.echo(
+        f"ran it again: largest difference {made.difference:.2g}, where the largest output is {made.largest:.3g}"
+    )
+    typer.echo(f"to use it: {_RUNS_IN[to]}")

@@ -1,0 +1,83 @@
+"""`convforge predict`: which class is in an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .text import help_of, printable
+
+if TYPE_CHECKING:
+    from ..predict import Prediction
+
+
+def register(app: typer.Typer) -> None:
+    app.command("predict", help=help_of(predict), no_args_is_help=True)(predict)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="The folder that training wrote, such as runs/mnist.", metavar="RUN")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files: PNG, JPEG, WebP, GIF, BMP, TIFF.", metavar="IMAGE…")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many of the most probable classes to name for each image.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, for another program to read.")] = False,
+) -> None:
+    """Name the class of each image, and how probable it is.
+
+    The images are made the network's size and normalised exactly as in training: turned upright, transparency laid on
+    white, scaled to cover the square that the network expects and cropped at the centre.
+
+    A network knows only what it was shown, so an image should look like the training images. One that learned from
+    MNIST, white digits on black, misreads a photo of black ink on white paper; and every image gets one of the
+    classes, even if it shows none of them.
+
+    An image that cannot be read is named on the error output, the others are still answered, and the exit status is 2.
+
+    [bold]Examples[/]
+
+      convforge predict runs/mnist seven.png
+
+      convforge predict runs/pets holiday/*.jpg --top 3
+
+      convforge predict runs/pets cat.jpg --json
+    """
+    from ..models.checkpoint import load
+    from ..predict import predict as answers_for
+
+    model, architecture = load(run)
+    answers = list(answers_for(model, architecture, images, top))
+    for answer in answers:
+        if answer.error is not None:
+            typer.echo(printable(f"error: {answer.error}"), err=True)
+    typer.echo(_as_json(answers) if as_json else _as_text(answers), nl=as_json)
+    if any(answer.error is not None for answer in answers):
+        raise typer.Exit(2)
+
+
+def _as_json(answers: list[Prediction]) -> str:
+    found = [
+        {
+            "image": answer.image,
+            "class": answer.ranking[0][0],
+            "probability": answer.ranking[0][1],
+            "top": [{"class": name, "probability": probability} for name, probability in answer.ranking],
+        }
+        for answer in answers
+        if answer.error is None
+    ]
+    errors = [{"image": answer.image, "error": answer.error} for answer in answers if answer.error is not None]
+    return json.dumps({"predictions": found, "errors": errors}, indent=2)
+
+
+def _as_text(answers: list[Prediction]) -> str:
+    rows = [
+        (printable(answer.image) if rank == 0 else "", printable(name), f"{probability:6.1%}")
+        for answer in answers
+        for rank, (name, probability) in enumerate(answer.ranking)
+    ]
+    wide = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    return "".join(f"{image:<{wide[0]}}  {name:<{wide[1]}}  {probability}\n" for image, name, probability in rows)

@@ -1,0 +1,32 @@
+"""Text for a terminal: help from docstrings, and names that users chose."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def help_of(command: Callable[..., Any]) -> str:
+    """The docstring of a command with each paragraph on one line, so that the terminal's width decides where it breaks.
+
+    >>> def greet():
+    ...     '''Say
+    ...     hello.
+    ...
+    ...     Twice.'''
+    >>> help_of(greet)
+    'Say hello.\\n\\nTwice.'
+    """
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    # An indented paragraph is an example and keeps its lines.
+    return "\n\n".join(p if p.startswith(" ") else p.replace("\n", " ") for p in paragraphs)
+
+
+def printable(text: str) -> str:
+    """File and class names may hold anything; a terminal must not obey it, nor an encoding fail on it.
+
+    >>> printable("red\\x1b[31m")
+    'red\ufffd[31m'
+    """
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
