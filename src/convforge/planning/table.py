@@ -1,0 +1,200 @@
+"""A plan as text: two tables, readable at 100 columns, and the sentences that explain their headings."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..spec import Pair, Sides
+from .rows import LESSON_NEURONS, DenseEquivalent, Plan, Row
+
+WIDTH = 100
+
+
+def human(number: int) -> str:
+    """A count, exact below a million and with three digits above.
+
+    >>> human(1728), human(86_704_128), human(483_385_147_392)
+    ('1,728', '86.7 M', '483 G')
+    """
+    if number < 1_000_000:
+        return f"{number:,}"
+    value, unit = number / 10**6, "M"
+    for larger in "GTPEZY":
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def human_bytes(number: int) -> str:
+    """Bytes in binary units.
+
+    >>> human_bytes(1000), human_bytes(12_845_056)
+    ('1000 B', '12.2 MiB')
+    """
+    value, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+
+
+def as_text(plan: Plan, width: int = WIDTH) -> str:
+    """The tables as plain text, without colours."""
+    console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
+    with console.capture() as capture:
+        console.print(as_table(plan))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def as_table(plan: Plan) -> RenderableType:
+    """The tables as something that Rich prints."""
+    parts: list[RenderableType] = [_layers(plan), _sums(plan)]
+    if any(row.dense for row in plan.rows):
+        parts += [Text(), _dense(plan), _dense_explained()]
+    if plan.notes:
+        parts += [Text(), *(Text(f"Note: {note}") for note in plan.notes)]
+    return Group(*parts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _by(numbers: tuple[int, ...]) -> str:
+    return "×".join(str(n) for n in numbers)
+
+
+def _pair(pair: Pair | None) -> str:
+    if pair is None:
+        return ""
+    return str(pair[0]) if pair[0] == pair[1] else _by(pair)
+
+
+def _sides(sides: Sides | None, mode: str) -> str:
+    if sides is None:
+        return ""
+    (top, bottom), (left, right) = sides
+    if top == bottom and left == right:
+        text = _pair((top, left))
+    elif (top, bottom) == (left, right):
+        text = f"{top}+{bottom}"
+    else:
+        text = f"{top}+{bottom}×{left}+{right}"
+    return text if mode == "zeros" or not any((top, bottom, left, right)) else f"{text} {mode}"
+
+
+def _kernel(row: Row) -> str:
+    if row.kernel is None:
+        return ""
+    text = _by(row.kernel)
+    if row.dilation not in (None, (1, 1)):
+        text += f" d{_pair(row.dilation)}"
+    if row.groups > 1:
+        text += " dw" if row.groups == row.input_shape[-3] else f" g{row.groups}"
+    return text
+
+
+def _field(row: Row) -> str:
+    if isinstance(row.receptive_field, str):
+        return row.receptive_field
+    return "?" if row.receptive_field is None else _by(row.receptive_field)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        pad_edge=False, show_edge=False, header_style="bold",
+    )  # fmt: skip
+
+
+def _layers(plan: Plan) -> Table:
+    table = _table(f"{plan.model} on {_by(plan.input_shape[1:])}, batch {plan.input_shape[0]}")
+    table.add_column("Layer", overflow="fold", min_width=8)
+    table.add_column("Type", overflow="fold", min_width=6)
+    table.add_column("Kernel", no_wrap=True)
+    table.add_column("Stride", no_wrap=True)
+    table.add_column("Pad", no_wrap=False)
+    table.add_column("Output", no_wrap=True)
+    table.add_column("Field", no_wrap=True)
+    for heading in ("Params", "MACs", "Memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in plan.rows:
+        table.add_row(
+            row.name,
+            row.type,
+            _kernel(row),
+            _pair(row.stride),
+            _sides(row.padding, row.padding_mode),
+            _by(row.output_shape[1:]),
+            _field(row) if row.output_shape else "",
+            "shared" if row.shared else human(row.parameters) if row.parameters else "",
+            human(row.macs) if row.macs else "",
+            human_bytes(row.activation_bytes) if row.activation_bytes else "",
+        )
+    return table
+
+
+def _sums(plan: Plan) -> Group:
+    totals = plan.totals
+    return Group(
+        Text(),
+        Text.assemble(
+            ("Totals  ", "bold"),
+            f"{totals.parameters:,} parameters ({human_bytes(totals.parameter_bytes)}) · {totals.macs:,} MACs · "
+            f"{human_bytes(totals.activation_bytes)} of outputs",
+        ),
+        Text(
+            "Field: rows × columns of the input that one output number depends on, across skips; 'all' is the whole "
+            "input. MACs: multiply-accumulates, products with padded zeros included, biases not; twice as many FLOPs. "
+            "Memory: of the output, none where a layer works in place. dw: depthwise; g: groups; d: dilation."
+        ),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What sharing saves
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _dense_cells(dense: DenseEquivalent) -> tuple[str, ...]:
+    return (
+        f"{dense.weights:,}",
+        f"{dense.to_neurons:,}",
+        f"{dense.to_neurons_factor:,.0f}×",
+        f"{dense.same_maps:,}",
+        f"{dense.same_maps_factor:,.0f}×",
+    )
+
+
+def _dense(plan: Plan) -> Table:
+    table = _table("Each convolution beside the fully connected layer it stands for (weights, without biases)")
+    table.add_column("Convolution", overflow="fold", min_width=8)
+    headings = ("Its weights", f"(a) Dense, {LESSON_NEURONS:,} neurons", "Factor", "(b) Dense, same maps", "Factor")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=False, min_width=6)
+    for row in plan.rows:
+        if row.dense:
+            table.add_row(row.name, *_dense_cells(row.dense))
+    if plan.totals.dense and sum(row.dense is not None for row in plan.rows) > 1:
+        table.add_section()
+        table.add_row("Together", *_dense_cells(plan.totals.dense))
+    return table
+
+
+def _dense_explained() -> Group:
+    return Group(
+        Text(),
+        Text(
+            f"(a) From the convolution's input to {LESSON_NEURONS:,} neurons: C·H·W·{LESSON_NEURONS:,} weights. "
+            "(b) Like for like, a dense layer that makes the same feature maps: C·H·W · K·H_out·W_out weights, one "
+            "from every input number to every output number. Factor: how many times the convolution's weights."
+        ),
+    )
