@@ -105,14 +105,14 @@ def chart(
 
 
 def nice_steps(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers from below `low` to above `high`, about so many steps of 1, 2 or 5 times a power of ten.
+    """Round numbers from below `low` to above `high`, about so many steps of 1, 2, 2.5 or 5 times a power of ten.
 
     >>> nice_steps(0.93, 1.0)
     [0.92, 0.94, 0.96, 0.98, 1.0]
     """
     span = high - low if high > low else max(abs(high), 1e-6)
     power = 10.0 ** floor(log10(span / about))
-    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= about + 0.5)
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= about + 0.5)
     start, end = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return [round(step * i, 12) for i in range(start, max(end, start + 1) + 1)]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -195,20 +196,22 @@ def first_kernels(model: nn.Module) -> NDArray[np.float32] | None:
 
 
 def _samples(probabilities: NDArray[np.float32], truth: NDArray[np.int64], count: int = SAMPLES) -> list[int]:
-    """One image of each of the first classes, rightly recognised where there is such a one; then second ones."""
+    """Images of classes spread evenly over all there are, rightly recognised ones first; where there are fewer classes
+    than places, second images of each."""
     right = probabilities.argmax(1) == truth
-    by_class = {label: sorted(np.flatnonzero(truth == label), key=lambda i: not right[i]) for label in np.unique(truth)}
-    deepest = max((len(members) for members in by_class.values()), default=0)
-    rounds = (members[turn] for turn in range(deepest) for members in by_class.values() if turn < len(members))
-    return [int(index) for _, index in zip(range(count), rounds, strict=False)]
+    by_class = [sorted(np.flatnonzero(truth == label), key=lambda i: not right[i]) for label in np.unique(truth)]
+    if len(by_class) > count:
+        by_class = [by_class[int(place)] for place in np.linspace(0, len(by_class) - 1, count)]
+    rounds = zip_longest(*by_class)
+    return [int(index) for turn in rounds for index in turn if index is not None][:count]
 
 
 def feature_maps(model: nn.Module, inputs: Tensor, channels: int = MAPS_PER_LAYER) -> tuple[FeatureMaps, ...]:
     """The maps of an early, a middle and a deep convolution for a few normalised images `(N, C, H, W)`.
 
     Early is the first convolution that runs, deep the last one with more than one position, middle the one between.
-    Where there are fewer than three, there are fewer stages. Of each layer the channels are shown whose maps differ
-    most from place to place and from image to image: those that say most.
+    Where there are fewer than three, there are fewer stages. Of each layer the channels are shown whose maps have
+    most contrast and resemble each other least.
     """
     names = {module: name for name, module in model.named_modules()}
     found: dict[nn.Module, Tensor] = {}
@@ -248,14 +251,31 @@ def feature_maps(model: nn.Module, inputs: Tensor, channels: int = MAPS_PER_LAYE
 
 
 def _most_telling(stage: str, layer: str, maps: NDArray[np.float32], count: int) -> FeatureMaps:
-    chosen = np.argsort(-maps.std((0, 2, 3)), kind="stable")[:count]
+    chosen = _strong_and_unlike(np.nan_to_num(maps), count)
     return FeatureMaps(
         stage=stage,
         layer=layer,
-        channels=tuple(int(channel) for channel in chosen),
+        channels=tuple(chosen),
         of=maps.shape[1],
         maps=np.ascontiguousarray(maps[:, chosen].swapaxes(0, 1)),
     )
+
+
+def _strong_and_unlike(maps: NDArray[np.float32], count: int) -> list[int]:
+    """Channels of `(N, C, H, W)` with contrast within the images; each next one also unlike those before it."""
+    contrast = maps.std((2, 3)).mean(0)
+    flat = maps.swapaxes(0, 1).reshape(maps.shape[1], -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    flat = flat / np.where(length > 0, length, 1)
+    chosen: list[int] = []
+    novelty = np.ones(len(flat))
+    for _ in range(min(count, len(flat))):
+        score = contrast * novelty
+        score[chosen] = -1
+        chosen.append(int(score.argmax()))
+        novelty = np.minimum(novelty, 1 - np.abs(flat @ flat[chosen[-1]]))
+    return chosen
 
 
 # ---------------------------------------------------------------------------------------------------------------------
