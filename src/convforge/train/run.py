@@ -1,0 +1,305 @@
+"""A whole run: read the data, print the plan, learn, compare, report; and the same again from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import strftime
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from ..errors import UserError
+from ..models import families
+from ..models.checkpoint import Architecture, read_json, write_atomically
+from ..planning import plan
+from . import twin
+from .data import Data, load
+from .display import Display
+from .loop import METRICS, Settings, Stop, fit, normalise, steps_per_epoch
+from .options import Options
+from .state import STATE, Progress
+from .twin import Measured
+
+CONFIG, REPORT, SKIPPED = "config.json", "report.html", "skipped.txt"
+_SHOWN_SKIPPED = 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Args:
+        folder: where everything was written.
+        finished: False if it was stopped before its last epoch; `convforge train --resume FOLDER` continues it.
+        epochs: the metrics of each epoch, as in metrics.jsonl.
+        network: what the trained network costs and gives.
+        dense_twin: the same of the fully connected one, where that was asked for.
+        skipped: how many files could not be used.
+    """
+
+    folder: Path
+    finished: bool
+    epochs: tuple[dict[str, float], ...]
+    network: Measured
+    dense_twin: Measured | None
+    skipped: int
+
+    @property
+    def test_accuracy(self) -> float:
+        """From 0 to 1, on the held-out images."""
+        return self.network.test_accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {
+            "folder": str(self.folder),
+            "report": str(self.folder / REPORT),
+            "test_accuracy": self.test_accuracy,
+        }
+
+
+def train(options: Options | None = None, console: Console | None = None, stop: Stop | None = None) -> Result:
+    """Learn to classify images, and write a run folder with checkpoint, metrics and report.
+
+    Args:
+        options: what to learn from, and how; by default MNIST-5k with a small VGG.
+        console: where to print; by default nowhere.
+        stop: ask it to stop the run at the next batch; Ctrl-C does.
+
+    Raises:
+        UserError: for anything in the options, the data or the machine that it cannot work with.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = train(Options(size=8, epochs=1, batch=500, out=folder, name="quick"))
+    ...     sorted(path.name for path in result.folder.iterdir())
+    ['architecture.json', 'config.json', 'metrics.jsonl', 'model.safetensors', 'report.html']
+    """
+    options = options or Options()
+    display = Display(console or Console(quiet=True))
+    stored: dict[str, Any] | None = None
+    if options.resume is not None:
+        options, stored = _stored(Path(options.resume), options.threads)
+    with _threads(options.threads), torch.random.fork_rng(devices=[]):
+        data = load(options.data, seed=options.seed, size=options.size, flips=options.flips, track=display.track)
+        _describe(display, data, options)
+        fingerprint = data.fingerprint()
+        if stored is not None and stored["data"]["fingerprint"] != fingerprint:
+            raise UserError(
+                f"the images of {data.name} are not those that {options.resume} has learned from; start a new run."
+            )
+        architecture = _architecture(options.model, data)
+        torch.manual_seed(options.seed)
+        model = architecture.build()
+        counted = plan(model, architecture.input_shape)
+        display.console.print(counted)
+        folder = Path(options.resume) if options.resume is not None else _new_folder(options, data)
+        if stored is None:
+            _write_config(folder, options, data, fingerprint)
+        if data.skipped:
+            write_atomically(folder / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
+        return _learn(options, data, architecture, model, counted, folder, display, stop or Stop())
+
+
+def _learn(
+    options: Options,
+    data: Data,
+    architecture: Architecture,
+    model: nn.Module,
+    counted: Any,
+    folder: Path,
+    display: Display,
+    stop: Stop,
+) -> Result:
+    from .pictures import first_kernels
+
+    kernels_before = first_kernels(model)
+    settings = Settings(options.epochs, options.batch, options.learning_rate, options.seed, options.augment)
+    dense: Measured | None = None
+    with stop.listening():
+        progress = _fit(model, data, architecture, settings, folder, display, stop)
+        network = twin.measure(options.model, model, data, options.batch, progress.epochs)
+        if options.dense_twin and not stop.asked:
+            display.say("\nNow its fully connected twin, on the same images:")
+            dense = _dense_twin(data, settings, folder, display, stop)
+    if dense is not None:
+        display.console.print(twin.as_table([network, dense]))
+    finished = len(progress.epochs) == options.epochs and (dense is not None or not options.dense_twin)
+    result = Result(folder, finished, tuple(progress.epochs), network, dense, len(data.skipped))
+    _write_report(result, options, data, model, counted, kernels_before)
+    if finished:
+        for state in (folder / STATE, folder / twin.FOLDER / STATE):
+            state.unlink(missing_ok=True)
+    return result
+
+
+def _fit(
+    model: nn.Module,
+    data: Data,
+    architecture: Architecture,
+    settings: Settings,
+    folder: Path,
+    display: Display,
+    stop: Stop,
+) -> Progress:
+    with display.learning(steps_per_epoch(len(data.train), settings.batch) * settings.epochs):
+        return fit(model, data, architecture, settings, folder, display, stop)
+
+
+def _dense_twin(data: Data, settings: Settings, folder: Path, display: Display, stop: Stop) -> Measured | None:
+    architecture = _architecture("dense", data)
+    torch.manual_seed(settings.seed)
+    model = architecture.build()
+    progress = _fit(model, data, architecture, settings, folder / twin.FOLDER, display, stop)
+    if len(progress.epochs) < settings.epochs:
+        return None
+    return twin.measure("dense", model, data, settings.batch, progress.epochs)
+
+
+def _architecture(family: str, data: Data) -> Architecture:
+    return Architecture(
+        family=family,
+        arguments=families.default_arguments(family, data.input_shape),
+        classes=data.classes,
+        input_shape=data.input_shape,
+        mean=data.mean,
+        std=data.std,
+    )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder of a run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _new_folder(options: Options, data: Data) -> Path:
+    """A folder that was not there before: runs are never overwritten."""
+    out = Path(options.out).expanduser()
+    if options.name is not None:
+        wanted = [options.name]
+    else:
+        stem = re.sub(r"[^\w.-]+", "-", f"{data.name}-{options.model}-{strftime('%Y%m%d-%H%M%S')}")
+        wanted = [stem] + [f"{stem}-{number}" for number in range(2, 100)]
+    for name in wanted:
+        folder = out / name
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as reason:
+            raise UserError(
+                f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
+            ) from reason
+    raise UserError(
+        f"{out / wanted[0]} is there already and is not overwritten; choose another --name, or continue it with "
+        f"--resume {out / wanted[0]}."
+    )
+
+
+def _write_config(folder: Path, options: Options, data: Data, fingerprint: str) -> None:
+    local = options.data is not None and Path(options.data).expanduser().is_dir()
+    source = str(Path(options.data).expanduser().resolve()) if local and options.data is not None else options.data
+    config = {
+        # With the threads and the place of the data spelled out, so that it resumes alike from any folder.
+        "options": replace(options, threads=torch.get_num_threads(), data=source).to_dict(),
+        "data": {"name": data.name, "fingerprint": fingerprint, **_facts(data)},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _stored(folder: Path, threads: int | None) -> tuple[Options, dict[str, Any]]:
+    """The options that a run was started with, and its whole configuration."""
+    config = read_json(folder / CONFIG)
+    options, data = config.get("options"), config.get("data")
+    if not isinstance(options, dict) or not isinstance(data, dict) or not isinstance(data.get("fingerprint"), str):
+        raise UserError(f"{folder / CONFIG} was not written by convforge train; give --resume the folder of a run.")
+    if not (folder / STATE).exists() and (folder / METRICS).exists():
+        raise UserError(f"{folder} is finished; there is nothing to resume. Start a new run for more epochs.")
+    found = Options.from_dict(options, str(folder / CONFIG))
+    return replace(found, resume=str(folder), threads=threads or found.threads), config
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is said
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _facts(data: Data) -> dict[str, object]:
+    return {
+        "classes": len(data.classes),
+        "training images": len(data.train),
+        "held-out images": len(data.test),
+        "image shape": "×".join(map(str, data.input_shape)),
+    }
+
+
+def _describe(display: Display, data: Data, options: Options) -> None:
+    shape = "×".join(map(str, data.input_shape))
+    shown = ", ".join(data.classes[:10]) + (", …" if len(data.classes) > 10 else "")
+    display.say(
+        f"{data.name}: {len(data.train):,} images to learn from, {len(data.test):,} held out, each {shape}; "
+        f"{len(data.classes)} classes: {shown}."
+    )
+    for note in data.notes:
+        display.say(note)
+    if options.augment:
+        mirrored = "mirrored" if data.flips else "not mirrored"
+        display.say(f"Training images are turned, scaled and shifted a little, {mirrored} (--no-augment leaves them).")
+    if data.skipped:
+        display.say(f"Skipped {len(data.skipped):,} files that cannot be used:")
+        for sentence in data.skipped[:_SHOWN_SKIPPED]:
+            display.say(f"  {sentence}")
+        if len(data.skipped) > _SHOWN_SKIPPED:
+            display.say(f"  … and {len(data.skipped) - _SHOWN_SKIPPED:,} more, all in {SKIPPED} of the run.")
+
+
+def _write_report(
+    result: Result, options: Options, data: Data, model: nn.Module, counted: Any, kernels_before: Any
+) -> None:
+    from .pictures import collect
+    from .report import Report, write_report
+
+    pictures = collect(
+        model,
+        data.test.images,
+        data.test.labels,
+        lambda images: normalise(images, data),
+        len(data.classes),
+        kernels_before,
+    )
+    report = Report(
+        title=result.folder.name,
+        classes=data.classes,
+        epochs=result.epochs,
+        pictures=pictures,
+        data={"data set": data.name, **_facts(data), "skipped files": len(data.skipped)},
+        skipped=data.skipped,
+        plan=str(counted),
+        parameters=result.network.parameters,
+        comparison=twin.as_rows([result.network, result.dense_twin]) if result.dense_twin else (),
+        settings={name: value for name, value in options.to_dict().items() if value is not None}
+        | {"lr": options.learning_rate, "threads": torch.get_num_threads()},
+        stopped_early=not result.finished,
+    )
+    write_report(result.folder / REPORT, report)

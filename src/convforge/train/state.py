@@ -1,0 +1,101 @@
+"""What it takes to continue as if nothing had happened: one file, `training.safetensors`, replaced in one step.
+
+It holds the model, the optimiser's moments, and, as JSON in the file's metadata, how far the run is. It holds no state
+of a random generator, because there is none to hold: the random numbers of a step depend on the seed and the number of
+the step alone (`random_numbers`), so a resumed run draws the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..models.checkpoint import portable, read_tensors, write_atomically
+
+STATE = "training.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps done in all, one mapping of metrics for each epoch done, and the sums of the epoch under
+    way: images seen, images recognised, loss added up over images, seconds."""
+
+    step: int = 0
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    seen: int = 0
+    right: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+
+
+def random_numbers(seed: int, purpose: str, index: int) -> torch.Generator:
+    """A generator that depends on its arguments and on nothing else.
+
+    >>> a, b = (torch.rand(1, generator=random_numbers(0, "order", 3)) for _ in range(2))
+    >>> bool(a == b), bool(a == torch.rand(1, generator=random_numbers(0, "order", 4)))
+    (True, False)
+    """
+    mixed = np.random.SeedSequence([seed, index, *purpose.encode()]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write `training.safetensors`; raises `UserError` if that cannot be done, with the old file intact."""
+    tensors = _named_tensors(model, optimizer)
+    content = to_safetensors(portable(tensors), {"progress": json.dumps(asdict(progress))})
+    write_atomically(folder / STATE, content)
+
+
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, described_by: Path) -> Progress:
+    """Put model and optimiser into the state that `save_state` wrote, and say how far the run was.
+
+    Raises `UserError` that names the file if it is damaged or does not fit the model.
+    """
+    path = folder / STATE
+    # Memory formats must be those of the parameters, or later sums would be rounded in another order.
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {"step": torch.tensor(0.0)} | {
+            moment: torch.zeros_like(parameter) for moment in _MOMENTS
+        }
+    places = _named_tensors(model, optimizer)
+    stored = read_tensors(path, places, described_by)
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(stored[name])
+    with safe_open(path, framework="pt") as file:
+        return _progress(path, (file.metadata() or {}).get("progress", ""))
+
+
+def _named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Mapping[str, Tensor]:
+    """The tensors themselves, not copies: writing into them changes model and optimiser."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for kind, tensor in optimizer.state[parameter].items():
+            tensors[f"optimizer.{kind}.{name}"] = tensor
+    return tensors
+
+
+def _progress(path: Path, text: str) -> Progress:
+    try:
+        found = json.loads(text)
+        progress = Progress(**found)
+        kinds: tuple[Any, ...] = (int, list, int, int, (int, float), (int, float))
+        for place, kind in zip(fields(Progress), kinds, strict=True):
+            if not isinstance(getattr(progress, place.name), kind):
+                raise TypeError(f"{place.name} is {getattr(progress, place.name)!r}")
+        if not all(isinstance(epoch, dict) for epoch in progress.epochs):
+            raise TypeError("an epoch is not an object")
+        return progress
+    except (ValueError, TypeError, RecursionError) as reason:
+        raise UserError(f"{path} does not say how far the run was ({str(reason)[:120]}); it is damaged.") from reason
