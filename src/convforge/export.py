@@ -21,6 +21,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from io import BytesIO, StringIO
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,21 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
         raise UserError(f"this network cannot be exported to {to} ({reason}): try another format.") from failure
 
     with _written(path, content) as temporary:
-        difference = largest = 0.0
+        pairs = []
         # Two batch sizes, neither of them the one that was traced: the batch must not be baked in.
         for batch in (1, 3):
             inputs = torch.randn(batch, *architecture.input_shape, generator=torch.Generator().manual_seed(batch))
             with torch.inference_mode():
                 expected = model(inputs)
             with _quiet():
-                found = run_again(temporary, inputs)
-            difference = max(difference, float((found - expected).abs().max()))
-            largest = max(largest, float(expected.abs().max()))
+                pairs.append((expected, run_again(temporary, inputs)))
+        # torch's maximum, unlike Python's, lets a value that is not a number through.
+        largest = float(torch.cat([expected for expected, _ in pairs]).abs().max())
+        difference = float(torch.cat([found - expected for expected, found in pairs]).abs().max())
+        if not isfinite(largest):
+            raise UserError(
+                "the network answers with values that are not numbers: its weights are damaged, train it again."
+            )
         if not difference <= _TOLERANCE * max(largest, 1.0):  # also where it is not a number
             raise UserError(
                 f"the {to} file answers differently from the network, by {difference:.3g} where the largest output is "

@@ -1,0 +1,60 @@
+"""`convforge export` as its users meet it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner, Result
+
+from convforge.cli import export as verb
+from convforge.errors import UserError
+from convforge.models.checkpoint import Architecture, save
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    torch.manual_seed(0)
+    architecture = Architecture("vgg", {"widths": [4], "convs": 1}, ("a", "b"), (1, 8, 8), mean=(0.5,), std=(0.25,))
+    save(tmp_path / "pets", architecture.build(), architecture)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "pets"
+
+
+def convforge(*arguments: str) -> Result:
+    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    verb.register(app)
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+def test_it_says_what_it_wrote_and_how_far_it_is_from_the_network(run: Path) -> None:
+    result = convforge("pets", "--to", "torch")
+    assert result.exit_code == 0, result.exception
+    size = (run / "pets.pt2").stat().st_size
+    first, second, third = result.stdout.splitlines()
+    assert first == f"wrote pets/pets.pt2, {size:,} bytes"
+    assert second.startswith("ran it again: largest difference ")
+    assert "torch.export.load" in third
+    assert result.stderr == ""
+
+
+def test_output_and_force() -> None:
+    assert convforge("pets", "--to", "safetensors", "--output", "mine.st").exit_code == 0
+    again = convforge("pets", "--to", "safetensors", "--output", "mine.st")
+    assert isinstance(again.exception, UserError)
+    assert convforge("pets", "--to", "safetensors", "--output", "mine.st", "--force").exit_code == 0
+
+
+def test_a_format_that_there_is_not() -> None:
+    result = convforge("pets", "--to", "tflite")
+    assert result.exit_code == 2
+    assert "tflite" in result.stderr
+
+
+def test_the_help_teaches() -> None:
+    words = " ".join(convforge("--help").stdout.split())
+    assert "convforge export runs/mnist --to onnx" in words
+    assert "(pixel / 255 − mean) / std" in words
