@@ -1,0 +1,102 @@
+"""The engine: a spec in, machine code out. It knows sizes and addresses, and works on NumPy arrays alone.
+
+>>> import numpy as np
+>>> from convforge import Conv2dSpec, engine
+>>> image, kernels = np.ones((1, 1, 7, 7), np.float32), np.ones((1, 1, 3, 3), np.float32)
+>>> engine.conv2d(image, kernels, None, Conv2dSpec(1, 1, 3)).shape
+(1, 1, 5, 5)
+
+Arrays are float32 or float64, of torch's shapes (`(N, C, H, W)`, `(K, C/g, k, k)`), in any memory layout. Padding modes
+other than zeros are a matter of the caller: pad first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..spec import Conv2dSpec, Pair
+from .geometry import Problem
+from .passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from .runtime import usable_threads
+
+__all__ = ["Problem", "bias_gradient", "conv2d", "input_gradient", "weight_gradient"]
+
+Array = NDArray[Any]
+
+
+def conv2d(
+    x: Array, w: Array, bias: Array | None, spec: Conv2dSpec, out: Array | None = None, threads: int = 0
+) -> Array:
+    """The forward pass; into `out`, of any layout, where it is given. `threads` 0 takes all cores."""
+    height, width = spec.output_size((x.shape[2], x.shape[3]))
+    y = np.empty((x.shape[0], spec.out_channels, height, width), x.dtype) if out is None else out
+    if y.size:
+        bias = None if bias is None else np.ascontiguousarray(bias, x.dtype)
+        prepared = prepare_forward(_problem(x, w, y, spec), threads or usable_threads(), bias is not None)
+        prepared.run(x=_address(x), w=_address(w), y=_address(y), bias=0 if bias is None else _address(bias))
+    return y
+
+
+def input_gradient(
+    dy: Array, w: Array, input_size: Pair, spec: Conv2dSpec, out: Array | None = None, threads: int = 0
+) -> Array:
+    """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y."""
+    dx = np.empty((dy.shape[0], spec.in_channels, *input_size), dy.dtype) if out is None else out
+    if dx.size:
+        prepared = prepare_input_gradient(_problem(dx, w, dy, spec), threads or usable_threads())
+        prepared.run(x=_address(dx), w=_address(w), y=_address(dy))
+    return dx
+
+
+def weight_gradient(x: Array, dy: Array, spec: Conv2dSpec, out: Array | None = None, threads: int = 0) -> Array:
+    """∂loss/∂w, `(K, C/g, k, k)`, from x and ∂loss/∂y."""
+    dw = np.empty(spec.weight_shape, x.dtype) if out is None else out
+    if not dy.size:
+        dw[...] = 0
+    else:
+        prepared = prepare_weight_gradient(_problem(x, dw, dy, spec), threads or usable_threads())
+        prepared.run(x=_address(x), w=_address(dw), y=_address(dy))
+    return dw
+
+
+def bias_gradient(dy: Array, threads: int = 0) -> Array:
+    """∂loss/∂b, `(K,)`: the weight gradient of a 1×1 kernel over an image of ones."""
+    ones = np.broadcast_to(np.ones((), dy.dtype), (dy.shape[0], 1, *dy.shape[2:]))
+    return weight_gradient(ones, dy, Conv2dSpec(1, dy.shape[1], 1), threads=threads).reshape(dy.shape[1])
+
+
+def _problem(x: Array, w: Array, y: Array, spec: Conv2dSpec) -> Problem:
+    if not (x.dtype == w.dtype == y.dtype) or x.dtype not in (np.float32, np.float64):
+        raise TypeError(f"the engine takes float32 or float64, alike for all, not {x.dtype}, {w.dtype} and {y.dtype}.")
+    if spec.padding_mode != "zeros":
+        raise ValueError(f"the engine pads with zeros only; pad the input first for {spec.padding_mode!r}.")
+    (top, _), (left, _) = spec.sides((x.shape[2], x.shape[3]))
+    return Problem(
+        dtype=x.dtype.name,
+        x_shape=_four(x.shape),
+        w_shape=_four(w.shape),
+        y_shape=_four(y.shape),
+        stride=spec.stride,
+        pads=(top, left),
+        dilation=spec.dilation,
+        groups=spec.groups,
+        x_strides=_strides(x),
+        w_strides=_strides(w),
+        y_strides=_strides(y),
+    )
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _strides(array: Array) -> tuple[int, int, int, int]:
+    return _four(tuple(step // array.itemsize for step in array.strides))
+
+
+def _four(values: tuple[int, ...]) -> tuple[int, int, int, int]:
+    a, b, c, d = values
+    return a, b, c, d

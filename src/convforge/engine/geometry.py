@@ -1,0 +1,317 @@
+"""From a spec to the numbers that the kernels run on. Nothing here touches data.
+
+The three passes of a convolution come down to two computations:
+
+- `Sliding`: kernels slide over an image. The forward pass is one. The input gradient at stride s is s·s of them, one for each
+  phase: the input rows with h + pad ≡ ρ (mod s) meet only the taps with i·d ≡ ρ (mod s), and for those
+
+      h + pad = p'·s + ρ   ⇒   p = p' − (i·d − ρ)/s,
+
+  a convolution at stride 1 with fewer taps, so nothing is multiplied by an inserted zero;
+- the weight gradient, which takes the forward pass's geometry as it is.
+
+Strides and offsets count elements. An axis of one is written down by `Axis`, so that height and width share the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from .target import DTYPE_BYTES, Target
+
+Strides = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a `Sliding`: sizes, and the distances between neighbours in x, w and y with their starting points."""
+
+    size: int
+    out: int
+    kernel: int
+    stride: int
+    dilation: int
+    pad: int
+    """Before; negative crops. What is padded after follows from `out`."""
+    x_step: int
+    w_step: int
+    y_step: int
+    x_start: int = 0
+    w_start: int = 0
+    y_start: int = 0
+
+    def folded(self) -> Axis:
+        """A single tap at stride s reads every s-th input: the same at stride 1 on a thinned-out input."""
+        if self.kernel > 1 or self.stride == 1:
+            return self
+        s, pad = self.stride, -(-self.pad // self.stride)
+        first = pad * s - self.pad  # the first input that is read, if it exists
+        return replace(
+            self,
+            size=max(0, -(-(self.size - first) // s)),
+            stride=1,
+            pad=pad,
+            x_step=self.x_step * s,
+            x_start=self.x_start + first * self.x_step,
+        )
+
+    def phases(self) -> Iterator[Axis]:
+        """The input gradient along this axis (see above); here `size` is x's, that is, the result's."""
+        s, d = self.stride, self.dilation
+        every = s // math.gcd(s, d)  # taps of a phase are so far apart
+        for phase in range(s):
+            taps = [i for i in range(self.kernel) if (i * d - phase) % s == 0]
+            # h = q·s + first for q = 0 …, the positions of this phase inside the image
+            first = (phase - self.pad) % s
+            out = -(-(self.size - first) // s)
+            if out < 1:
+                continue
+            base = (first + self.pad - phase) // s  # p' of the first of them
+            gap = every * d // s if taps else 1
+            # p = p' − (i·d − ρ)/s falls as the tap rises: the taps are taken from the last to the first
+            reach = (taps[-1] * d - phase) // s if taps else 0
+            yield Axis(
+                size=self.out,
+                out=out,
+                kernel=len(taps),
+                stride=1,
+                dilation=gap,
+                pad=reach - base,
+                x_step=self.y_step,
+                x_start=self.y_start,
+                w_step=-every * self.w_step,
+                w_start=self.w_start + (taps[-1] * self.w_step if taps else 0),
+                y_step=s * self.x_step,
+                y_start=self.x_start + first * self.x_step,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """One sliding of kernels over images, layouts included. `channels` and `outputs` are those of one group."""
+
+    images: int
+    groups: int
+    channels: int
+    outputs: int
+    vertical: Axis
+    horizontal: Axis
+    x_n: int
+    x_c: int
+    y_n: int
+    y_c: int
+    w_g: int
+    w_k: int
+    w_c: int
+
+    def simplified(self) -> Sliding:
+        """The same computation as fewer, longer rows: strides of single taps folded, and a pointwise convolution's pixels
+        joined into one row where they lie one after the other, so that tiles need not end with an image's row."""
+        v, h = self.vertical.folded(), self.horizontal.folded()
+        joined = replace(self, vertical=v, horizontal=h)
+        pointwise = v.kernel == h.kernel == 1 and v.pad == h.pad == 0 and (v.size, h.size) == (v.out, h.out)
+        if pointwise and v.x_step == h.size * h.x_step and v.y_step == h.out * h.y_step:
+            pixels = v.size * h.size
+            row = replace(
+                h,
+                size=pixels,
+                out=pixels,
+                x_start=h.x_start + v.x_start,
+                w_start=h.w_start + v.w_start,
+                y_start=h.y_start + v.y_start,
+            )
+            one = Axis(1, 1, 1, 1, 1, 0, x_step=pixels * h.x_step, w_step=0, y_step=pixels * h.y_step)
+            joined = replace(joined, vertical=one, horizontal=row)
+            if self.x_n == pixels * h.x_step and self.y_n == pixels * h.y_step:
+                whole = replace(row, size=pixels * self.images, out=pixels * self.images)
+                one = replace(one, x_step=self.images * self.x_n, y_step=self.images * self.y_n)
+                joined = replace(joined, images=1, vertical=one, horizontal=whole)
+        return joined
+
+    @property
+    def x_start(self) -> int:
+        return self.vertical.x_start + self.horizontal.x_start
+
+    @property
+    def w_start(self) -> int:
+        return self.vertical.w_start + self.horizontal.w_start
+
+    @property
+    def y_start(self) -> int:
+        return self.vertical.y_start + self.horizontal.y_start
+
+    @property
+    def macs(self) -> int:
+        per_output = self.channels * self.vertical.kernel * self.horizontal.kernel
+        return self.images * self.groups * self.outputs * self.vertical.out * self.horizontal.out * per_output
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A convolution on tensors of given sizes and layouts: x `(N, C, H, W)`, w `(K, C/g, k, k)`, y `(N, K, H', W')`.
+
+    `pads` are those before (top, left). The strides tell the layout; any will do.
+    """
+
+    dtype: str
+    x_shape: Strides
+    w_shape: Strides
+    y_shape: Strides
+    stride: tuple[int, int]
+    pads: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    x_strides: Strides
+    w_strides: Strides
+    y_strides: Strides
+
+    def forward(self) -> Sliding:
+        """x and w to y."""
+        axes = [
+            Axis(
+                size=self.x_shape[2 + a],
+                out=self.y_shape[2 + a],
+                kernel=self.w_shape[2 + a],
+                stride=self.stride[a],
+                dilation=self.dilation[a],
+                pad=self.pads[a],
+                x_step=self.x_strides[2 + a],
+                w_step=self.w_strides[2 + a],
+                y_step=self.y_strides[2 + a],
+            )
+            for a in (0, 1)
+        ]
+        outputs = self.w_shape[0] // self.groups
+        return Sliding(
+            images=self.x_shape[0],
+            groups=self.groups,
+            channels=self.w_shape[1],
+            outputs=outputs,
+            vertical=axes[0],
+            horizontal=axes[1],
+            x_n=self.x_strides[0],
+            x_c=self.x_strides[1],
+            y_n=self.y_strides[0],
+            y_c=self.y_strides[1],
+            w_g=self.w_strides[0] * outputs,
+            w_k=self.w_strides[0],
+            w_c=self.w_strides[1],
+        )
+
+    def input_gradient(self) -> Iterator[Sliding]:
+        """y's gradient and w to x's: input and output change places, and so do the channels of the weights."""
+        straight = self.forward()
+        for vertical in straight.vertical.phases():
+            for horizontal in straight.horizontal.phases():
+                yield Sliding(
+                    images=straight.images,
+                    groups=straight.groups,
+                    channels=straight.outputs,
+                    outputs=straight.channels,
+                    vertical=vertical,
+                    horizontal=horizontal,
+                    x_n=straight.y_n,
+                    x_c=straight.y_c,
+                    y_n=straight.x_n,
+                    y_c=straight.x_c,
+                    w_g=straight.w_g,
+                    w_k=straight.w_c,
+                    w_c=straight.w_k,
+                )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Blocks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """How output pixels are cut into blocks, and how each block's input lies in scratch (see `blocks.py`)."""
+
+    rows: int
+    columns: int
+    pitch: int
+    in_place: bool
+    sparse: bool
+    row_pitch: int
+    scratch_numbers: int
+
+    def arguments(self, s: Sliding) -> dict[str, int]:
+        """What the kernels are told: the `BLOCK_ARGUMENTS` but for addresses."""
+        v, h = s.vertical, s.horizontal
+        touching = h.dilation * self.pitch == s.channels
+        return {
+            "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step,
+            "images": s.images, "groups": s.groups, "channels": s.channels,
+            "height": v.size, "width": h.size, "out_height": v.out, "out_width": h.out,
+            "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
+            "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
+            "block_rows": self.rows, "block_columns": self.columns,
+            "row_blocks": -(-v.out // self.rows), "column_blocks": -(-h.out // self.columns),
+            "pitch": self.pitch, "row_pitch": self.row_pitch, "in_place": int(self.in_place),
+            "slot_r": v.kernel if self.sparse else v.stride,
+            "slot_i": 1 if self.sparse else v.dilation,
+            "slot_sets": 1 if self.sparse else (v.kernel - 1) * v.dilation + 1,
+            "set_size": v.kernel if self.sparse else 1,
+            "set_step": v.stride if self.sparse else 1,
+            "member_step": v.dilation if self.sparse else 0,
+            "runs": 1 if touching else h.kernel,
+            "run_step": h.dilation * self.pitch,
+            "run_length": h.kernel * s.channels if touching else s.channels,
+        }  # fmt: skip
+
+
+def blocking(s: Sliding, dtype: str, target: Target, most_pixels: int, threads: int) -> Blocking:
+    """Blocks whose packed input takes about a third of L2, beside the weights, and of at most `most_pixels` pixels."""
+    v, h = s.vertical, s.horizontal
+    size = DTYPE_BYTES[dtype]
+    in_place = _readable_in_place(s, size)
+    pitch = h.x_step if in_place else scratch_pitch(s.channels, h.stride, size)
+    budget = target.l2_bytes // 3 // (pitch * size)  # pixels of input
+    span = (h.kernel - 1) * h.dilation + 1
+
+    def rows_of(rows: int) -> tuple[int, bool]:
+        dense, sparse = (rows - 1) * v.stride + (v.kernel - 1) * v.dilation + 1, rows * v.kernel
+        if in_place or v.kernel == 0:  # a phase that no tap meets: nothing is read, zeros are written
+            return max(dense, 1), False
+        return min(dense, sparse), sparse < dense
+
+    # Columns: whole rows where one output row's input fits, else a multiple of the tile.
+    fit = (budget // rows_of(1)[0] - span) // h.stride + 1
+    columns = min(h.out, most_pixels, max(target.tile_rows, fit // target.tile_rows * target.tile_rows))
+    columns = -(-h.out // -(-h.out // columns))
+    if columns < h.out:
+        columns = min(h.out, -(-columns // target.tile_rows) * target.tile_rows)
+    width = (columns - 1) * h.stride + span
+
+    # Rows: as many as fit, but no fewer than four blocks a thread where the image allows it.
+    rows = 1
+    while rows < v.out and rows_of(rows + 1)[0] * width <= budget and (rows + 1) * columns <= most_pixels:
+        rows += 1
+    panels = -(-s.outputs // (target.lanes(dtype) * target.tile_vectors))
+    others = s.images * s.groups * -(-h.out // columns) * panels
+    rows = min(rows, max(1, v.out * others // (4 * threads)))
+    rows = -(-v.out // -(-v.out // rows))
+
+    slots, sparse = rows_of(rows)
+    row_pitch = v.x_step if in_place else width * pitch
+    return Blocking(rows, columns, pitch, in_place, sparse, row_pitch, 0 if in_place else slots * width * pitch)
+
+
+def _readable_in_place(s: Sliding, size: int) -> bool:
+    """Channels side by side, no padding on any side, and neighbouring pixels not all in the same cache sets."""
+    inside = all(
+        axis.pad == 0 and (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation < axis.size
+        for axis in (s.vertical, s.horizontal)
+    )
+    pixel_step = s.horizontal.stride * s.horizontal.x_step
+    return inside and s.x_c == 1 and pixel_step > 0 and pixel_step * size % 4096 != 0
+
+
+def scratch_pitch(channels: int, stride: int, size: int) -> int:
+    """Numbers a pixel in scratch: its channels, and a cache line more where the tile's pixels would otherwise be a
+    multiple of 4096 bytes apart and so compete for the same few lines of L1."""
+    return channels + 64 // size if stride * channels * size % 4096 == 0 else channels

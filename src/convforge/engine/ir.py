@@ -1,0 +1,344 @@
+"""LLVM IR written like nested loops.
+
+llvmlite's builder is an assembler with basic blocks and φ nodes. This file wraps it so that a kernel reads as the loops
+it is: integers and pointers with operators, counted loops whose accumulators stay in registers, `if`, calls.
+
+    with f.loop(rows) as row:                         # for row in range(rows)
+        with f.loop(length, carry=sums) as step:      # sums live in registers across the iterations
+            weights = w.at(step.index * 32).vector(16)
+            step.carry([f.fma(x, weights, s) for s in step.values])
+        y.at(row.index * pitch).put(step.values[0])
+
+Every kernel has one signature, `void kernel(int64 *arguments, int64 thread, int64 threads)`: what it works on comes as
+one array of numbers, named once by an `Arguments` class of the algorithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, Union
+
+from llvmlite import ir
+
+I64 = ir.IntType(64)
+I32 = ir.IntType(32)
+PTR = ir.PointerType()
+VOID = ir.VoidType()
+FLOATS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+
+Value: TypeAlias = Any  # llvmlite is untyped; a Value is an ir.Value
+
+
+class Int:
+    """A 64-bit integer at run time; arithmetic with Python's operators, constants folded where both are known."""
+
+    __slots__ = ("builder", "value")
+
+    def __init__(self, builder: Any, value: Value) -> None:
+        self.builder, self.value = builder, value
+
+    def _lift(self, other: IntLike) -> Value:
+        return other.value if isinstance(other, Int) else ir.Constant(I64, other)
+
+    def _new(self, value: Value) -> Int:
+        return Int(self.builder, value)
+
+    def __add__(self, other: IntLike) -> Int:
+        return self if _is(other, 0) else self._new(self.builder.add(self.value, self._lift(other)))
+
+    def __sub__(self, other: IntLike) -> Int:
+        return self if _is(other, 0) else self._new(self.builder.sub(self.value, self._lift(other)))
+
+    def __mul__(self, other: IntLike) -> Int:
+        return self if _is(other, 1) else self._new(self.builder.mul(self.value, self._lift(other)))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __floordiv__(self, other: IntLike) -> Int:
+        """Division that truncates: the same as Python's for the sizes and indices it is used on, which are ≥ 0."""
+        return self._new(self.builder.sdiv(self.value, self._lift(other)))
+
+    def __mod__(self, other: IntLike) -> Int:
+        return self._new(self.builder.srem(self.value, self._lift(other)))
+
+    def compare(self, relation: str, other: IntLike) -> Value:
+        """A one-bit value: signed `<`, `<=`, `==`, `!=`, `>=`, `>`."""
+        return self.builder.icmp_signed(relation, self.value, self._lift(other))
+
+    def at_most(self, other: IntLike) -> Int:
+        """min(self, other)."""
+        return self._new(self.builder.select(self.compare("<", other), self.value, self._lift(other)))
+
+    def at_least(self, other: IntLike) -> Int:
+        """max(self, other)."""
+        return self._new(self.builder.select(self.compare(">", other), self.value, self._lift(other)))
+
+
+IntLike: TypeAlias = Union[Int, int]
+
+
+def _is(value: IntLike, number: int) -> bool:
+    return not isinstance(value, Int) and value == number
+
+
+class Pointer:
+    """An address of numbers of one type; offsets count elements, not bytes."""
+
+    __slots__ = ("builder", "element", "value")
+
+    def __init__(self, builder: Any, value: Value, element: Any) -> None:
+        self.builder, self.value, self.element = builder, value, element
+
+    def at(self, offset: IntLike) -> Pointer:
+        """The address `offset` elements on."""
+        if _is(offset, 0):
+            return self
+        index = offset.value if isinstance(offset, Int) else ir.Constant(I64, offset)
+        return Pointer(self.builder, self.builder.gep(self.value, [index], source_etype=self.element), self.element)
+
+    # Loads and stores promise only the element's own alignment: users pass any address, and on every CPU of the last
+    # ten years an unaligned instruction on an aligned address costs nothing.
+
+    def scalar(self) -> Value:
+        return self.builder.load(self.value, typ=self.element, align=_bytes(self.element))
+
+    def vector(self, lanes: int) -> Value:
+        return self.builder.load(self.value, typ=ir.VectorType(self.element, lanes), align=_bytes(self.element))
+
+    def put(self, value: Value) -> None:
+        """Store a scalar or a vector here."""
+        self.builder.store(value, self.value, align=_bytes(self.element))
+
+    def integer(self) -> Int:
+        return Int(self.builder, self.scalar())
+
+
+def _bytes(element: Any) -> int:
+    return element.width // 8 if isinstance(element, ir.IntType) else (8 if isinstance(element, ir.DoubleType) else 4)
+
+
+@dataclass(slots=True)
+class Loop:
+    """One counted loop while its body is written; `values` are the carried ones as they stand in this iteration and,
+    once the loop is closed, as they came out of it."""
+
+    index: Int
+    values: list[Value]
+    following: list[Value] | None = None
+
+    def carry(self, values: Sequence[Value]) -> None:
+        """What the next iteration finds in `values`."""
+        self.following = list(values)
+
+
+class Function:
+    """A function under construction."""
+
+    def __init__(
+        self, module: ir.Module, name: str, arguments: Sequence[Any], dtype: str, *, internal: bool = False
+    ) -> None:
+        self.module, self.dtype, self.float = module, dtype, FLOATS[dtype]
+        self.function = ir.Function(module, ir.FunctionType(VOID, list(arguments)), name)
+        if internal:
+            self.function.linkage = "internal"
+            self.function.attributes.add("noinline")
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    # --- arguments and constants --------------------------------------------------------------------------------------
+
+    def integer(self, index: int) -> Int:
+        """The function's argument `index`, an integer."""
+        return Int(self.builder, self.function.args[index])
+
+    def pointer(self, index: int, element: Any = None) -> Pointer:
+        """The function's argument `index`, an address."""
+        return Pointer(self.builder, self.function.args[index], element or self.float)
+
+    def address(self, value: Int, element: Any = None) -> Pointer:
+        """An integer taken as an address."""
+        return Pointer(self.builder, self.builder.inttoptr(value.value, PTR), element or self.float)
+
+    def const(self, number: int) -> Int:
+        return Int(self.builder, ir.Constant(I64, number))
+
+    def zeros(self, lanes: int) -> Value:
+        return ir.Constant(ir.VectorType(self.float, lanes), [0.0] * lanes)
+
+    def scalar_zero(self) -> Value:
+        return ir.Constant(self.float, 0.0)
+
+    # --- control ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loop(
+        self, stop: IntLike, start: IntLike = 0, step: IntLike = 1, carry: Sequence[Value] = ()
+    ) -> Iterator[Loop]:
+        """`for index in range(start, stop, step)`; runs not at all where start ≥ stop."""
+        b = self.builder
+        before = b.block
+        head, body, done = (b.append_basic_block(name) for name in ("loop", "body", "done"))
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(I64)
+        index.add_incoming(self._lift(start), before)
+        phis = [b.phi(value.type) for value in carry]
+        for phi, value in zip(phis, carry, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", index, self._lift(stop)), body, done)
+        b.position_at_end(body)
+        loop = Loop(Int(b, index), list(phis))
+        yield loop
+        if len(loop.following or ()) != len(phis):
+            raise AssertionError("a loop must carry on as many values as it was given")
+        index.add_incoming(b.add(index, self._lift(step)), b.block)
+        for phi, value in zip(phis, loop.following or (), strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(done)
+        loop.values = list(phis)
+
+    def if_(self, condition: Value) -> Any:
+        """`with f.if_(condition): …`"""
+        return self.builder.if_then(condition)
+
+    def if_else(self, condition: Value) -> Any:
+        """`with f.if_else(condition) as (then, otherwise): with then: … with otherwise: …`"""
+        return self.builder.if_else(condition)
+
+    def all_of(self, *conditions: Value) -> Value:
+        result = conditions[0]
+        for condition in conditions[1:]:
+            result = self.builder.and_(result, condition)
+        return result
+
+    def choose(self, condition: Value, yes: IntLike, no: IntLike) -> Int:
+        return Int(self.builder, self.builder.select(condition, self._lift(yes), self._lift(no)))
+
+    def pick(self, condition: Value, yes: Pointer, no: Pointer) -> Pointer:
+        return Pointer(self.builder, self.builder.select(condition, yes.value, no.value), yes.element)
+
+    def call(self, callee: Function, *arguments: Int | Pointer | int) -> None:
+        self.builder.call(callee.function, [self._lift(a) for a in arguments])
+
+    def dispatch(self, selector: Int, callees: dict[int, Function], *arguments: Int | Pointer | int) -> None:
+        """Call `callees[selector]`; nothing where the selector is not among them."""
+        b = self.builder
+        done = b.append_basic_block("dispatched")
+        switch = b.switch(selector.value, done)
+        values = [self._lift(a) for a in arguments]
+        for number, callee in callees.items():
+            block = b.append_basic_block(f"case{number}")
+            switch.add_case(ir.Constant(I64, number), block)
+            b.position_at_end(block)
+            b.call(callee.function, values)
+            b.branch(done)
+        b.position_at_end(done)
+
+    def done(self) -> None:
+        self.builder.ret_void()
+
+    def _lift(self, value: Int | Pointer | int) -> Value:
+        return ir.Constant(I64, value) if isinstance(value, int) else value.value
+
+    # --- numbers ------------------------------------------------------------------------------------------------------
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a·b + c: one instruction where the target has it, else a product and a sum (`llvm.fma` would then be a
+        library call a lane; `llvm.fmuladd` is not)."""
+        name = "llvm.fmuladd." + _intrinsic_suffix(a.type)
+        callee = self.module.globals.get(name)
+        if callee is None:
+            callee = ir.Function(self.module, ir.FunctionType(a.type, [a.type] * 3), name)
+        return self.builder.call(callee, [a, b, c])
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.builder.fadd(a, b)
+
+    def splat(self, value: Value, lanes: int) -> Value:
+        """A scalar in every lane."""
+        vector = ir.VectorType(value.type, lanes)
+        first = self.builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
+        return self.shuffle(first, ir.Constant(vector, ir.Undefined), [0] * lanes)
+
+    def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """Lanes picked from a (0 …) and b (len(a) …)."""
+        mask = ir.Constant(ir.VectorType(I32, len(lanes)), [ir.Constant(I32, lane) for lane in lanes])
+        return self.builder.shuffle_vector(a, b, mask)
+
+    def first_lanes(self, count: Int, lanes: int) -> Value:
+        """A mask of the lanes below `count`."""
+        vector = ir.VectorType(I64, lanes)
+        wide = self.splat(count.value, lanes)
+        return self.builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), wide)
+
+    def put_masked(self, pointer: Pointer, value: Value, mask: Value) -> None:
+        """Store the lanes that `mask` has; the memory of the others is not touched."""
+        name = f"llvm.masked.store.{_intrinsic_suffix(value.type)}.p0"
+        callee = self.module.globals.get(name)
+        if callee is None:
+            callee = ir.Function(self.module, ir.FunctionType(VOID, [value.type, PTR, I32, mask.type]), name)
+        self.builder.call(callee, [value, pointer.value, ir.Constant(I32, _bytes(self.float)), mask])
+
+    def load_masked(self, pointer: Pointer, lanes: int, mask: Value) -> Value:
+        """Load the lanes that `mask` has, zeros in the others; the memory of the others is not touched."""
+        vector = ir.VectorType(self.float, lanes)
+        name = f"llvm.masked.load.{_intrinsic_suffix(vector)}.p0"
+        callee = self.module.globals.get(name)
+        if callee is None:
+            callee = ir.Function(self.module, ir.FunctionType(vector, [PTR, I32, mask.type, vector]), name)
+        return self.builder.call(
+            callee, [pointer.value, ir.Constant(I32, _bytes(self.float)), mask, self.zeros(lanes)]
+        )
+
+    def transposed(self, rows: Sequence[Value]) -> list[Value]:
+        """A square of vectors with rows and columns exchanged, in log₂(n) rounds of two-input shuffles.
+
+        Round m exchanges, in every 2m×2m block, the upper right m×m block with the lower left one.
+        """
+        vectors, size = list(rows), len(rows)
+        m = 1
+        while m < size:
+            low = [lane if not lane & m else size + lane - m for lane in range(size)]
+            high = [lane + m if not lane & m else size + lane for lane in range(size)]
+            for i in range(size):
+                if not i & m:
+                    a, b = vectors[i], vectors[i + m]
+                    vectors[i], vectors[i + m] = self.shuffle(a, b, low), self.shuffle(a, b, high)
+            m *= 2
+        return vectors
+
+
+def kernel(module: ir.Module, name: str, dtype: str) -> tuple[Function, Pointer, Int, Int]:
+    """An exported `void name(int64 *arguments, int64 thread, int64 threads)`: the function and its three arguments."""
+    f = Function(module, name, [PTR, I64, I64], dtype)
+    return f, f.pointer(0, I64), f.integer(1), f.integer(2)
+
+
+def share(total: Int, thread: Int, threads: Int) -> tuple[Int, Int]:
+    """The part [first, last) of `total` tasks that one thread does: equal up to one."""
+    return total * thread // threads, total * (thread + 1) // threads
+
+
+def _intrinsic_suffix(type_: Any) -> str:
+    return f"v{type_.count}f{_bytes(type_.element) * 8}" if isinstance(type_, ir.VectorType) else f"f{_bytes(type_) * 8}"
+
+
+class Arguments:
+    """The names of the numbers that a kernel is called with, in order: written once, used on both sides of the call."""
+
+    def __init__(self, names: str) -> None:
+        self.names = tuple(names.split())
+        self._position = {name: position for position, name in enumerate(self.names)}
+
+    def read(self, array: Pointer) -> dict[str, Int]:
+        """In the kernel: each argument as a run-time integer."""
+        return {name: array.at(position).integer() for name, position in self._position.items()}
+
+    def pack(self, values: dict[str, int]) -> list[int]:
+        """Outside: the numbers in order."""
+        return [values[name] for name in self.names]
+
+    def position(self, name: str) -> int:
+        return self._position[name]

@@ -1,0 +1,99 @@
+"""Moving numbers between a tensor's layout and the kernels' own: the only place that cares for NCHW or NHWC.
+
+What it computes, for i < width ("channels") and j < length ("pixels"):
+
+    destination[i·dᵢ + j·dⱼ] = source[i·sᵢ + j·sⱼ]
+
+The algorithms want channels side by side (dᵢ = 1). Three cases, told apart at run time by the strides:
+
+- both sides have channels side by side (NHWC in): whole vectors, the last one overlapping its neighbour;
+- the source has pixels side by side (NCHW in), or the destination has (NCHW out): V×V blocks, transposed in registers.
+  That is log₂V shuffles a vector, against k·k·K/V multiply-adds that each packed vector feeds;
+- anything else (a slice with steps): one by one.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from .ir import I64, PTR, Function, Int, Pointer
+
+
+def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
+    """`copy(destination, dᵢ, dⱼ, source, sᵢ, sⱼ, width, length)`; strides in elements."""
+    f = Function(module, "copy", [PTR, I64, I64, PTR, I64, I64, I64, I64], dtype, internal=True)
+    to, from_ = f.pointer(0), f.pointer(3)
+    di, dj, si, sj, width, length = (f.integer(n) for n in (1, 2, 4, 5, 6, 7))
+
+    rows_in_place = f.all_of(di.compare("==", 1), si.compare("==", 1))
+    with f.if_else(f.all_of(rows_in_place, width.compare(">=", lanes))) as (vectors, otherwise):
+        with vectors:
+            _copy_vectors(f, to, dj, from_, sj, width, length, lanes)
+        with otherwise:
+            reads_along_pixels = f.all_of(di.compare("==", 1), sj.compare("==", 1))
+            writes_along_pixels = f.all_of(si.compare("==", 1), dj.compare("==", 1))
+            with f.if_else(reads_along_pixels) as (transpose_in, rest):
+                with transpose_in:
+                    _copy_transposed(f, to, dj, from_, si, width, length, lanes)
+                with rest, f.if_else(writes_along_pixels) as (transpose_out, scattered):
+                    with transpose_out:
+                        # the same with the parts of i and j exchanged
+                        _copy_transposed(f, to, di, from_, sj, length, width, lanes)
+                    with scattered:
+                        _copy_scalars(f, to, di, dj, from_, si, sj, 0, width, 0, length)
+    f.done()
+    return f
+
+
+def fill_zeros(f: Function, to: Pointer, count: Int, lanes: int) -> None:
+    """`count` zeros from `to` on."""
+    whole = count // lanes * lanes
+    with f.loop(whole, step=lanes) as part:
+        to.at(part.index).put(f.zeros(lanes))
+    with f.loop(count, start=whole) as part:
+        to.at(part.index).put(f.scalar_zero())
+
+
+def _copy_vectors(
+    f: Function, to: Pointer, dj: Int, from_: Pointer, sj: Int, width: Int, length: Int, lanes: int
+) -> None:
+    """Rows of at least one vector. The last vector ends where the row ends and may overlap the one before it."""
+    last = width - lanes
+    with f.loop(length) as pixel:
+        source, target = from_.at(pixel.index * sj), to.at(pixel.index * dj)
+        with f.loop(last, step=lanes) as part:
+            target.at(part.index).put(source.at(part.index).vector(lanes))
+        target.at(last).put(source.at(last).vector(lanes))
+
+
+def _copy_transposed(
+    f: Function, to: Pointer, dj: Int, from_: Pointer, si: Int, width: Int, length: Int, lanes: int
+) -> None:
+    """destination[i + j·dⱼ] = source[i·sᵢ + j]: blocks of lanes × lanes through registers, the borders one by one."""
+    whole_i, whole_j = width // lanes * lanes, length // lanes * lanes
+    with f.loop(whole_i, step=lanes) as i:
+        with f.loop(whole_j, step=lanes) as j:
+            source, target = from_.at(i.index * si + j.index), to.at(i.index + j.index * dj)
+            rows = [source.at(si * lane).vector(lanes) for lane in range(lanes)]
+            for lane, column in enumerate(f.transposed(rows)):
+                target.at(dj * lane).put(column)
+        _copy_scalars(f, to, 1, dj, from_, si, 1, i.index, i.index + lanes, whole_j, length)
+    _copy_scalars(f, to, 1, dj, from_, si, 1, whole_i, width, 0, length)
+
+
+def _copy_scalars(
+    f: Function,
+    to: Pointer,
+    di: Int | int,
+    dj: Int | int,
+    from_: Pointer,
+    si: Int | int,
+    sj: Int | int,
+    first_i: Int | int,
+    end_i: Int,
+    first_j: Int | int,
+    end_j: Int,
+) -> None:
+    with f.loop(end_j, start=first_j) as j, f.loop(end_i, start=first_i) as i:
+        value = from_.at(i.index * si + j.index * sj).scalar()
+        to.at(i.index * di + j.index * dj).put(value)

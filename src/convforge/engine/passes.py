@@ -1,0 +1,228 @@
+"""The three passes, ready to run: which kernels, with which numbers, in which order, with how much memory.
+
+Everything that depends on sizes and layouts alone is worked out once and kept (`prepare_…` are cached); a call then fills in
+addresses. A `Prepared` is immutable, so threads may run the same one at the same time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from . import direct, runtime, weight_gradient
+from . import target as targets
+from .geometry import Blocking, Problem, Sliding, blocking
+from .ir import Arguments
+from .target import DTYPE_BYTES, Target
+
+_LINE = 64
+_ZEROS = np.zeros(64)  # what the sums of a panel begin with where there is no bias
+
+# Below this a fork and join (half a microsecond each) costs more than a second thread brings.
+_MACS_WORTH_A_THREAD = 20_000
+
+# A staged panel of output must leave room for input and weights in L2; a panel of dy must stay in L1 (see the files).
+_MOST_PIXELS_FORWARD = 1024
+_MOST_PIXELS_GRADIENT = 224
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call: its address, its numbers, and which of them are addresses: (position, buffer, byte offset)."""
+
+    kernel: int
+    numbers: bytes
+    addresses: tuple[tuple[int, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A pass for one problem: run it as often as you like."""
+
+    steps: tuple[Step, ...]
+    threads: int
+    workspace_bytes: int
+    algorithm: str
+
+    def run(self, **buffers: int) -> None:
+        """Run on the addresses `x`, `w`, `y` and `bias`, as far as the pass knows them."""
+        buffers["work"], alive = runtime.workspace(self.workspace_bytes)
+        buffers["zeros"] = _ZEROS.ctypes.data
+        phases = []
+        for step in self.steps:
+            numbers = (ctypes.c_int64 * (len(step.numbers) // 8)).from_buffer_copy(step.numbers)
+            for position, buffer, offset in step.addresses:
+                numbers[position] = buffers[buffer] + offset
+            phases.append((step.kernel, numbers))
+        runtime.run(phases, self.threads)
+        del alive  # the workspace is ours until here
+
+
+class _Layout:
+    """Memory of one call, handed out piece by piece in whole cache lines."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def take(self, size: int) -> int:
+        offset = self.size
+        self.size += -(-size // _LINE) * _LINE
+        return offset
+
+
+@lru_cache(maxsize=4096)
+def prepare_forward(problem: Problem, threads: int, bias: bool) -> Prepared:
+    """y from x, w and, where `bias`, one number an output channel."""
+    return _slide([problem.forward()], problem.dtype, threads, ("x", "w", "y"), bias)
+
+
+@lru_cache(maxsize=4096)
+def prepare_input_gradient(problem: Problem, threads: int) -> Prepared:
+    """x's gradient, into `x`, from y's gradient, in `y`, and w."""
+    return _slide(list(problem.input_gradient()), problem.dtype, threads, ("y", "w", "x"), bias=False)
+
+
+def _slide(slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, str, str], bias: bool) -> Prepared:
+    """Each sliding: pack its weights, run. `roles` are the buffers read, multiplied by, and written."""
+    source, weights, result = roles
+    size, target = DTYPE_BYTES[dtype], targets.current()
+    panel = target.lanes(dtype) * target.tile_vectors
+    threads = _worth(threads, sum(s.macs for s in slidings))
+    steps: list[Step] = []
+    workspace_bytes = 0
+    for s in (sliding.simplified() for sliding in slidings):
+        layout = _Layout()  # the slidings run one after the other and share the memory
+        v, h = s.vertical, s.horizontal
+        blocks = blocking(s, dtype, target, _MOST_PIXELS_FORWARD, threads)
+        code = _direct_code(dtype, target, h.stride * blocks.pitch)
+        panels = -(-s.outputs // panel)
+        taps = v.kernel * h.kernel * s.channels
+        packed = layout.take(s.groups * panels * panel * taps * size)
+        staging = -(-blocks.scratch_numbers // (_LINE // size)) * (_LINE // size)
+        staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * panel
+        per_thread = -(-(staging + staged) * size // _LINE) * _LINE
+        scratch = layout.take(per_thread * threads)
+        pack = {
+            "w_g": s.w_g, "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step, "groups": s.groups,
+            "panels": panels, "outputs": s.outputs, "channels": s.channels, "kernel_h": v.kernel, "kernel_w": h.kernel,
+        }  # fmt: skip
+        w_at = (weights, s.w_start * size)
+        if taps:
+            steps.append(_step(code["pack_weights"], direct.PACK_WEIGHTS, pack, {"w": w_at, "packed": ("work", packed)}))
+        slide = blocks.arguments(s) | {
+            "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
+            "rows_a_part": _rows_a_part(s, panel * size, target), "bias_step": int(bias), "staging": staging,
+            "scratch_bytes": per_thread,
+        }  # fmt: skip
+        at = {
+            "x": (source, s.x_start * size),
+            "y": (result, s.y_start * size),
+            "weights": ("work", packed),
+            "scratch": ("work", scratch),
+            "bias": ("bias", 0) if bias else ("zeros", 0),
+        }
+        steps.append(_step(code["sliding"], direct.SLIDING, slide, at))
+        workspace_bytes = max(workspace_bytes, layout.size)
+    return Prepared(tuple(steps), threads, workspace_bytes, "direct")
+
+
+def _rows_a_part(s: Sliding, panel_bytes: int, target: Target) -> int:
+    """Kernel rows whose weights, for one panel, take at most half of L2."""
+    row = s.horizontal.kernel * s.channels * panel_bytes
+    return max(1, min(s.vertical.kernel, target.l2_bytes // 2 // max(row, 1)))
+
+
+@lru_cache(maxsize=4096)
+def prepare_weight_gradient(problem: Problem, threads: int) -> Prepared:
+    """w's gradient, into `w`, from x and y's gradient, in `y`."""
+    s, dtype, target = problem.forward(), problem.dtype, targets.current()
+    s = s.simplified()
+    v, h = s.vertical, s.horizontal
+    size = DTYPE_BYTES[dtype]
+    panel = target.lanes(dtype) * target.tile_vectors
+    threads = _worth(threads, s.macs)
+    blocks = blocking(s, dtype, target, _MOST_PIXELS_GRADIENT, 1)
+    code = _weight_gradient_code(dtype, target)
+    panels = -(-s.outputs // panel)
+    taps = v.kernel * h.kernel * s.channels
+    splits, chunks = _units(s, blocks, panels, threads)
+    layout = _Layout()
+    parts = layout.take(splits * s.groups * panels * panel * taps * size)
+    panel_dy = -(-blocks.scratch_numbers // (_LINE // size)) * (_LINE // size)
+    per_thread = -(-(panel_dy + blocks.rows * blocks.columns * panel) * size // _LINE) * _LINE
+    scratch = layout.take(per_thread * threads)
+    accumulate = blocks.arguments(s) | {
+        "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs, "panels": panels,
+        "splits": splits, "chunks": chunks, "panel_dy": panel_dy, "scratch_bytes": per_thread,
+    }  # fmt: skip
+    collect = {
+        "splits": splits, "groups": s.groups, "panels": panels, "outputs": s.outputs, "channels": s.channels,
+        "kernel_h": v.kernel, "kernel_w": h.kernel, "dw_g": s.w_g, "dw_k": s.w_k, "dw_c": s.w_c, "dw_i": v.w_step,
+        "dw_j": h.w_step,
+    }  # fmt: skip
+    dw = ("w", s.w_start * size)
+    at = {
+        "x": ("x", s.x_start * size),
+        "dy": ("y", s.y_start * size),
+        "scratch": ("work", scratch),
+        "parts": ("work", parts),
+    }
+    steps = (
+        _step(code["accumulate"], weight_gradient.ACCUMULATE, accumulate, at),
+        _step(code["collect"], weight_gradient.COLLECT, collect, {"parts": ("work", parts), "dw": dw}),
+    )
+    return Prepared(steps, threads, layout.size, "direct")
+
+
+def _units(s: Sliding, blocks: Blocking, panels: int, threads: int) -> tuple[int, int]:
+    """Into how many splits of the pixels and chunks of the panels the work is cut, so that every thread has as much.
+
+    Chunks alone where they come out even: they need no further memory. Else the pixels are split as well.
+    """
+    for chunks in range(1, panels + 1):
+        if panels % chunks == 0 and s.groups * chunks % threads == 0:
+            return 1, chunks
+    if s.groups * panels >= 8 * threads:
+        return 1, panels
+    block_count = s.images * -(-s.vertical.out // blocks.rows) * -(-s.horizontal.out // blocks.columns)
+    return max(1, min(threads, block_count)), 1
+
+
+def _worth(threads: int, macs: int) -> int:
+    return max(1, min(threads, macs // _MACS_WORTH_A_THREAD))
+
+
+class _Code(Protocol):
+    def __getitem__(self, name: str) -> int: ...
+
+
+def _direct_code(dtype: str, target: Target, pixel_step: int) -> _Code:
+    return runtime.code(
+        "direct",
+        lambda module: direct.build(module, dtype, target, pixel_step),
+        ["pack_weights", "sliding"],
+        target,
+        dtype,
+        pixel_step,
+    )
+
+
+def _weight_gradient_code(dtype: str, target: Target) -> _Code:
+    return runtime.code(
+        "weight_gradient",
+        lambda module: weight_gradient.build(module, dtype, target),
+        ["accumulate", "collect"],
+        target,
+        dtype,
+    )
+
+
+def _step(kernel: int, arguments: Arguments, numbers: dict[str, int], at: dict[str, tuple[str, int]]) -> Step:
+    values = arguments.pack(numbers | dict.fromkeys(at, 0))
+    addresses = tuple((arguments.position(name), buffer, offset) for name, (buffer, offset) in at.items())
+    return Step(kernel, np.asarray(values, np.int64).tobytes(), addresses)
+

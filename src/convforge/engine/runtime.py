@@ -1,0 +1,349 @@
+"""From a module of LLVM IR to a call: compile, keep on disk, share threads, lend memory.
+
+Compiled code is kept in memory for the life of the process and on disk between processes. A cache entry's name is a
+hash of everything the code depends on (the engine's own source, llvmlite and LLVM versions, the target with its CPU features, the kernel and its
+parameters); its content carries a hash of name and code together. An entry that does not match, for whatever reason, is
+compiled again and never executed; a folder that others could write to is not used at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+import platformdirs
+from llvmlite import ir
+from numpy.typing import NDArray
+
+from . import target as targets
+from .ir import I32, I64, PTR, VOID, Function, Int, kernel
+from .target import Target
+
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+
+_lock = threading.RLock()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compile
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Code:
+    """Machine code in memory: the address of each kernel by its name. It stays for the life of the process."""
+
+    addresses: Mapping[str, int]
+
+    def __getitem__(self, name: str) -> int:
+        return self.addresses[name]
+
+
+_compiled: dict[tuple[object, ...], Code] = {}
+
+
+def code(
+    name: str, build: Callable[[ir.Module], None], kernels: Sequence[str], target: Target, *parameters: object
+) -> Code:
+    """The compiled form of what `build` writes into a module: from memory, from disk, or made now.
+
+    `name` and `parameters` identify it; two builds that differ must differ in them.
+    """
+    key = (name, target, *parameters)
+    found = _compiled.get(key)
+    if found is None:
+        with _lock:
+            found = _compiled.get(key)
+            if found is None:
+                found = _compiled[key] = _load(_object_code(repr(key), build, target), kernels)
+    return found
+
+
+def _object_code(key: str, build: Callable[[ir.Module], None], target: Target) -> bytes:
+    """The object file, from disk or compiled; what was compiled is put on disk."""
+    entry = _Entry.named(key)
+    stored = entry.read() if entry else None
+    if stored is not None:
+        return stored
+    made = compile_object(build, target)
+    if entry:
+        entry.write(made)
+    return made
+
+
+def compile_object(build: Callable[[ir.Module], None], target: Target) -> bytes:
+    """LLVM's whole way: IR, optimisation, object file."""
+    machine, optimised = _optimised(build, target)
+    return bytes(machine.emit_object(optimised))
+
+
+def assembly(build: Callable[[ir.Module], None], target: Target) -> str:
+    """The same code as text, for people."""
+    machine, optimised = _optimised(build, target)
+    return str(machine.emit_assembly(optimised))
+
+
+def _optimised(build: Callable[[ir.Module], None], target: Target) -> tuple[llvm.TargetMachine, llvm.ModuleRef]:
+    module = ir.Module("convforge")
+    module.triple = llvm.get_process_triple()
+    build(module)
+    machine = _machine(target)
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    # The kernels are already unrolled and vectorised as they should be; LLVM's own attempts would only undo the tiling.
+    options = llvm.PipelineTuningOptions(speed_level=2)
+    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
+    options.loop_interleaving = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(parsed, builder)
+    return machine, parsed
+
+
+def _machine(target: Target) -> llvm.TargetMachine:
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=target.cpu, features=target.features, opt=2, reloc="pic", jit=True
+    )
+
+
+@cache
+def _jit() -> llvm.LLJIT:
+    # Only linking is left to it, so the host's own machine description does for all targets.
+    return llvm.create_lljit_compiler(llvm.Target.from_default_triple().create_target_machine(jit=True))
+
+
+_trackers: list[object] = []  # code is freed with its tracker, so they are all kept
+
+
+def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
+    library = llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
+    for name in kernels:
+        library = library.export_symbol(name)
+    tracker = library.link(_jit(), f"convforge{len(_trackers)}")
+    _trackers.append(tracker)
+    return Code({name: tracker[name] for name in kernels})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Disk
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path | None:
+    """Where compiled code is kept: `CONVFORGE_CACHE`, else the user's cache folder. None where there is no folder that
+    is ours alone to write; then every process compiles for itself."""
+    wanted = os.environ.get("CONVFORGE_CACHE")
+    folder = Path(wanted) if wanted else Path(platformdirs.user_cache_dir("convforge")) / "code"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder if _only_ours(os.stat(folder)) else None
+    except OSError:
+        return None
+
+
+def _only_ours(status: os.stat_result) -> bool:
+    if os.name != "posix":
+        return True  # Windows: the user's cache folder inherits an access list that admits its owner
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One object file on disk: the hash of name and code, then the code."""
+
+    path: Path
+
+    @classmethod
+    def named(cls, key: str) -> _Entry | None:
+        folder = cache_folder()
+        if folder is None:
+            return None
+        versions = (_source_hash(), llvmlite.__version__, llvm.llvm_version_info, platform.machine(), platform.system())
+        return cls(folder / (hashlib.sha256(repr((versions, key)).encode()).hexdigest() + ".o"))
+
+    def read(self) -> bytes | None:
+        try:
+            with open(self.path, "rb") as file:
+                if not _only_ours(os.fstat(file.fileno())):
+                    return None
+                content = file.read()
+        except OSError:
+            return None
+        digest, object_code = content[:32], content[32:]
+        return object_code if digest == self._digest(object_code) else None
+
+    def write(self, object_code: bytes) -> None:
+        """Whole or not at all: a full disk or a crash leaves no half entry under the name."""
+        temporary: str | None = None
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent)  # created readable by its owner only
+            with open(handle, "wb") as file:
+                file.write(self._digest(object_code) + object_code)
+            os.replace(temporary, self.path)
+        except OSError:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+
+    def _digest(self, object_code: bytes) -> bytes:
+        return hashlib.sha256(self.path.name.encode() + object_code).digest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Threads
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OpenMP:
+    """Addresses in the OpenMP runtime that this process has loaded: torch's own, when torch is there."""
+
+    parallel: int
+    thread_number: int
+    thread_count: int
+
+
+@cache
+def _openmp() -> OpenMP | None:
+    """The runtime already in the process; it is never loaded by us, so that two of them never fight for the cores."""
+    try:
+        mapped = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None
+    for path in dict.fromkeys(re.findall(r"(/\S*lib(?:gomp|iomp5|omp)\b\S*\.so\S*)", mapped)):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(path)
+            names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+            addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names]
+            return OpenMP(*(int(address or 0) for address in addresses))
+    return None
+
+
+def _build_run(module: ir.Module) -> None:
+    """`run(phases, count, threads, runtime)`: each phase, a kernel and its arguments, on all threads; then the next.
+
+    `phases` holds pairs of addresses (kernel, arguments); `runtime` the three of `OpenMP`. Written in IR, so that one
+    call from Python does all phases, each with a fork and a join of about half a microsecond.
+    """
+    body_type = ir.FunctionType(VOID, [PTR, I64, I64])
+    query = ir.FunctionType(I32, [])
+    parallel = ir.FunctionType(VOID, [PTR, PTR, I32, I32])
+
+    # What each thread of a team does; `data` is (kernel, arguments, thread_number, thread_count).
+    member = Function(module, "member", [PTR], "float32", internal=True)
+    b, data = member.builder, member.pointer(0, I64)
+    words = [data.at(n).integer() for n in range(4)]
+    number, count = (b.sext(b.call(_callee(b, words[n], query), []), I64) for n in (2, 3))
+    b.call(_callee(b, words[0], body_type), [b.inttoptr(words[1].value, PTR), number, count])
+    member.done()
+
+    f, phases, phase_count, threads = kernel(module, "run", "float32")
+    b = f.builder
+    team = b.alloca(I64, 4)
+    alone = threads.compare("==", 1)
+    with f.loop(phase_count) as phase:
+        body, arguments = (phases.at(phase.index * 2 + 3 + n).integer() for n in (0, 1))
+        with f.if_else(alone) as (yes, no):
+            with yes:
+                one_thread = [b.inttoptr(arguments.value, PTR), f.const(0).value, f.const(1).value]
+                b.call(_callee(b, body, body_type), one_thread)
+            with no:
+                for n, value in enumerate((body, arguments, phases.at(1).integer(), phases.at(2).integer())):
+                    b.store(value.value, b.gep(team, [ir.Constant(I64, n)], source_etype=I64))
+                fork = [member.function, team, b.trunc(threads.value, I32), ir.Constant(I32, 0)]
+                b.call(_callee(b, phases.at(0).integer(), parallel), fork)
+    f.done()
+
+
+def _callee(builder: ir.IRBuilder, address: Int, signature: ir.FunctionType) -> object:
+    return builder.inttoptr(address.value, signature.as_pointer())
+
+
+def usable_threads() -> int:
+    """Cores that this process may use: the default number of threads."""
+    with contextlib.suppress(AttributeError):  # not on macOS and Windows
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="convforge")
+
+
+_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+Phase = tuple[int, "ctypes.Array[ctypes.c_int64]"]
+"""A kernel's address and its arguments."""
+
+
+def run(phases: Sequence[Phase], threads: int) -> None:
+    """Run kernels one after the other, each on `threads` threads."""
+    omp = _openmp()
+    if omp is None and threads > 1:
+        for address, arguments in phases:
+            list(_pool(threads).map(lambda t: _KERNEL(address)(arguments, t, threads), range(threads)))  # noqa: B023
+        return
+    control = [0, 0, 0] if omp is None else [omp.parallel, omp.thread_number, omp.thread_count]
+    for address, arguments in phases:
+        control += (address, ctypes.addressof(arguments))
+    _runner()((ctypes.c_int64 * len(control))(*control), len(phases), threads)
+
+
+@cache
+def _runner() -> Callable[[object, int, int], None]:
+    made = code("run", _build_run, ["run"], targets.current())
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(made["run"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory
+# ---------------------------------------------------------------------------------------------------------------------
+
+_ALIGNMENT = 64
+_KEPT_BYTES = 64 << 20
+
+
+class _Workspace(threading.local):
+    buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+
+_workspace = _Workspace()
+
+
+def workspace(size: int) -> tuple[int, object]:
+    """The address of `size` bytes for the duration of one call, aligned to a cache line, and what keeps them alive.
+
+    Each calling thread keeps its last buffer, up to 64 MB: memory fresh from the system costs a page fault every 4 KB,
+    which can be more than the convolution.
+    """
+    buffer = _workspace.buffer
+    if buffer.size < size + _ALIGNMENT:
+        buffer = np.empty(size + _ALIGNMENT, np.uint8)
+        if size <= _KEPT_BYTES:
+            _workspace.buffer = buffer
+    address = buffer.ctypes.data
+    return address + -address % _ALIGNMENT, buffer

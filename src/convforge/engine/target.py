@@ -1,0 +1,125 @@
+"""What this CPU offers: vector width, registers, fused multiply-add, caches; and the tile that follows from them.
+
+Three targets are generated from one source: `avx512`, `avx2` and `baseline` (128-bit vectors: SSE2 on x86-64, NEON on
+arm64). The best one that the CPU has is taken; the environment variable `CONVFORGE_TARGET` forces another.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from ..errors import UserError
+
+DTYPE_BYTES = {"float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One instruction set, as far as the algorithms need to know it.
+
+    `tile_rows` × `tile_vectors` is the register tile of the inner kernel: so many accumulators, and beside them
+    `tile_vectors` registers of weights and one for the broadcast input, must fit into `registers`.
+    """
+
+    name: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    registers: int
+    tile_rows: int
+    tile_vectors: int
+    l1_bytes: int
+    l2_bytes: int
+
+    def lanes(self, dtype: str) -> int:
+        """Numbers of `dtype` in one vector."""
+        return self.vector_bytes // DTYPE_BYTES[dtype]
+
+
+# name: (what the CPU must have, bytes in a vector, registers, rows and vectors of the tile)
+#   avx512    14·2 accumulators + 2 weights + 1 input = 31 of 32 registers
+#   avx2       6·2 accumulators + 2 weights + 1 input = 15 of 16
+#   baseline   SSE2 has no FMA, so a product needs a register of its own: 4·2 + 2 + 1 + 1 = 12 of 16;
+#              NEON has 32 registers and FMA: 12·2 + 2 + 1 = 27 of 32
+_X86 = {
+    "avx512": ({"avx512f", "avx512vl", "avx512dq", "avx512bw", "fma"}, 64, 32, 14, 2),
+    "avx2": ({"avx2", "fma"}, 32, 16, 6, 2),
+    "baseline": (set[str](), 16, 16, 4, 2),
+}
+_ARM64 = {"baseline": (set[str](), 16, 32, 12, 2)}
+
+
+def available() -> tuple[str, ...]:
+    """Names of the targets that this CPU can run, the best first."""
+    have = _host_features()
+    return tuple(name for name, (needs, *_) in _table().items() if needs <= have)
+
+
+def current() -> Target:
+    """The target to generate for: what `CONVFORGE_TARGET` says, else the best that this CPU has.
+
+    Raises `UserError` if the variable names a target that this CPU does not have.
+    """
+    return _named(os.environ.get("CONVFORGE_TARGET", ""))
+
+
+@cache
+def _named(wanted: str) -> Target:
+    names = available()
+    name = wanted or names[0]
+    if name not in names:
+        raise UserError(f"CONVFORGE_TARGET={wanted!r} is not one of this CPU's targets: {', '.join(names)}.")
+    needs, vector_bytes, registers, rows, vectors = _table()[name]
+    l1, l2 = _cache_bytes()
+    return Target(
+        name=name,
+        # 'baseline' must run on every CPU of the architecture; the others are tuned for the one that is here.
+        cpu="" if name == "baseline" else llvm.get_host_cpu_name(),
+        features="" if name == "baseline" else _feature_string(name, needs),
+        vector_bytes=vector_bytes,
+        registers=registers,
+        tile_rows=rows,
+        tile_vectors=vectors,
+        l1_bytes=l1,
+        l2_bytes=l2,
+    )
+
+
+def _feature_string(name: str, needs: set[str]) -> str:
+    """The host's features; below AVX-512 without those that widen vectors or registers past the target's own."""
+    features = dict(llvm.get_host_cpu_features())
+    for feature in features:
+        if name != "avx512" and feature.startswith(("avx512", "avx10", "evex512")):
+            features[feature] = False
+    return ",".join(("+" if on else "-") + feature for feature, on in sorted(features.items()))
+
+
+def _table() -> dict[str, tuple[set[str], int, int, int, int]]:
+    return _ARM64 if platform.machine().lower() in ("arm64", "aarch64") else _X86
+
+
+@cache
+def _host_features() -> frozenset[str]:
+    return frozenset(feature for feature, on in llvm.get_host_cpu_features().items() if on)
+
+
+@cache
+def _cache_bytes() -> tuple[int, int]:
+    """L1 data and L2 cache of the first core; where the system does not say, sizes that every recent CPU has."""
+    sizes = {1: 32 << 10, 2: 512 << 10}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            level = int((index / "level").read_text())
+            kind = (index / "type").read_text().strip()
+            size = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        if level in sizes and kind != "Instruction" and size.endswith("K"):
+            sizes[level] = int(size[:-1]) << 10
+    return sizes[1], sizes[2]

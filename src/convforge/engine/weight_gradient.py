@@ -1,0 +1,155 @@
+"""The gradient of the weights: one more convolution, of the input with the output's gradient.
+
+What it computes:
+
+    dw[k, c, i, j] = Σ_n Σ_p Σ_q  x[n, p·s + i·d − pad, q·s + j·d − pad, c] · dy[n, p, q, k]
+
+Here the sum runs over pixels, and the tile's rows are weights: for a tap row i, the numbers of a run (taps side by side
+× channels) are neighbours in packed input, so R of them are broadcast from one or two cache lines a pixel.
+
+The loops, from outside in:
+
+    unit = (split, group, a chunk of panels)               shared out among the threads
+        for block of output pixels in the split            small enough that the panel's dy stays in L1
+            pack the block's input; for panel: pack dy as [pixel][lane]
+                for tap row, run, tile of the run
+                    for row, for pixel                     registers: rows × vectors sums
+                    dw part += sums
+
+Splits cut the sum over pixels where there are too few panels for the threads; each split sums into a part of its own,
+and `collect` adds the parts up and brings them into the layout of the weights. Summing block by block also keeps the
+rounding error of long sums down: 802,816 pixels are summed as some 4,000 sums of 200.
+
+Packed dw: [split][group][panel][i][j][c][lane].
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from .gemm import gradient_tile
+from .ir import Arguments, Function, Int, Pointer, kernel, share
+from .pack import copy_function, fill_zeros
+from .target import Target
+
+ACCUMULATE = Arguments(
+    BLOCK_ARGUMENTS + " dy dy_n dy_c dy_h dy_w outputs panels splits chunks panel_dy parts"
+    # outputs: channels of one group; panel_dy: where in scratch a panel of dy goes
+)
+
+COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w dw dw_g dw_k dw_c dw_i dw_j")
+
+
+def build(module: ir.Module, dtype: str, target: Target) -> None:
+    """Adds the kernels `accumulate` and `collect` to the module."""
+    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
+    copy = copy_function(module, dtype, lanes)
+    sizes = range(1, target.tile_rows + 1)
+    wide = {r: gradient_tile(module, dtype, target, r, target.tile_vectors) for r in sizes}
+    narrow = {r: gradient_tile(module, dtype, target, r, 1) for r in sizes}
+
+    f, array, thread, threads = kernel(module, "accumulate", dtype)
+    a = ACCUMULATE.read(array)
+    scratch = thread_scratch(f, a, thread)
+    images_blocks = a["row_blocks"] * a["column_blocks"]
+    blocks = a["images"] * images_blocks  # of one group
+    taps = a["kernel_h"] * a["kernel_w"] * a["channels"]
+    first, end = share(a["splits"] * a["groups"] * a["chunks"], thread, threads)
+    with f.loop(end, start=first) as unit:
+        chunk = unit.index % a["chunks"]
+        group = unit.index // a["chunks"] % a["groups"]
+        split = unit.index // a["chunks"] // a["groups"]
+        first_panel, end_panel = share(a["panels"], chunk, a["chunks"])
+        first_block, end_block = share(blocks, split, a["splits"])
+        part = f.address(a["parts"]).at((split * a["groups"] + group) * a["panels"] * panel * taps)
+        fill_zeros(f, part.at(first_panel * panel * taps), (end_panel - first_panel) * panel * taps, lanes)
+        with f.loop(end_block, start=first_block) as step:
+            image, inside = step.index // images_blocks, step.index % images_blocks
+            block = Block(f, a, (image * a["groups"] + group) * images_blocks + inside, lanes)
+            with f.if_(a["in_place"].compare("==", 0)):
+                block.pack_input(scratch, copy)
+            x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
+            with f.loop(end_panel, start=first_panel) as p:
+                dw = part.at(p.index * panel * taps)
+                _panel(f, a, block, x, scratch.at(a["panel_dy"]), p.index, dw, lanes, panel, wide, narrow, copy, target)
+    f.done()
+    _collect(module, dtype, copy, lanes, panel)
+
+
+def _panel(
+    f: Function,
+    a: dict[str, Int],
+    block: Block,
+    x: Pointer,
+    dy: Pointer,
+    panel_index: Int,
+    dw: Pointer,
+    lanes: int,
+    panel: int,
+    wide: dict[int, Function],
+    narrow: dict[int, Function],
+    copy: Function,
+    target: Target,
+) -> None:
+    """One block of output pixels × one panel of output channels."""
+    channel = panel_index * panel
+    outputs = (a["outputs"] - channel).at_most(panel)
+    width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+    source = f.address(a["dy"]).at(
+        block.image * a["dy_n"]
+        + (block.group * a["outputs"] + channel) * a["dy_c"]
+        + block.first_row * a["dy_h"]
+        + block.first_column * a["dy_w"]
+    )
+    with f.if_(outputs.compare("<", width)):
+        fill_zeros(f, dy, block.rows * block.columns * width, lanes)
+    # Rows that touch are packed as one.
+    one_row = a["dy_h"].compare("==", block.columns * a["dy_w"])
+    rows = f.choose(one_row, 1, block.rows)
+    columns = f.choose(one_row, block.rows * block.columns, block.columns)
+    with f.loop(rows) as row:
+        target_row = dy.at(row.index * columns * width)
+        here = source.at(row.index * a["dy_h"])
+        f.call(copy, target_row, f.const(1), width, here, a["dy_c"], a["dy_w"], outputs, columns)
+
+    row_step = a["slot_r"] * a["row_pitch"]
+    pixel_step = a["stride_w"] * a["pitch"]
+    with f.loop(a["kernel_h"]) as i, f.loop(a["runs"]) as run, tiles(f, a["run_length"], target.tile_rows) as tile:
+        first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + tile.first)
+        to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + tile.first) * width)
+        arguments = (first, row_step, pixel_step, block.rows, block.columns, dy, to)
+        with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
+            with two:
+                f.dispatch(tile.size, wide, *arguments)
+            with one:
+                f.dispatch(tile.size, narrow, *arguments)
+
+
+def _collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:
+    """dw = the sum of the parts, in the layout of the weights."""
+    f, array, thread, threads = kernel(module, "collect", dtype)
+    a = COLLECT.read(array)
+    kernel_size = a["kernel_h"] * a["kernel_w"]
+    first, end = share(a["groups"] * a["panels"] * kernel_size, thread, threads)
+    part_size = a["groups"] * a["panels"] * panel * kernel_size * a["channels"]
+    with f.loop(end, start=first) as task:
+        tap, panel_index = task.index % kernel_size, task.index // kernel_size % a["panels"]
+        group = task.index // kernel_size // a["panels"]
+        outputs = (a["outputs"] - panel_index * panel).at_most(panel)
+        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+        offset = (group * a["panels"] + panel_index) * panel * kernel_size * a["channels"] + tap * a["channels"] * width
+        total = f.address(a["parts"]).at(offset)
+        with f.loop(a["splits"], start=1) as split:
+            part = total.at(split.index * part_size)
+            with f.loop(a["channels"] * width, step=lanes) as at:
+                here = total.at(at.index)
+                here.put(f.add(here.vector(lanes), part.at(at.index).vector(lanes)))
+        to = f.address(a["dw"]).at(
+            group * a["dw_g"]
+            + panel_index * panel * a["dw_k"]
+            + tap // a["kernel_w"] * a["dw_i"]
+            + tap % a["kernel_w"] * a["dw_j"]
+        )
+        f.call(copy, to, a["dw_k"], a["dw_c"], total, f.const(1), width, outputs, a["channels"])
+    f.done()
