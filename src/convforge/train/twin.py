@@ -20,6 +20,7 @@ FOLDER = "dense-twin"
 @dataclass(frozen=True)
 class Measured:
     """What a trained network costs and gives. Bytes and seconds; accuracies from 0 to 1, on images as they are.
+    There are no seconds without at least one whole epoch.
 
     `weight_bytes` is what it takes to keep the network, `training_bytes` what it takes to train it: weights, gradients,
     the optimiser's two moments, and the activations that one batch keeps for the backward pass.
@@ -29,7 +30,7 @@ class Measured:
     parameters: int
     weight_bytes: int
     training_bytes: int
-    seconds_per_epoch: float
+    seconds_per_epoch: float | None
     train_accuracy: float
     test_accuracy: float
 
@@ -43,7 +44,7 @@ def measure(name: str, model: nn.Module, data: Data, batch: int, epochs: Sequenc
         parameters=parameters,
         weight_bytes=weight_bytes,
         training_bytes=4 * weight_bytes + activation_bytes(model, normalise(data.train.images[:batch], data)),
-        seconds_per_epoch=median(epoch["seconds"] for epoch in epochs) if epochs else float("nan"),
+        seconds_per_epoch=median(epoch["seconds"] for epoch in epochs) if epochs else None,
         train_accuracy=evaluate(model, data.train, data)[1],
         test_accuracy=evaluate(model, data.test, data)[1],
     )
@@ -52,6 +53,7 @@ def measure(name: str, model: nn.Module, data: Data, batch: int, epochs: Sequenc
 def activation_bytes(model: nn.Module, images: Tensor) -> int:
     """Bytes that a forward pass of these images keeps for the backward pass, each memory counted once, weights not.
 
+    >>> import torch
     >>> layer = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
     >>> activation_bytes(layer, torch.zeros(2, 8))  # the input, 2·8 floats, and the ReLU's output, 2·4 floats
     96
@@ -81,7 +83,7 @@ def as_rows(measured: Sequence[Measured]) -> list[dict[str, object]]:
             "parameters": each.parameters,
             "weights": _megabytes(each.weight_bytes),
             "memory": _megabytes(each.training_bytes),
-            "s/epoch": f"{each.seconds_per_epoch:.2f}",
+            "s/epoch": "–" if each.seconds_per_epoch is None else f"{each.seconds_per_epoch:.2f}",
             "train acc.": f"{each.train_accuracy:.2%}",
             "test acc.": f"{each.test_accuracy:.2%}",
         }

@@ -1,0 +1,331 @@
+"""Whole runs: what is left in the folder, stopping and resuming, and everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from convforge.errors import UserError
+from convforge.models import checkpoint
+from convforge.train import Options, train
+from convforge.train import loop as loop_module
+from convforge.train.display import Display
+from convforge.train.loop import Stop
+from convforge.train.state import Progress
+
+
+@pytest.fixture
+def options(photos: Path, tmp_path: Path) -> Options:
+    """36 images to learn from in batches of 8: four steps an epoch."""
+    return Options(str(photos), epochs=3, batch=8, out=str(tmp_path / "runs"), name="tiny", threads=1, flips=True)
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGINT) -> None:
+    """Press Ctrl-C after a step, counted over all networks of the run."""
+    seen = 0
+
+    def pressing(_self: Display, _progress: Progress, _steps: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Display, "step", pressing)
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+def assert_same_network(one: Path, other: Path) -> None:
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_folder_holds_all_that_was_promised(options: Options) -> None:
+    result = train(options)
+    assert result.finished
+    assert {path.name for path in result.folder.iterdir()} == {
+        "architecture.json", "config.json", "metrics.jsonl", "model.safetensors", "report.html",
+    }  # fmt: skip
+    model, architecture = checkpoint.load(result.folder)
+    assert (architecture.classes, architecture.input_shape) == (("left", "middle", "right"), (1, 8, 8))
+    assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+    metrics = without_times(result.folder)
+    assert [line["epoch"] for line in metrics] == [1, 2, 3]
+    assert metrics[-1]["test_accuracy"] == result.test_accuracy
+    assert json.loads(json.dumps(result.to_dict()))["network"]["parameters"] == result.network.parameters
+    page = (result.folder / "report.html").read_text()
+    assert "middle" in page
+    assert "tiny" in page
+
+
+def test_it_learns(options: Options) -> None:
+    assert train(replace(options, epochs=12, augment=False)).test_accuracy == 1.0
+
+
+def test_same_seed_same_result_other_seed_other(options: Options) -> None:
+    first, again, other = (
+        train(replace(options, name=name, seed=seed)).folder for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert_same_network(first, again)
+    assert without_times(first) == without_times(again)
+    assert without_times(first) != without_times(other)
+
+
+def test_callers_random_sequence_and_threads_are_left_alone(options: Options) -> None:
+    torch.manual_seed(7)
+    before, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    train(replace(options, epochs=1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("model", ["vgg", "resnet"])
+@pytest.mark.parametrize("step", [1, 6, 8, 12])
+def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(
+    options: Options, monkeypatch: pytest.MonkeyPatch, model: str, step: int
+) -> None:
+    options = replace(options, model=model)
+    whole = train(replace(options, name="whole"))
+    with monkeypatch.context() as patched:
+        interrupt_at(step, patched)
+        stopped = train(options)
+    assert stopped.finished == (step == 12)
+    assert len(stopped.epochs) == step // 4
+    assert (stopped.folder / "report.html").exists()
+    checkpoint.load(stopped.folder)
+    if not stopped.finished:
+        resumed = train(Options(resume=str(stopped.folder)))
+        assert resumed.finished
+        assert not (stopped.folder / "training.safetensors").exists()
+    assert_same_network(whole.folder, stopped.folder)
+    assert without_times(whole.folder) == without_times(stopped.folder)
+
+
+def test_a_run_can_be_stopped_and_resumed_again_and_again(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(replace(options, name="whole"))
+    folder = Path(options.out) / "tiny"
+    for _ in range(20):
+        with monkeypatch.context() as patched:
+            interrupt_at(3, patched)
+            if train(Options(resume=str(folder)) if folder.exists() else options).finished:
+                break
+    assert_same_network(whole.folder, folder)
+
+
+def test_dense_twin_is_compared_and_resumed_too(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(options, dense_twin=True)
+    printed = io.StringIO()
+    whole = train(replace(options, name="whole"), Console(file=printed, width=100))
+    assert whole.dense_twin is not None
+    assert f"{whole.dense_twin.parameters:,}" in printed.getvalue()
+    assert f"{whole.dense_twin.parameters:,}" in (whole.folder / "report.html").read_text()
+    with monkeypatch.context() as patched:
+        interrupt_at(12 + 5, patched, signal.SIGTERM)  # in the second epoch of the twin
+        assert not train(options).finished
+    resumed = train(Options(resume=str(Path(options.out) / "tiny")))
+    assert resumed.finished
+    assert_same_network(whole.folder / "dense-twin", resumed.folder / "dense-twin")
+    assert_same_network(whole.folder, resumed.folder)
+
+
+def test_signal_handlers_are_put_back(options: Options) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    train(replace(options, epochs=1))
+    assert signal.getsignal(signal.SIGINT) is before
+    with Stop().listening() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What goes wrong
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_existing_run_is_never_overwritten(options: Options) -> None:
+    folder = train(replace(options, epochs=1)).folder
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="not overwritten"):
+        train(options)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_default_names_do_not_collide(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convforge.train.run.strftime", lambda _format: "now")
+    names = [train(replace(options, epochs=1, name=None)).folder.name for _ in range(2)]
+    assert names == ["photos-vgg-now", "photos-vgg-now-2"]
+
+
+def test_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = train(replace(options, name="reference"))
+    good: list[bytes] = []
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def breaking(logits: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        weights = Path(options.out) / "tiny" / "model.safetensors"
+        if (weights.parent / "metrics.jsonl").exists() and logits.requires_grad:
+            good.append(weights.read_bytes())
+            return cross_entropy(logits * float("nan"), *arguments, **named)
+        return cross_entropy(logits, *arguments, **named)
+
+    monkeypatch.setattr(loop_module.functional, "cross_entropy", breaking)
+    with pytest.raises(UserError, match=r"step 5.*--lr 0\.004.*epoch 1 is kept.*--lr 0\.0004"):
+        train(options)
+    assert (Path(options.out) / "tiny" / "model.safetensors").read_bytes() == good[0]
+    checkpoint.load(Path(options.out) / "tiny")
+    assert without_times(Path(options.out) / "tiny") == without_times(reference.folder)[:1]
+
+
+def test_absurd_learning_rate_ends_in_one_sentence(options: Options) -> None:
+    with pytest.raises(UserError, match=r"--lr 1e\+30"):
+        train(replace(options, lr=1e30))
+    model, _ = checkpoint.load(Path(options.out) / "tiny")
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_full_disk_is_one_sentence_and_the_run_can_be_resumed(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(replace(options, name="whole"))
+    folder = Path(options.out) / "tiny"
+    fsync = os.fsync
+
+    def full_after_an_epoch(handle: int) -> None:
+        if (folder / "training.safetensors").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.os, "fsync", full_after_an_epoch)
+        with pytest.raises(UserError, match="No space left on device"):
+            train(options)
+    checkpoint.load(folder)
+    assert train(Options(resume=str(folder))).finished
+    assert_same_network(whole.folder, folder)
+
+
+def test_finished_run_other_data_and_no_run_cannot_be_resumed(
+    options: Options, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"config\.json is not there"):
+        train(Options(resume=str(tmp_path)))
+    finished = train(replace(options, epochs=1, name="finished")).folder
+    with pytest.raises(UserError, match="is finished"):
+        train(Options(resume=str(finished)))
+    with monkeypatch.context() as patched:
+        interrupt_at(2, patched)
+        stopped = train(options).folder
+    Image.new("L", (8, 8)).save(photos / "left" / "new.png")
+    with pytest.raises(UserError, match="start a new run"):
+        train(Options(resume=str(stopped)))
+
+
+@pytest.mark.parametrize("name", ["training.safetensors", "config.json"])
+@pytest.mark.parametrize("keep", [0, 20, -5])
+def test_damaged_state_is_named(options: Options, monkeypatch: pytest.MonkeyPatch, name: str, keep: int) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_at(5, patched)
+        folder = train(options).folder
+    (folder / name).write_bytes((folder / name).read_bytes().rstrip()[:keep])
+    with pytest.raises(UserError, match=name):
+        train(Options(resume=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochs": "many"}, "epochs"),
+        ({"epochs": 0}, "epochs"),
+        ({"model": "os.system"}, "os.system"),
+        ({"extra": 1}, "extra"),
+        ({"threads": 10**9}, "threads"),
+    ],
+)
+def test_edited_configuration_is_checked(
+    options: Options, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], named: str
+) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_at(1, patched)
+        path = train(options).folder / "config.json"
+    config = json.loads(path.read_text())
+    config["options"] |= change
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=named):
+        train(Options(resume=str(path.parent)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochs": 0}, "--epochs"),
+        ({"batch": 1}, "--batch"),
+        ({"seed": -1}, "--seed"),
+        ({"threads": 0}, "--threads"),
+        ({"lr": 0.0}, "--lr"),
+        ({"lr": float("nan")}, "--lr"),
+        ({"lr": float("inf")}, "--lr"),
+        ({"model": "alexnet"}, "alexnet"),
+        ({"name": "a/b"}, "a/b"),
+        ({"name": ".."}, "--name"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        Options(**change)
+
+
+def test_folder_that_cannot_be_made_is_named(options: Options, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--out"):
+        train(replace(options, out=str(tmp_path / "file")))
+
+
+def test_skipped_files_are_said_and_listed(options: Options, photos: Path) -> None:
+    for number in range(7):
+        (photos / "left" / f"bad[{number}].png").write_text("no image")
+    printed = io.StringIO()
+    result = train(replace(options, epochs=1), Console(file=printed, width=100))
+    assert result.skipped == 7
+    assert "Skipped 7 files" in printed.getvalue()
+    assert "bad[0].png" in printed.getvalue()
+    assert "2 more" in printed.getvalue()
+    assert len((result.folder / "skipped.txt").read_text().splitlines()) == 7
+
+
+def test_piped_output_has_one_line_an_epoch(options: Options) -> None:
+    printed = io.StringIO()
+    train(options, Console(file=printed, width=100))
+    lines = printed.getvalue().splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == 3
+    assert lines.index(next(line for line in lines if "Totals" in line)) < lines.index(
+        next(line for line in lines if line.startswith("epoch 1/3"))
+    )
+    assert "\r" not in printed.getvalue()
+
+
+def test_terminal_shows_a_bar(options: Options) -> None:
+    printed = io.StringIO()
+    train(options, Console(file=printed, width=120, force_terminal=True))
+    assert "images/s" in printed.getvalue()
+    assert "left" in printed.getvalue()
