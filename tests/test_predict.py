@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 
 from convforge.errors import UserError
-from convforge.images import normalise
 from convforge.models.checkpoint import Architecture
 from convforge.predict import predict
 
@@ -39,12 +38,20 @@ def files(tmp_path: Path) -> list[Path]:
     return made
 
 
-def test_images_are_normalised_channel_by_channel() -> None:
-    pixels = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
-    found = normalise(pixels, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2))
-    mean, std = np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1), np.array([0.5, 0.25, 2]).reshape(3, 1, 1)
-    np.testing.assert_allclose(found.numpy(), (pixels.numpy() / 255 - mean) / std, rtol=1e-5, atol=1e-6)
-    assert found.dtype == torch.float32
+def test_the_network_gets_the_file_normalised_channel_by_channel(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.numpy())
+            return torch.zeros(len(images), 3)
+
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    list(predict(Watching(), Architecture("vgg", {}, CLASSES, (3, 8, 8), mean, std), [tmp_path / "noise.png"]))
+    expected = (pixels / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(seen[0][0], expected.transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

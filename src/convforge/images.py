@@ -8,20 +8,17 @@ centre. What cannot be read raises `UserError` with the file's name.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import UserError
-
-if TYPE_CHECKING:  # whoever only reads images need not wait for torch
-    from torch import Tensor
 
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded: a quarter of a gigabyte as RGB, Pillow's own default. The header is read first, so a
@@ -91,22 +88,6 @@ def to_array(image: Image.Image, channels: int, size: tuple[int, int]) -> NDArra
         upright = ImageOps.fit(upright, (width, height), method=Image.Resampling.BILINEAR)
     pixels = np.array(upright, dtype=np.uint8)
     return np.ascontiguousarray(pixels[np.newaxis] if channels == 1 else pixels.transpose(2, 0, 1))
-
-
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """What a network is fed: (pixel / 255 − mean) / std, one mean and std a channel.
-
-    Args:
-        pixels: uint8, `(…, C, H, W)`.
-        mean, std: on the scale where white is 1.
-
-    >>> import torch
-    >>> normalise(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), mean=[0.5], std=[0.25]).item()
-    2.0
-    """
-    scaled = pixels.float() / 255
-    centre, spread = (scaled.new_tensor(tuple(values)).view(-1, 1, 1) for values in (mean, std))
-    return (scaled - centre) / spread
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from .errors import UserError
-from .images import normalise, read_image
+from .images import read_image
 from .models.checkpoint import Architecture
+from .train.loop import normalise
 
 _BATCH = 64
 
@@ -57,7 +58,7 @@ def _predict_batch(model: nn.Module, architecture: Architecture, names: list[str
     answers = {}
     if pixels:
         with torch.inference_mode():
-            inputs = normalise(torch.stack(list(pixels.values())), architecture.mean, architecture.std)
+            inputs = normalise(torch.stack(list(pixels.values())), architecture)
             probabilities = model(inputs).float().softmax(1)
         if not probabilities.isfinite().all():
             raise UserError(
