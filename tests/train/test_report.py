@@ -303,7 +303,7 @@ def test_the_page_tells_and_shows_what_it_was_given() -> None:
     assert len(found.all("polyline")) == 4
     right = int(np.trace(report.pictures.confusion))
     for words in (
-        f"{right / 60 * 100:.1f} %",
+        f"{right / 60 * 100:.1f}%",
         "4,000",
         "1 × 16 × 16",
         "1,234,567",
@@ -390,7 +390,7 @@ def test_a_perfect_network_has_no_mistakes_to_show() -> None:
     perfect = Pictures(confusion=np.diag([5, 5]))
     found = Structure(render(full_report(["a", "b"], pictures=perfect)))
     assert "Nothing was confused" in found.words
-    assert "100 %" in found.words
+    assert "100%" in found.words
     assert "Worst mistakes" not in found.words
 
 

@@ -6,6 +6,7 @@ class and file names are the user's and may contain anything. The page forbids i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -90,7 +91,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "duration": duration}
+    environment.filters |= {"number": number, "percent": percent, "duration": duration, "is_quantity": is_quantity}
     return environment.get_template("report.html.j2").render(**_view(report))
 
 
@@ -123,19 +124,30 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def is_quantity(value: object) -> bool:
+    """Whether a table cell holds a number, with or without a unit: these stand right-aligned.
+
+    >>> is_quantity(3), is_quantity("2.15 MB"), is_quantity("97.8%"), is_quantity("3×3"), is_quantity("vgg")
+    (True, True, True, False, False)
+    """
+    if isinstance(value, bool | np.bool_):
+        return False
+    return isinstance(value, int | float | np.number) or bool(re.fullmatch(r"[\d.,]+( ?[%a-zA-Z]+)?", str(value)))
+
+
 def percent(share: float) -> str:
     """A share as per cent: one decimal, and never 100 or 0 unless it is all or nothing.
 
     >>> percent(0.986), percent(0.9999), percent(1.0), percent(0.0004), percent(0)
-    ('98.6 %', '> 99.9 %', '100 %', '< 0.1 %', '0 %')
+    ('98.6%', '> 99.9%', '100%', '< 0.1%', '0%')
     """
     if not isfinite(share):
         return "–"
     if share in (0, 1):
-        return f"{share * 100:.0f} %"
+        return f"{share * 100:.0f}%"
     if share > 0.9995:
-        return "> 99.9 %"
-    return "< 0.1 %" if share < 0.0005 else f"{share * 100:.1f} %"
+        return "> 99.9%"
+    return "< 0.1%" if share < 0.0005 else f"{share * 100:.1f}%"
 
 
 def duration(seconds: float) -> str:
@@ -212,8 +224,8 @@ def _charts(epochs: Sequence[Mapping[str, float]]) -> list[charts.Chart]:
 
 def _axis_percent(share: float) -> str:
     """Round ticks without a needless decimal."""
-    short = f"{share * 100:.0f} %"
-    return short if float(short[:-2]) == round(share * 100, 6) else percent(share)
+    short = f"{share * 100:.0f}%"
+    return short if float(short[:-1]) == round(share * 100, 6) else percent(share)
 
 
 def _kernels(found: Pictures) -> dict[str, Any] | None:
