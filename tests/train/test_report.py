@@ -357,6 +357,11 @@ def test_a_hundred_classes_become_a_heat_map_and_lists(channels: int) -> None:
     assert "taken for" in found.words
 
 
+def test_large_noisy_photos_keep_the_page_small() -> None:
+    _, found = collected(30, channels=3, count=60, side=224)
+    assert len(render(full_report([str(i) for i in range(30)], pictures=found))) < 3_000_000
+
+
 def test_the_heat_map_is_blue_on_the_diagonal_and_orange_beside_it() -> None:
     drawn = np.array(pictures.draw_confusion(np.array([[3, 1], [0, 0]])))
     assert tuple(drawn[0, 0, :3]) == pictures.NEGATIVE
