@@ -5,8 +5,8 @@ What it computes (`sliding`), for a group of C input and K output channels, with
     y[n, p, q, k] = bias[k] + Σᵢ Σⱼ Σ_c  x[n, p·s + i·d − pad, q·s + j·d − pad, c] · w[k, c, i, j]
 
 When it applies: always. Kernel, stride, per-side padding (negative ones crop), dilation, groups, sizes and layouts are numbers that the generated code
-reads at run time; only the distance of neighbouring pixels in memory is built into it (see `gemm.forward_tile`).
-So the input gradient runs through the same code: it is one `sliding` for each phase of the stride (see `geometry.py`).
+reads at run time, so one compiled form serves all.
+The input gradient runs through the same code: it is one `sliding` for each phase of the stride (see `geometry.py`).
 
 The loops, from outside in, with what each level keeps close:
 
@@ -40,13 +40,13 @@ SLIDING = Arguments(
 )
 
 
-def build(module: ir.Module, dtype: str, target: Target, pixel_step: int) -> None:
-    """Adds the kernels `pack_weights` and `sliding` to the module. `pixel_step`: stride · pitch, in elements."""
+def build(module: ir.Module, dtype: str, target: Target) -> None:
+    """Adds the kernels `pack_weights` and `sliding` to the module."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
     _pack_weights(module, dtype, copy, lanes, panel)
-    wide = {r: forward_tile(module, dtype, target, r, target.tile_vectors, pixel_step) for r in _sizes(target)}
-    narrow = {r: forward_tile(module, dtype, target, r, 1, pixel_step) for r in _sizes(target)}
+    wide = {r: forward_tile(module, dtype, target, r, target.tile_vectors) for r in _sizes(target)}
+    narrow = {r: forward_tile(module, dtype, target, r, 1) for r in _sizes(target)}
 
     f, array, thread, threads = kernel(module, "sliding", dtype)
     a = SLIDING.read(array)
@@ -123,6 +123,7 @@ def _panel(
             arguments = (
                 pixel, a["slot_i"] * a["row_pitch"], a["run_step"], tap_rows, a["runs"], a["run_length"],
                 part_weights, target, to_column, start, start_step, outputs,
+                a["stride_w"] * a["pitch"],
             )  # fmt: skip
             with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
                 with two:

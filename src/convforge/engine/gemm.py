@@ -20,25 +20,26 @@ from .target import Target
 
 
 def forward_tile(
-    module: ir.Module, dtype: str, target: Target, rows: int, vectors: int, pixel_step: int
+    module: ir.Module, dtype: str, target: Target, rows: int, vectors: int
 ) -> Function:
     """Sums for `rows` neighbouring output pixels and `vectors` vectors of output channels.
 
         y[r, :] = start + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·V_count + v)·length + l, :]
 
     A run of `length` numbers lies side by side in x: the channels of one pixel, or, where pixels touch, the channels of
-    a whole row of taps; `u` and `v` count the runs. `pixel_step` is known when the code is generated, so that a
-    row's address is one register plus a constant.
+    a whole row of taps; `u` and `v` count the runs. That `pixel_step` is a number of the call, not of the code, costs
+    an addition a row and step, which the integer units do beside the multipliers; in return one compiled tile serves
+    every convolution.
 
-    Arguments: x, x_u, x_v, u_count, v_count, length, w, y, y_step, start, start_step, channels. `start` is where the sums begin: the
-    bias (start_step 0), or y itself (start_step = y_step) when a part of the sum was done before. Of the vectors'
-    lanes, the first `channels` are stored.
+    Arguments: x, x_u, x_v, u_count, v_count, length, w, y, y_step, start, start_step, channels, pixel_step. `start` is
+    where the sums begin: the bias (start_step 0), or y itself (start_step = y_step) when a part of the sum was done
+    before. Of the vectors' lanes, the first `channels` are stored.
     """
     lanes = target.lanes(dtype)
     name = f"forward_{rows}x{vectors}"
-    f = Function(module, name, [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, I64, I64], dtype, internal=True)
+    f = Function(module, name, [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, I64, I64, I64], dtype, internal=True)
     x, w, y, start = f.pointer(0), f.pointer(6), f.pointer(7), f.pointer(9)
-    x_u, x_v, u_count, v_count, length, y_step, start_step, channels = (f.integer(n) for n in (1, 2, 3, 4, 5, 8, 10, 11))
+    x_u, x_v, u_count, v_count, length, y_step, start_step, channels, pixel_step = (f.integer(n) for n in (1, 2, 3, 4, 5, 8, 10, 11, 12))
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
 
     # Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop.
@@ -96,13 +97,17 @@ def gradient_tile(module: ir.Module, dtype: str, target: Target, rows: int, vect
 
 
 def _products(
-    f: Function, x: Pointer, row_step: int, w: Value, lanes: int, tile: list[tuple[int, int]], sums: list[Value]
+    f: Function, x: Pointer, row_step: Int | int, w: Value, lanes: int, tile: list[tuple[int, int]], sums: list[Value]
 ) -> list[Value]:
     """One step of a tile: sums[r, v] + x[r·row_step] · w[v]."""
     vectors = 1 + max(v for _, v in tile)
     weights = [Pointer(f.builder, w, f.float).at(v * lanes).vector(lanes) for v in range(vectors)]
-    inputs = {r: f.splat(x.at(r * row_step).scalar(), lanes) for r, v in tile if v == 0}
-    return [f.fma(inputs[r], weights[v], total) for (r, v), total in zip(tile, sums, strict=True)]
+    results = []
+    # Row by row, so that one register after the other serves as the broadcast input.
+    for r in range(len(tile) // vectors):
+        number = f.splat(x.at(row_step * r).scalar(), lanes)
+        results += [f.fma(number, weights[v], sums[r * vectors + v]) for v in range(vectors)]
+    return results
 
 
 def _at(f: Function, address: Value, offset: Int | int) -> Value:

@@ -98,7 +98,7 @@ def _slide(slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, 
         layout = _Layout()  # the slidings run one after the other and share the memory
         v, h = s.vertical, s.horizontal
         blocks = blocking(s, dtype, target, _MOST_PIXELS_FORWARD, threads)
-        code = _direct_code(dtype, target, h.stride * blocks.pitch)
+        code = _direct_code(dtype, target)
         panels = -(-s.outputs // panel)
         taps = v.kernel * h.kernel * s.channels
         packed = layout.take(s.groups * panels * panel * taps * size)
@@ -200,14 +200,13 @@ class _Code(Protocol):
     def __getitem__(self, name: str) -> int: ...
 
 
-def _direct_code(dtype: str, target: Target, pixel_step: int) -> _Code:
+def _direct_code(dtype: str, target: Target) -> _Code:
     return runtime.code(
         "direct",
-        lambda module: direct.build(module, dtype, target, pixel_step),
+        lambda module: direct.build(module, dtype, target),
         ["pack_weights", "sliding"],
         target,
         dtype,
-        pixel_step,
     )
 
 
