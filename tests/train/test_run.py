@@ -225,6 +225,16 @@ def test_full_disk_is_one_sentence_and_the_run_can_be_resumed(
     assert_same_network(whole.folder, folder)
 
 
+def test_disk_that_is_full_from_the_start_leaves_no_folder(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(UserError, match=r"config\.json: No space left"):
+        train(options)
+    assert not (Path(options.out) / "tiny").exists()
+
+
 def test_finished_run_other_data_and_no_run_cannot_be_resumed(
     options: Options, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

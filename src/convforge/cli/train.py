@@ -15,8 +15,8 @@ _HELP = """Learn to classify images; leaves a checkpoint, metrics and a report w
 
 [bold]DATA[/] is one of
 
-  [cyan](nothing)[/]       MNIST-5k, 5,000 real handwritten digits, embedded: try this first
-  [cyan]photos/[/]         a folder with a sub-folder of images for each class, or train/ and test/ above those
+  [cyan](nothing)[/]       MNIST-5k, 5,000 real digits that are embedded: try this
+  [cyan]photos/[/]         a folder with a sub-folder a class, or train/ and test/ above
   [cyan]fashion-mnist[/]   70,000 pictures of clothes
   [cyan]NAME[/]            any image data set of the Hugging Face hub
 
@@ -25,10 +25,10 @@ Ctrl-C stops after the current batch and keeps everything; --resume continues to
 
 [bold]Examples[/]
 
-  convforge train                                    98 % and more on digits, in under a minute
+  convforge train                           98 % and more in under a minute
+  convforge train --dense-twin              what do convolutions save?
   convforge train photos/ --epochs 30 --size 96
   convforge train fashion-mnist --model resnet --name clothes
-  convforge train --dense-twin                       what do convolutions save? train both and compare
   convforge train --resume runs/clothes
 """
 
@@ -43,7 +43,7 @@ def _train(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DATA]", help="A folder, a data set's name, or nothing for MNIST-5k.", show_default=False
+            metavar="DATA", help="A folder, a data set's name, or nothing for MNIST-5k.", show_default=False
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="vgg, resnet, or timm:NAME where timm is installed.")] = "vgg",

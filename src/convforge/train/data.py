@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -125,6 +126,7 @@ def load(
     size: int | None = None,
     flips: bool | None = None,
     track: Track = _untracked,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Data:
     """The data set that `source` names.
 
@@ -135,6 +137,7 @@ def load(
         size: pixels a side; by default what the images have, 128 at most.
         flips: whether mirror images mean the same; by default decided from the data's name and classes.
         track: shows how far reading is.
+        say: is told what takes long to begin.
 
     Raises:
         UserError: for data that cannot be learned from.
@@ -145,7 +148,7 @@ def load(
     """
     if size is not None and not SMALLEST_IMAGE <= size <= LARGEST_IMAGE:
         raise UserError(f"--size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, not {size}.")
-    found = _find(source, size, track)
+    found = _find(source, size, track, say)
     _check_classes(found)
     train, test = found.train, found.test
     if test is None:
@@ -165,7 +168,7 @@ def load(
     )
 
 
-def _find(source: str | None, size: int | None, track: Track) -> _Found:
+def _find(source: str | None, size: int | None, track: Track, say: Callable[[str], None]) -> _Found:
     if source is None or source == DEFAULT:
         return _mnist_5k()
     path = Path(source).expanduser()
@@ -176,9 +179,10 @@ def _find(source: str | None, size: int | None, track: Track) -> _Found:
     if source == "fashion-mnist":
         if FASHION_MNIST_FOLDER.is_dir():
             return _fashion_mnist(FASHION_MNIST_FOLDER)
-        return _hub(_FASHION_MNIST_ON_THE_HUB, size, track)
+        source = _FASHION_MNIST_ON_THE_HUB
     if source.startswith((".", "/", "~")) or source.endswith("/") or "\\" in source:
         raise UserError(f"there is no folder {source}; give a folder that has one sub-folder of images for each class.")
+    say(f"Looking for the data set {source} on the Hugging Face hub …")
     return _hub(source, size, track)
 
 
@@ -285,6 +289,10 @@ def _hub(name: str, size: int | None, track: Track) -> _Found:
         import datasets
     except ImportError:
         raise _packages_missing("datasets") from None
+    # It warns of each of five attempts to connect; the sentence below says it once.
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         splits = datasets.load_dataset(name)
     # What this raises depends on the network, the hub and the data set's files: some twenty types, one meaning.
@@ -292,8 +300,10 @@ def _hub(name: str, size: int | None, track: Track) -> _Found:
         first_line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
         raise UserError(
             f"there is no folder {name!r} here, and no data set of that name could be loaded from the Hugging Face hub "
-            f"({first_line}); check the spelling and the connection."
+            f"({first_line.rstrip('.')}); check the spelling and the connection."
         ) from reason
+    finally:
+        logger.setLevel(level)
     names = {str(split).lower(): split for split in splits}
     train = next((names[known] for known in _TRAIN_NAMES if known in names), next(iter(splits)))
     test = next((names[known] for known in _TEST_NAMES if known in names and names[known] != train), None)

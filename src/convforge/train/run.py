@@ -89,7 +89,14 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     if options.resume is not None:
         options, stored = _stored(Path(options.resume), options.threads)
     with _threads(options.threads), torch.random.fork_rng(devices=[]):
-        data = load(options.data, seed=options.seed, size=options.size, flips=options.flips, track=display.track)
+        data = load(
+            options.data,
+            seed=options.seed,
+            size=options.size,
+            flips=options.flips,
+            track=display.track,
+            say=display.say,
+        )
         _describe(display, data, options)
         fingerprint = data.fingerprint()
         if stored is not None and stored["data"]["fingerprint"] != fingerprint:
@@ -225,7 +232,11 @@ def _write_config(folder: Path, options: Options, data: Data, fingerprint: str) 
         "data": {"name": data.name, "fingerprint": fingerprint, **_facts(data)},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    write_atomically(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    try:
+        write_atomically(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    except UserError:
+        folder.rmdir()  # nothing is in it, and its name is free again
+        raise
 
 
 def _stored(folder: Path, threads: int | None) -> tuple[Options, dict[str, Any]]:
