@@ -15,12 +15,12 @@ from convforge.cli import main
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for name, value in (("cat", 40), ("dog", 200)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
         for number in range(6):
-            Image.fromarray(np.full((8, 8), value + number, np.uint8)).save(
-                tmp_path / "photos" / name / f"{number}.png"
-            )
+            Image.fromarray(draw.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{number}.png")
     return tmp_path / "photos"
 
 
