@@ -1,6 +1,58 @@
-"""convforge: the convolutional layer, whole."""
+"""convforge: the convolutional layer, whole.
 
+Names are loaded when they are first used, so that `import convforge` costs nothing that is not needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
 from .spec import Conv2dSpec, SpecError
 
-__all__ = ["Conv2dSpec", "SpecError"]
+if TYPE_CHECKING:
+    from . import nn
+    from .ops import conv2d
+    from .planning import plan
+    from .precision import get_precision, set_precision
+    from .swap import Report, optimize, report
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "conv2d": ".ops",
+    "optimize": ".swap",
+    "report": ".swap",
+    "Report": ".swap",
+    "plan": ".planning",
+    "set_precision": ".precision",
+    "get_precision": ".precision",
+}
+
+__all__ = [
+    "Conv2dSpec",
+    "Report",
+    "SpecError",
+    "UserError",
+    "conv2d",
+    "get_precision",
+    "nn",
+    "optimize",
+    "plan",
+    "report",
+    "set_precision",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return import_module(".nn", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,6 +20,7 @@ Pair: TypeAlias = tuple[int, int]
 Sides: TypeAlias = tuple[Pair, Pair]
 """Padding per side: `((top, bottom), (left, right))`."""
 
+PADDING_RULES = ("valid", "same", "same_ceil", "same_half")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -155,7 +156,7 @@ def as_pair(value: Any, name: str, minimum: int = 1) -> Pair:
     return pair
 
 
-def _strided_same_error(stride: Pair) -> SpecError:
+def strided_same_error(stride: Pair) -> SpecError:
     return SpecError(
         f"padding='same' is not supported for strided convolutions (stride is {stride}), because two rules are in use: "
         "choose 'same_ceil' for TensorFlow's, which pads as much as makes the output ⌈H/s⌉ (the odd row at the bottom "
@@ -163,14 +164,14 @@ def _strided_same_error(stride: Pair) -> SpecError:
     )
 
 
-def _as_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair) -> Sides | str:
+def as_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair) -> Sides | str:
     """Padding as sides, or as 'same_ceil', the only rule that needs the input size."""
     if isinstance(padding, str):
         if padding == "valid":
             return (0, 0), (0, 0)
         if padding == "same":
             if stride != (1, 1):
-                raise _strided_same_error(stride)
+                raise strided_same_error(stride)
             return same_pad(kernel[0], dilation[0]), same_pad(kernel[1], dilation[1])
         if padding == "same_half":
             return same_half_pad(kernel[0], dilation[0]), same_half_pad(kernel[1], dilation[1])
@@ -254,7 +255,7 @@ class Conv2dSpec:
             "out_channels": int(out_channels),
             "kernel_size": kernel,
             "stride": steps,
-            "padding": _as_padding(padding, kernel, steps, gaps),
+            "padding": as_padding(padding, kernel, steps, gaps),
             "dilation": gaps,
             "groups": int(groups),
             "bias": bool(bias),

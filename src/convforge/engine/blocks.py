@@ -1,8 +1,8 @@
 """Blocks of output pixels, and the piece of the input that each of them sees, packed into a thread's scratch memory.
 
-A block is `block_rows` × `block_columns` output pixels of one image and one group. Its input is copied into scratch with
-the padding written out as zeros, channels side by side, `pitch` numbers a pixel, so that the inner kernels meet no border and no
-layout. Copying costs each input number once a block, against k·k·K/g multiply-adds that it feeds.
+A block is `block_rows` × `block_columns` output pixels of one image and one group. Its input is copied into scratch
+with the padding written out as zeros, channels side by side, `pitch` numbers a pixel, so that the inner kernels meet no
+border and no layout. Copying costs each input number once a block, against k·k·K/g multiply-adds that it feeds.
 
 Rows in scratch are numbered by slots. Tap i of output row r is in slot r·slot_r + i·slot_i. Two ways to number them:
 
@@ -13,6 +13,10 @@ Where the input needs no packing at all (channels side by side, nothing padded),
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from .ir import Function, Int, Pointer
 from .pack import fill_zeros
@@ -93,30 +97,26 @@ class Block:
         f.call(copy, to, f.const(1), a["pitch"], from_, a["x_c"], a["x_w"], width, length)
 
 
-def tiles(f: Function, columns: Int, rows: int) -> TileLoop:
-    """Cut `columns` into as few tiles of at most `rows` as there must be, all of nearly the same size."""
-    return TileLoop(f, columns, rows)
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """So many pixels of a row, from `first` on."""
+
+    first: Int
+    size: Int
 
 
-class TileLoop:
-    """`with tiles(f, 15, 14) as tile:` runs the body for (first 0, size 7) and (first 7, size 8)."""
+@contextmanager
+def tiles(f: Function, columns: Int, rows: int) -> Iterator[Tile]:
+    """Cut `columns` into as few tiles of at most `rows` as there must be, all of nearly the same size.
 
-    def __init__(self, f: Function, columns: Int, rows: int) -> None:
-        self.columns = columns
-        self.count = (columns + (rows - 1)) // rows
-        self._loop = f.loop(self.count)
-
-    def __enter__(self) -> TileLoop:
-        index = self._loop.__enter__().index
-        self.first = index * self.columns // self.count
-        self.size = (index + 1) * self.columns // self.count - self.first
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._loop.__exit__(*error)
+    `with tiles(f, columns, 14) as tile:` runs the body, for 15 columns, with (first 0, size 7) and (first 7, size 8).
+    """
+    count = (columns + (rows - 1)) // rows
+    with f.loop(count) as loop:
+        first = loop.index * columns // count
+        yield Tile(first, (loop.index + 1) * columns // count - first)
 
 
 def thread_scratch(f: Function, a: dict[str, Int], thread: Int) -> Pointer:
     """The calling thread's own scratch memory."""
     return f.address(a["scratch"] + thread * a["scratch_bytes"])
-

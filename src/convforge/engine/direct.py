@@ -4,9 +4,9 @@ What it computes (`sliding`), for a group of C input and K output channels, with
 
     y[n, p, q, k] = bias[k] + Σᵢ Σⱼ Σ_c  x[n, p·s + i·d − pad, q·s + j·d − pad, c] · w[k, c, i, j]
 
-When it applies: always. Kernel, stride, per-side padding (negative ones crop), dilation, groups, sizes and layouts are numbers that the generated code
-reads at run time, so one compiled form serves all.
-The input gradient runs through the same code: it is one `sliding` for each phase of the stride (see `geometry.py`).
+When it applies: always. Kernel, stride, per-side padding (negative ones crop), dilation, groups, sizes and layouts are
+numbers that the generated code reads at run time, so one compiled form serves all. The input gradient runs through the
+same code: it is one `sliding` for each phase of the stride (see `geometry.py`).
 
 The loops, from outside in, with what each level keeps close:
 
@@ -36,7 +36,8 @@ from .target import Target
 PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
 
 SLIDING = Arguments(
-    BLOCK_ARGUMENTS + " y y_n y_c y_h y_w outputs panels weights rows_a_part bias bias_step staging"  # outputs: of one group
+    BLOCK_ARGUMENTS
+    + " y y_n y_c y_h y_w outputs panels weights rows_a_part bias bias_step staging"  # outputs: of one group
 )
 
 
@@ -137,7 +138,9 @@ def _panel(
         columns = f.choose(one_row, block.rows * block.columns, block.columns)
         with f.loop(rows) as row:
             target = y.at(row.index * a["y_h"])
-            f.call(copy, target, a["y_c"], a["y_w"], staged.at(row.index * to_row), f.const(1), to_column, outputs, columns)
+            f.call(
+                copy, target, a["y_c"], a["y_w"], staged.at(row.index * to_row), f.const(1), to_column, outputs, columns
+            )
 
 
 def _pack_weights(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:

@@ -19,9 +19,7 @@ from .ir import I64, PTR, Function, Int, Pointer, Value
 from .target import Target
 
 
-def forward_tile(
-    module: ir.Module, dtype: str, target: Target, rows: int, vectors: int
-) -> Function:
+def forward_tile(module: ir.Module, dtype: str, target: Target, rows: int, vectors: int) -> Function:
     """Sums for `rows` neighbouring output pixels and `vectors` vectors of output channels.
 
         y[r, :] = start + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·V_count + v)·length + l, :]
@@ -39,22 +37,29 @@ def forward_tile(
     name = f"forward_{rows}x{vectors}"
     f = Function(module, name, [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, I64, I64, I64], dtype, internal=True)
     x, w, y, start = f.pointer(0), f.pointer(6), f.pointer(7), f.pointer(9)
-    x_u, x_v, u_count, v_count, length, y_step, start_step, channels, pixel_step = (f.integer(n) for n in (1, 2, 3, 4, 5, 8, 10, 11, 12))
+    x_u, x_v, u_count, v_count, length, y_step, start_step, channels, pixel_step = (
+        f.integer(n) for n in (1, 2, 3, 4, 5, 8, 10, 11, 12)
+    )
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
 
     # Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop.
     masks = [f.first_lanes(channels - v * lanes, lanes) for v in range(vectors)]
     sums: list[Value] = [f.load_masked(start.at(start_step * r + v * lanes), lanes, masks[v]) for r, v in tile]
     step = vectors * lanes
-    with f.loop(u_count, carry=[w.value, *sums]) as u:
-        with f.loop(v_count, carry=u.values) as v:
-            run = x.at(u.index * x_u + v.index * x_v)
-            with f.loop(length, carry=v.values) as c:
+    with f.loop(u_count, carry=[w.value, *sums]) as tap_row:
+        with f.loop(v_count, carry=tap_row.values) as tap_run:
+            run = x.at(tap_row.index * x_u + tap_run.index * x_v)
+            with f.loop(length, carry=tap_run.values) as c:
                 weight_row, *sums = c.values
-                c.carry([_at(f, weight_row, step), *_products(f, run.at(c.index), pixel_step, weight_row, lanes, tile, sums)])
-            v.carry(c.values)
-        u.carry(v.values)
-    _, *sums = u.values
+                c.carry(
+                    [
+                        _at(f, weight_row, step),
+                        *_products(f, run.at(c.index), pixel_step, weight_row, lanes, tile, sums),
+                    ]
+                )
+            tap_run.carry(c.values)
+        tap_row.carry(tap_run.values)
+    _, *sums = tap_row.values
     whole = channels.compare(">=", step)
     with f.if_else(whole) as (full, partial):
         with full:
@@ -104,9 +109,9 @@ def _products(
     weights = [Pointer(f.builder, w, f.float).at(v * lanes).vector(lanes) for v in range(vectors)]
     results = []
     # Row by row, so that one register after the other serves as the broadcast input.
-    for r in range(len(tile) // vectors):
-        number = f.splat(x.at(row_step * r).scalar(), lanes)
-        results += [f.fma(number, weights[v], sums[r * vectors + v]) for v in range(vectors)]
+    for row in range(len(tile) // vectors):
+        number = f.splat(x.at(row_step * row).scalar(), lanes)
+        results += [f.fma(number, weights[v], sums[row * vectors + v]) for v in range(vectors)]
     return results
 
 

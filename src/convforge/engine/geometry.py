@@ -2,15 +2,15 @@
 
 The three passes of a convolution come down to two computations:
 
-- `Sliding`: kernels slide over an image. The forward pass is one. The input gradient at stride s is s·s of them, one for each
-  phase: the input rows with h + pad ≡ ρ (mod s) meet only the taps with i·d ≡ ρ (mod s), and for those
+- `Sliding`: kernels slide over an image. The forward pass is one. The input gradient at stride s is s·s of them, one
+  for each phase: the input rows with h + pad ≡ ρ (mod s) meet only the taps with i·d ≡ ρ (mod s), and for those
 
       h + pad = p'·s + ρ   ⇒   p = p' − (i·d − ρ)/s,
 
   a convolution at stride 1 with fewer taps, so nothing is multiplied by an inserted zero;
 - the weight gradient, which takes the forward pass's geometry as it is.
 
-Strides and offsets count elements. An axis of one is written down by `Axis`, so that height and width share the formulas.
+Strides and offsets count elements. Height and width are an `Axis` each, so that they share the formulas.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class Sliding:
     w_c: int
 
     def simplified(self) -> Sliding:
-        """The same computation as fewer, longer rows: strides of single taps folded, and a pointwise convolution's pixels
-        joined into one row where they lie one after the other, so that tiles need not end with an image's row."""
+        """The same computation as fewer, longer rows: strides of single taps folded, and a pointwise convolution's
+        pixels joined into one row where they lie one after the other, so that tiles need not end with an image's row.
+        """
         v, h = self.vertical.folded(), self.horizontal.folded()
         joined = replace(self, vertical=v, horizontal=h)
         pointwise = v.kernel == h.kernel == 1 and v.pad == h.pad == 0 and (v.size, h.size) == (v.out, h.out)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 
@@ -76,7 +76,7 @@ class Int:
         return self._new(self.builder.select(self.compare(">", other), self.value, self._lift(other)))
 
 
-IntLike: TypeAlias = Union[Int, int]
+IntLike: TypeAlias = Int | int
 
 
 def _is(value: IntLike, number: int) -> bool:
@@ -172,9 +172,7 @@ class Function:
     # --- control ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def loop(
-        self, stop: IntLike, start: IntLike = 0, step: IntLike = 1, carry: Sequence[Value] = ()
-    ) -> Iterator[Loop]:
+    def loop(self, stop: IntLike, start: IntLike = 0, step: IntLike = 1, carry: Sequence[Value] = ()) -> Iterator[Loop]:
         """`for index in range(start, stop, step)`; runs not at all where start ≥ stop."""
         b = self.builder
         before = b.block
@@ -288,9 +286,7 @@ class Function:
         callee = self.module.globals.get(name)
         if callee is None:
             callee = ir.Function(self.module, ir.FunctionType(vector, [PTR, I32, mask.type, vector]), name)
-        return self.builder.call(
-            callee, [pointer.value, ir.Constant(I32, _bytes(self.float)), mask, self.zeros(lanes)]
-        )
+        return self.builder.call(callee, [pointer.value, ir.Constant(I32, _bytes(self.float)), mask, self.zeros(lanes)])
 
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """A square of vectors with rows and columns exchanged, in log₂(n) rounds of two-input shuffles.
@@ -322,7 +318,9 @@ def share(total: Int, thread: Int, threads: Int) -> tuple[Int, Int]:
 
 
 def _intrinsic_suffix(type_: Any) -> str:
-    return f"v{type_.count}f{_bytes(type_.element) * 8}" if isinstance(type_, ir.VectorType) else f"f{_bytes(type_) * 8}"
+    return (
+        f"v{type_.count}f{_bytes(type_.element) * 8}" if isinstance(type_, ir.VectorType) else f"f{_bytes(type_) * 8}"
+    )
 
 
 class Arguments:

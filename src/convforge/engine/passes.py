@@ -1,7 +1,7 @@
 """The three passes, ready to run: which kernels, with which numbers, in which order, with how much memory.
 
-Everything that depends on sizes and layouts alone is worked out once and kept (`prepare_…` are cached); a call then fills in
-addresses. A `Prepared` is immutable, so threads may run the same one at the same time.
+Everything that depends on sizes and layouts alone is worked out once and kept (`prepare_…` are cached); a call then
+fills in addresses. A `Prepared` is immutable, so threads may run the same one at the same time.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def _slide(slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, 
         }  # fmt: skip
         w_at = (weights, s.w_start * size)
         if taps:
-            steps.append(_step(code["pack_weights"], direct.PACK_WEIGHTS, pack, {"w": w_at, "packed": ("work", packed)}))
+            steps.append(
+                _step(code["pack_weights"], direct.PACK_WEIGHTS, pack, {"w": w_at, "packed": ("work", packed)})
+            )
         slide = blocks.arguments(s) | {
             "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
             "rows_a_part": _rows_a_part(s, panel * size, target), "bias_step": int(bias), "staging": staging,
@@ -224,4 +226,3 @@ def _step(kernel: int, arguments: Arguments, numbers: dict[str, int], at: dict[s
     values = arguments.pack(numbers | dict.fromkeys(at, 0))
     addresses = tuple((arguments.position(name), buffer, offset) for name, (buffer, offset) in at.items())
     return Step(kernel, np.asarray(values, np.int64).tobytes(), addresses)
-

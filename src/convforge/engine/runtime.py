@@ -1,9 +1,9 @@
 """From a module of LLVM IR to a call: compile, keep on disk, share threads, lend memory.
 
 Compiled code is kept in memory for the life of the process and on disk between processes. A cache entry's name is a
-hash of everything the code depends on (the engine's own source, llvmlite and LLVM versions, the target with its CPU features, the kernel and its
-parameters); its content carries a hash of name and code together. An entry that does not match, for whatever reason, is
-compiled again and never executed; a folder that others could write to is not used at all.
+hash of everything the code depends on (the engine's own source, llvmlite and LLVM versions, the target with its CPU
+features, the kernel and its parameters); its content carries a hash of name and code together. An entry that does not
+match, for whatever reason, is compiled again and never executed; a folder that others could write to is not used.
 """
 
 from __future__ import annotations

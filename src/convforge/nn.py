@@ -1,0 +1,73 @@
+"""`Conv2d`, torch's module on convforge's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .ops import conv2d, resolve_padding
+from .spec import Sides, same_half_pad, strided_same_error
+
+__all__ = ["Conv2d"]
+
+_BEYOND_TORCH = ("same_half", "same_ceil")
+
+
+class Conv2d(torch.nn.Conv2d):
+    """`torch.nn.Conv2d` with its arguments, padding modes and `state_dict`, computed by convforge.
+
+    Beyond torch, `padding` may be `((top, bottom), (left, right))`, 'same_ceil' or 'same_half' (see `Conv2dSpec`).
+
+    Raises:
+        SpecError (a ValueError): for padding='same' with a stride, naming the two rules to choose from.
+        ValueError: torch's own, for arguments that do not fit.
+
+    >>> layer = Conv2d(3, 64, 3, stride=2, padding="same_ceil")
+    >>> layer(torch.ones(1, 3, 224, 224)).shape
+    torch.Size([1, 64, 112, 112])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | str | tuple[int, int] | Sides = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        by_side = isinstance(padding, Sequence) and len(padding) == 2 and isinstance(padding[0], Sequence)
+        plain: Any = 0 if by_side or padding in _BEYOND_TORCH else padding
+        steps = (stride, stride) if isinstance(stride, int) else tuple(stride)
+        if padding == "same" and steps != (1, 1):
+            raise strided_same_error((steps[0], steps[-1]))
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, plain, dilation, groups, bias, padding_mode, device, dtype
+        )
+        if padding == "same_half":
+            # The same on both sides, so torch can say it, too: the module stays exchangeable.
+            (top, _), (left, _) = (same_half_pad(self.kernel_size[a], self.dilation[a]) for a in (0, 1))
+            self.padding = (top, left)
+            self._reversed_padding_repeated_twice = [left, left, top, top]
+        elif by_side or padding == "same_ceil":
+            self.padding = padding  # type: ignore[assignment]
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            size = (input.shape[-2], input.shape[-1])
+            sides = resolve_padding(padding, size, self.kernel_size, self.stride, self.dilation)
+            if sides is not None:
+                (top, bottom), (left, right) = sides
+                input = F.pad(input, (left, right, top, bottom), mode=self.padding_mode)
+            padding = 0
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)

@@ -1,0 +1,142 @@
+"""`optimize(model)`: the same model with its convolutions on the engine; `report(model)`: what became of each layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.modules.conv import _ConvNd
+
+from .errors import UserError
+from .nn import Conv2d
+
+__all__ = ["LayerReport", "Report", "optimize", "report"]
+
+
+def optimize(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the model whose convolutions run on the engine; it trains, infers and has the same `state_dict`.
+
+    The given model is never changed: the copy has parameters, buffers and hooks of its own. `report` says per layer
+    what was swapped, what was not, and why.
+
+    Raises:
+        UserError: if the model cannot be copied, or is compiled or scripted already.
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+    >>> fast = optimize(model)
+    >>> torch.allclose(fast(torch.ones(1, 3, 9, 9)), model(torch.ones(1, 3, 9, 9)), atol=1e-6)
+    True
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(f"optimize takes a torch.nn.Module, not {type(model).__name__}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            "optimize cannot change a scripted model: call it on the model before torch.jit.script or trace."
+        )
+    if hasattr(model, "_orig_mod"):
+        raise UserError("optimize cannot change a compiled model: write torch.compile(convforge.optimize(model)).")
+    try:
+        fast = copy.deepcopy(model)
+    except Exception as problem:
+        raise UserError(
+            f"optimize works on a copy, and {type(model).__name__} cannot be copied ({problem}): "
+            "detach what it has computed, or build it from convforge.nn.Conv2d instead."
+        ) from problem
+    for module in fast.modules():
+        if isinstance(module, torch.nn.Conv2d) and _why_not(module) is None:
+            _swap(module)
+    return fast
+
+
+def _swap(module: torch.nn.Conv2d) -> None:
+    """The module's class becomes ours. Everything else of it (parameters, hooks, names) stays where it is."""
+    cls = type(module)
+    if cls is torch.nn.Conv2d:
+        module.__class__ = Conv2d
+    elif torch.nn.utils.parametrize.is_parametrized(module):
+        # torch has made a class of its own for this module, Conv2d with properties for the parametrized tensors.
+        module.__class__ = type(cls.__name__, (Conv2d,), dict(vars(cls)))
+
+
+def _why_not(module: _ConvNd) -> str | None:
+    """Why a convolution stays with torch; None if the engine takes it."""
+    cls = type(module)
+    if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin) and torch.nn.parameter.is_lazy(module.weight):
+        return "it is lazy: run the model once on real input, then optimize it"
+    if not isinstance(module, torch.nn.Conv2d):
+        return f"{cls.__name__} is not a 2-D convolution"
+    parametrized = torch.nn.utils.parametrize.is_parametrized(module)
+    base = cls.__bases__[0] if parametrized else cls
+    if not issubclass(base, Conv2d) and base is not torch.nn.Conv2d:
+        return f"{base.__module__}.{base.__name__} may compute something of its own: it is a subclass of Conv2d"
+    if module.weight.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        return f"its weights are {module.weight.dtype}: the engine takes floating-point numbers"
+    if module.weight.device.type not in ("cpu", "meta"):
+        return f"its weights are on {module.weight.device}: torch's own convolution runs there"
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What became of each layer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One convolutional layer: whether it runs on the engine, and why."""
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    on_engine: bool
+    reason: str
+
+
+class Report(tuple[LayerReport, ...]):
+    """The layers of a model in order; prints as a table."""
+
+    def __str__(self) -> str:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("layer", "weights", "runs on", "why"):
+            table.add_column(heading, overflow="fold")
+        for layer in self:
+            shape = "×".join(map(str, layer.weight_shape))
+            table.add_row(layer.name or "(model)", shape, "convforge" if layer.on_engine else "torch", layer.reason)
+        console = Console(width=110, file=None, color_system=None)
+        with console.capture() as text:
+            console.print(table)
+            swapped = sum(layer.on_engine for layer in self)
+            console.print(f"{swapped} of {len(self)} convolutions on the engine")
+        return "\n".join(line.rstrip() for line in text.get().splitlines())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows as plain data."""
+        return [asdict(layer) for layer in self]
+
+
+def report(model: torch.nn.Module) -> Report:
+    """What runs where: one `LayerReport` for each convolution of the model, transposed and 1-D and 3-D ones included.
+
+    >>> print(report(optimize(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))))
+    layer  weights  runs on    why
+    0      8×3×3×3  convforge  direct convolution
+    1 of 1 convolutions on the engine
+    """
+    return Report(_layers(model))
+
+
+def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:
+    for name, module in model.named_modules():
+        if not isinstance(module, _ConvNd):
+            continue
+        on_engine = isinstance(module, Conv2d) and _why_not(module) is None
+        reason = _why_not(module)
+        if reason is None:
+            reason = "direct convolution" if on_engine else "the model was not passed through convforge.optimize"
+        shape = () if torch.nn.parameter.is_lazy(module.weight) else tuple(module.weight.shape)
+        yield LayerReport(name, type(module).__name__, shape, on_engine, reason)
