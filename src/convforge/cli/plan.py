@@ -10,9 +10,9 @@ import typer
 _HELP = """
 Count a model before anything runs.
 
-For each layer: kernel, stride, padding, output shape, receptive field (across skips), parameters, multiply-accumulates \
-and memory; and beside each convolution the fully connected layer it stands for. Nothing is computed: a layer that \
-does not fit is named, with the formula of its output size filled in.
+For each layer: kernel, stride, padding, output shape, receptive field (across skips), parameters, \
+multiply-accumulates and memory; and beside each convolution the fully connected layer it stands for. Nothing is \
+computed: a layer that does not fit is named, with the formula of its output size filled in.
 
 [bold]MODEL[/] is one of
 

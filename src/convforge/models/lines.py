@@ -24,9 +24,9 @@ from math import prod
 from typing import Any
 
 from torch import nn
-from torch.nn import Conv2d
 
 from ..errors import UserError
+from ..nn import Conv2d
 from ..spec import Conv2dSpec, Pair, SpecError
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -69,17 +69,10 @@ def _input_shape(input_size: Sequence[int], batch: int) -> tuple[int, ...]:
 
 
 def _totals(rows: tuple[Row, ...], parameter_bytes: int) -> Totals:
-    dense = [row.dense for row in rows if row.dense]
     return Totals(
         parameters=sum(row.parameters for row in rows),
         parameter_bytes=parameter_bytes,
         macs=sum(row.macs for row in rows),
         activation_bytes=sum(row.activation_bytes for row in rows),
-        dense=DenseEquivalent(
-            weights=sum(d.weights for d in dense),
-            to_neurons=sum(d.to_neurons for d in dense),
-            same_maps=sum(d.same_maps for d in dense),
-        )
-        if dense
-        else None,
+        dense=DenseEquivalent.together([row.dense for row in rows if row.dense]),
     )

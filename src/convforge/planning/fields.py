@@ -1,10 +1,10 @@
 """The receptive field of every tensor of a running network: carried from operator to operator, across skips.
 
 A unit of a feature map depends on a window of the input image. The window grows at convolutions and poolings
-(`spec.ReceptiveField` has the formula), shrinks its spacing where maps are enlarged, and widens to the union where two
-paths meet. A tensor is therefore accompanied by `Seen`: one field an axis, and the tensor's dimensions along which the
-image's rows and columns still run. What mixes all positions sees the `WHOLE` input; after an operator that this module
-does not know, the field is `UNKNOWN`, which is better than a number that may be wrong.
+(`spec.ReceptiveField` has the formula) and widens to the union where two paths meet. A tensor is therefore accompanied
+by `Seen`: one `Axis` for the rows and one for the columns, and the tensor's dimensions along which these still run.
+What mixes all positions sees the `WHOLE` input; after an operator that this module does not know, the field is
+`UNKNOWN`, which is better than a number that may be wrong.
 
 Statistics of group, layer and instance normalisation also read their whole map. They are left out, as is usual; the
 gates of squeeze-and-excitation are not: behind one, a unit does depend on every pixel.
@@ -15,15 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from fractions import Fraction
-from math import floor, prod
+from functools import partial, reduce
+from math import gcd, lcm, prod
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..spec import Conv2dSpec, Pair, ReceptiveField, as_pair, kernel_extent
+from ..spec import Conv2dSpec, Pair, ReceptiveField, as_pair
 
 aten = torch.ops.aten
 Arguments: TypeAlias = dict[str, Any]
@@ -37,18 +37,98 @@ class Reach(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Axis:
+    """What the units of a feature map see along one axis.
+
+    In ordinary networks all units see windows of one size at equal distances. Where maps were enlarged, neighbours see
+    different windows, but the pattern repeats: unit i·period + r sees what unit r sees, i·jump positions further.
+    `phases` are the windows of the first `period` units; None is a unit that sees nothing.
+    """
+
+    phases: tuple[ReceptiveField | None, ...]
+    jump: int
+
+    @staticmethod
+    def of(field: ReceptiveField) -> Axis:
+        """Units that all see alike."""
+        return Axis((field,), field.jump)
+
+    @property
+    def size(self) -> int:
+        """Input positions that a unit sees, of those units that see the most."""
+        return max((field.size for field in self.phases if field), default=0)
+
+    def unit(self, index: int) -> ReceptiveField | None:
+        """The window of one unit."""
+        periods, phase = divmod(index, len(self.phases))
+        field = self.phases[phase]
+        return replace(field, start=field.start + periods * self.jump) if field else None
+
+    def through(self, kernel: int, stride: int = 1, pad: int = 0, dilation: int = 1) -> Axis:
+        """Behind a convolution or a pooling."""
+        if len(self.phases) == 1 and self.phases[0]:
+            return Axis.of(self.phases[0].through(kernel, stride, pad, dilation))
+        period = len(self.phases) // gcd(len(self.phases), stride)
+        taps = [[unit * stride - pad + tap * dilation for tap in range(kernel)] for unit in range(period)]
+        return self._gathered(taps, period * stride)
+
+    def transposed(self, kernel: int, stride: int, pad: int = 0, dilation: int = 1) -> Axis:
+        """Behind a transposed convolution: an ordinary one over maps that zeros have spread `stride` apart."""
+        taps = []
+        for unit in range(len(self.phases) * stride):
+            spread = [unit + pad - tap * dilation for tap in range(kernel)]
+            taps.append([place // stride for place in spread if place % stride == 0])
+        return self._gathered(taps, len(self.phases))
+
+    def resized(self, size: int, new_size: int, taps: Callable[[int], Iterable[int]]) -> Axis:
+        """Behind an interpolation or adaptive pooling: `taps(unit)` are the units it reads, `size` for `new_size`."""
+        repeats = len(self.phases) // gcd(len(self.phases), size)
+        return self._gathered([list(taps(unit)) for unit in range(new_size * repeats)], size * repeats)
+
+    def merged(self, other: Axis) -> Axis:
+        """Where two paths meet."""
+        period = lcm(len(self.phases), len(other.phases))
+        jump = self.jump * (period // len(self.phases))
+        if jump != other.jump * (period // len(other.phases)):
+            return Axis.of(self._widest().merged(other._widest()))
+        return Axis(tuple(_union((self.unit(i), other.unit(i))) for i in range(period)), jump)
+
+    def _widest(self) -> ReceptiveField:
+        field = max((field for field in self.phases if field), key=lambda field: field.size)
+        return replace(field, jump=max(1, self.jump // len(self.phases)))
+
+    def _gathered(self, taps: Sequence[Sequence[int]], advance: int) -> Axis:
+        """The axis whose r-th unit reads the units `taps[r]`, and which repeats `advance` units further on."""
+        jump = self.jump * advance // len(self.phases)
+        phases = tuple(_union(self.unit(i) for i in reads) for reads in taps)
+        first, apart = phases[0], jump // len(phases)
+        if first and apart * len(phases) == jump:
+            alike = (replace(first, start=first.start + r * apart) for r in range(len(phases)))
+            if all(
+                field and (field.start, field.size) == (f.start, f.size) for field, f in zip(phases, alike, strict=True)
+            ):
+                return Axis.of(replace(first, jump=apart))
+        return Axis(phases, jump)
+
+
+def _union(fields: Iterable[ReceptiveField | None]) -> ReceptiveField | None:
+    present = [field for field in fields if field]
+    return reduce(ReceptiveField.merged, present) if present else None
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
-    """The window of one unit, per axis, and the dimensions of the tensor that hold rows and columns.
+    """The windows of a tensor's units, per axis, and the dimensions of the tensor that hold rows and columns.
 
     `dims` are equal where rows and columns were flattened into one dimension.
     """
 
-    vertical: ReceptiveField
-    horizontal: ReceptiveField
+    vertical: Axis
+    horizontal: Axis
     dims: Pair
 
     @property
-    def axes(self) -> tuple[ReceptiveField, ReceptiveField]:
+    def axes(self) -> tuple[Axis, Axis]:
         return self.vertical, self.horizontal
 
     def is_map(self, tensor: torch.Tensor) -> bool:
@@ -60,34 +140,23 @@ State: TypeAlias = Seen | Reach
 
 
 def window(state: State | None) -> Pair | Literal["all"] | None:
-    """The field in input pixels, (rows, columns); "all" for the whole input; None where nobody can say.
-
-    Fields behind enlarged maps end between pixels; how many pixels they contain is the integer part.
-    """
+    """The field in input pixels, (rows, columns); "all" for the whole input; None where nobody can say."""
     if isinstance(state, Seen):
-        return floor(state.vertical.size), floor(state.horizontal.size)
+        return state.vertical.size, state.horizontal.size
     return "all" if state is Reach.WHOLE else None
 
 
-def transposed_field(seen: ReceptiveField, kernel: int, stride: int, pad: int, dilation: int = 1) -> ReceptiveField:
-    """The field behind a transposed convolution: an ordinary one over maps that zeros have spread `stride` apart.
+def interpolated(axis: Axis, size: int, new_size: int, taps: int) -> Axis:
+    """The axis behind an interpolation that reads `taps` neighbours (1 nearest, 2 linear, 4 cubic)."""
 
-    Neighbouring units are then a fraction of a pixel apart, exactly.
-    """
-    spread = replace(seen, jump=cast(int, Fraction(seen.jump) / stride))
-    return spread.through(kernel, 1, kernel_extent(kernel, dilation) - 1 - pad, dilation)
+    def reads(unit: int) -> Iterable[int]:
+        if taps == 1:
+            return (unit * size // new_size,)
+        # The unit's middle is at ((2·unit + 1)·size − new_size) / (2·new_size), in units of what is read.
+        before, rest = divmod((2 * unit + 1) * size - new_size, 2 * new_size)
+        return range(before - taps // 2 + 1, before + taps // 2 + 1) if rest else (before,)
 
-
-def resized_field(seen: ReceptiveField, size: int, new_size: int, taps: int) -> ReceptiveField:
-    """The field behind an interpolation that reads `taps` neighbours an axis (1 nearest, 2 linear, 4 cubic).
-
-    Enlarging by f is the transposed convolution with stride f and the interpolation's own kernel of taps·f.
-    """
-    if new_size % size == 0:
-        factor = new_size // size
-        kernel = taps * factor - (1 if taps > 1 and factor % 2 else 0)
-        return transposed_field(seen, kernel, factor, (kernel - factor) // 2)
-    return replace(seen.through(taps, 1, (taps - 1) // 2), jump=cast(int, Fraction(seen.jump) * size / new_size))
+    return axis.resized(size, new_size, reads)
 
 
 def merge(first: State | None, second: State | None) -> State | None:
@@ -205,7 +274,7 @@ class Fields:
 
     def start(self, image: torch.Tensor) -> None:
         """Let `image` be the input: a unit of it sees itself."""
-        self.set(image, Seen(ReceptiveField(), ReceptiveField(), (image.ndim - 2, image.ndim - 1)))
+        self.set(image, Seen(Axis.of(ReceptiveField()), Axis.of(ReceptiveField()), (image.ndim - 2, image.ndim - 1)))
 
     def get(self, tensor: Any) -> State | None:
         return cast("State | None", self._states.get(tensor)) if isinstance(tensor, torch.Tensor) else None
@@ -305,19 +374,17 @@ def _single(
         return replace(state, dims=(2, 2)) if isinstance(state, Seen) else state
     if packet in _ADAPTIVE:
         return _adaptively_pooled(seen, tensor, output)
-    if packet in _TAPS and seen.is_map(tensor):
-        axes = [resized_field(seen.axes[a], tensor.shape[a - 2], output.shape[a - 2], _TAPS[packet]) for a in (0, 1)]
+    if packet in _TAPS and seen.is_map(tensor) and not named.get("align_corners"):
+        axes = [interpolated(seen.axes[a], tensor.shape[a - 2], output.shape[a - 2], _TAPS[packet]) for a in (0, 1)]
         return Seen(axes[0], axes[1], seen.dims)
     if packet in _PADS:
         return padded(seen, tensor, output, named.get("pad") or named["padding"])
     if packet is aten.pixel_shuffle:
-        vertical, horizontal = (
-            transposed_field(f, named["upscale_factor"], named["upscale_factor"], 0) for f in seen.axes
-        )
-        return Seen(vertical, horizontal, seen.dims)
+        axes = [axis.transposed(named["upscale_factor"], named["upscale_factor"]) for axis in seen.axes]
+        return Seen(axes[0], axes[1], seen.dims)
     if packet is aten.pixel_unshuffle:
-        vertical, horizontal = (f.through(named["downscale_factor"], named["downscale_factor"]) for f in seen.axes)
-        return Seen(vertical, horizontal, seen.dims)
+        axes = [axis.through(named["downscale_factor"], named["downscale_factor"]) for axis in seen.axes]
+        return Seen(axes[0], axes[1], seen.dims)
     if packet in _REDUCTIONS:
         return _reduced(named, seen, tensor)
     if packet in _ALONG:
@@ -388,10 +455,10 @@ def _convolved(named: Arguments, seen: Seen, tensor: torch.Tensor) -> State:
         return Reach.UNKNOWN
     kernel, stride, dilation = named["weight"].shape[2:], named["stride"], named["dilation"]
     sides = convolution_sides(named["padding"])
-    axes = []
+    axes: list[Axis] = []
     for a in (0, 1):
         if named.get("transposed"):
-            axes.append(transposed_field(seen.axes[a], kernel[a], stride[a], sides[a][0], dilation[a]))
+            axes.append(seen.axes[a].transposed(kernel[a], stride[a], sides[a][0], dilation[a]))
         else:
             axes.append(seen.axes[a].through(kernel[a], stride[a], sides[a][0], dilation[a]))
     return Seen(axes[0], axes[1], seen.dims)
@@ -409,21 +476,26 @@ def _through_windows(named: Arguments, seen: Seen, tensor: torch.Tensor) -> Stat
     if not seen.is_map(tensor):
         return Reach.UNKNOWN
     spec = pooling_spec(named, tensor.shape[-3])
-    vertical, horizontal = spec.receptive_field(seen.axes, (tensor.shape[-2], tensor.shape[-1]))
-    return Seen(vertical, horizontal, seen.dims)
+    sides = spec.sides((tensor.shape[-2], tensor.shape[-1]))
+    axes = [seen.axes[a].through(spec.kernel_size[a], spec.stride[a], sides[a][0], spec.dilation[a]) for a in (0, 1)]
+    return Seen(axes[0], axes[1], seen.dims)
 
 
 def _adaptively_pooled(seen: Seen, tensor: torch.Tensor, output: torch.Tensor) -> State:
     if not seen.is_map(tensor):
         return Reach.UNKNOWN
-    axes = []
+    axes: list[Axis] = []
     for a in (0, 1):
         size, bins = tensor.shape[a - 2], output.shape[a - 2]
         if bins == 1:
             return Reach.WHOLE
-        widest = max(-(-(i + 1) * size // bins) - i * size // bins for i in range(bins))
-        axes.append(replace(seen.axes[a].through(widest), jump=cast(int, Fraction(seen.axes[a].jump) * size / bins)))
+        axes.append(seen.axes[a].resized(size, bins, partial(_bin, size, bins)))
     return Seen(axes[0], axes[1], seen.dims)
+
+
+def _bin(size: int, bins: int, index: int) -> Iterable[int]:
+    """Units that adaptive pooling averages into one of `bins`."""
+    return range(index * size // bins, -(-(index + 1) * size // bins))
 
 
 def _reduced(named: Arguments, seen: Seen, tensor: torch.Tensor) -> State | None:
@@ -440,9 +512,9 @@ def _reduced(named: Arguments, seen: Seen, tensor: torch.Tensor) -> State | None
 
 def padded(seen: Seen, tensor: torch.Tensor, output: torch.Tensor, pad: Sequence[int]) -> State:
     """The state of a padded tensor: `pad` counts from the last dimension backwards, as torch's does."""
-    axes = []
-    for field, dim in zip(seen.axes, seen.dims, strict=True):
+    axes: list[Axis] = []
+    for axis, dim in zip(seen.axes, seen.dims, strict=True):
         place = 2 * (tensor.ndim - 1 - dim)
         before = pad[place] if place < len(pad) else 0
-        axes.append(field.through(1, 1, before))
+        axes.append(axis.through(1, 1, before))
     return Seen(axes[0], axes[1], seen.dims)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,17 @@ class DenseEquivalent:
     weights: int
     to_neurons: int
     same_maps: int
+
+    @staticmethod
+    def together(parts: Sequence[DenseEquivalent]) -> DenseEquivalent | None:
+        """The sums over several convolutions; None over none."""
+        if not parts:
+            return None
+        return DenseEquivalent(
+            weights=sum(part.weights for part in parts),
+            to_neurons=sum(part.to_neurons for part in parts),
+            same_maps=sum(part.same_maps for part in parts),
+        )
 
     @property
     def to_neurons_factor(self) -> float:

@@ -31,6 +31,24 @@ def human(number: int) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
 
 
+def exact(number: int) -> str:
+    """A count in full, as long as that fits into a column.
+
+    >>> exact(483_385_147_392), exact(7_552_892_920_447_107_000)
+    ('483,385,147,392', '7.55 E')
+    """
+    return f"{number:,}" if number < 10**15 else human(number)
+
+
+def factor(ratio: float) -> str:
+    """How many times; with a decimal where the whole number would hide it.
+
+    >>> factor(87111.1), factor(0.51)
+    ('87,111×', '0.5×')
+    """
+    return f"{ratio:,.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+
+
 def human_bytes(number: int) -> str:
     """Bytes in binary units.
 
@@ -166,11 +184,11 @@ def _sums(plan: Plan) -> Group:
 
 def _dense_cells(dense: DenseEquivalent) -> tuple[str, ...]:
     return (
-        f"{dense.weights:,}",
-        f"{dense.to_neurons:,}",
-        f"{dense.to_neurons_factor:,.0f}×",
-        f"{dense.same_maps:,}",
-        f"{dense.same_maps_factor:,.0f}×",
+        exact(dense.weights),
+        exact(dense.to_neurons),
+        factor(dense.to_neurons_factor),
+        exact(dense.same_maps),
+        factor(dense.same_maps_factor),
     )
 
 

@@ -96,6 +96,12 @@ def is_leaf(module: nn.Module) -> bool:
     return not children or isinstance(module, nn.MultiheadAttention)
 
 
+def _origin(module: nn.Module) -> str:
+    """Where the class comes from, seen through the subclass that parametrization makes."""
+    parametrized = torch.nn.utils.parametrize.is_parametrized(module)
+    return (type(module).__mro__[1] if parametrized else type(module)).__module__
+
+
 class Recorder:
     """Turns what the observers see into rows."""
 
@@ -123,7 +129,9 @@ class Recorder:
         name = self._modules[module]
         leaf = is_leaf(module)
         if leaf and not name:
-            name = type(module).__name__.lower()
+            # A whole model without sub-modules is either one of torch's layers, or written with functions.
+            leaf = isinstance(module, torch.jit.ScriptModule) or ".nn." in f"{_origin(module)}."
+            name = type(module).__name__.lower() if leaf else ""
         self.stack.append(Frame(module, name, type(module).__name__.removeprefix("Parametrized"), leaf, inputs))
         if isinstance(module, nn.Linear) and inputs and inputs[0].shape[-1:] != (module.in_features,):
             shape = "×".join(str(n) for n in inputs[0].shape[1:])
@@ -216,7 +224,7 @@ class Recorder:
                 shared=bool(parameters) and not fresh,
                 macs=frame.macs if macs is None else macs,
                 activation_bytes=sum(t.numel() * t.element_size() for t in own),
-                dense=slide.dense if slide else None,
+                dense=DenseEquivalent.together([s.dense for s in frame.slides if s.dense]),
             )
         )
 
@@ -472,7 +480,6 @@ def trace(model: Callable[..., Any], shape: tuple[int, ...]) -> Recorder:
 
 
 def _traced(model: Callable[..., Any], shape: tuple[int, ...], real: bool) -> Recorder:
-    recorder = Recorder(model)
     first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     device = first.device if first is not None else torch.device("cpu")
     dtype = first.dtype if first is not None and first.is_floating_point() else torch.float32
@@ -487,10 +494,13 @@ def _traced(model: Callable[..., Any], shape: tuple[int, ...], real: bool) -> Re
             stack.enter_context(_unchanged(model))
             model.eval()
         if not real:
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            if isinstance(model, nn.Module):
+                _exchange_tensors(model, fake)
+        recorder = Recorder(model)
         try:
             image = torch.zeros(shape, dtype=dtype, device=device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:  # torch raises either, depending on which number overflows
             raise UserError(f"an input of {'×'.join(str(n) for n in shape)} is too large for torch.") from error
         recorder.fields.start(image)
         for handle in (
@@ -511,8 +521,19 @@ def _traced(model: Callable[..., Any], shape: tuple[int, ...], real: bool) -> Re
             shapes = ", ".join("×".join(str(n) for n in t.shape) for t in frame.inputs or [image])
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"{frame.label} cannot take an input of {shapes}: {reason}") from error
-    recorder.leftovers()
+        recorder.leftovers()
     return recorder
+
+
+def _exchange_tensors(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Give the modules tensors without memory, so that not even a buffer that counts calls is written to."""
+    for module in model.modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            tables: list[dict[str, Any]] = [module._parameters, module._buffers, vars(module)]
+            for tensors in tables:
+                for name, tensor in tensors.items():
+                    if isinstance(tensor, torch.Tensor):
+                        tensors[name] = fake.from_tensor(tensor)
 
 
 @contextmanager

@@ -1,0 +1,62 @@
+"""`convforge plan`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from convforge.cli import plan as verb
+from convforge.spec import SpecError
+
+
+@pytest.fixture
+def run() -> Callable[..., str]:
+    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    verb.register(app)
+
+    def call(*arguments: str) -> str:
+        return CliRunner().invoke(app, ["plan", *arguments], catch_exceptions=False).output
+
+    return call
+
+
+def test_the_lessons_layer(run: Callable[..., str], golden: Callable[[str, str], None]) -> None:
+    shown = run("conv 64 3x3 same nobias, relu, pool 2, conv 128 3x3 same, gap, linear 10")
+    for number in ("1,728", "150,528,000", "87,111×", "483,385,147,392"):
+        assert number in shown
+    assert max(len(line) for line in shown.splitlines()) <= 100
+    golden("cli_plan.txt", "\n".join(line.rstrip() for line in shown.splitlines()))
+
+
+def test_json(run: Callable[..., str]) -> None:
+    data = json.loads(run("conv 1 3x3, conv 1 3x3, conv 1 3x3", "--input", "1x7x7", "--batch", "2", "--json"))
+    assert [row["output_shape"] for row in data["rows"]] == [[2, 1, 5, 5], [2, 1, 3, 3], [2, 1, 1, 1]]
+    assert data["rows"][-1]["receptive_field"] == [7, 7]
+
+
+def test_a_layer_that_does_not_fit(run: Callable[..., str]) -> None:
+    with pytest.raises(SpecError, match="layer 'conv4'"):
+        run("conv 1 3x3, conv 1 3x3, conv 1 3x3, conv 1 3x3", "--input", "1x7x7")
+
+
+def test_help_teaches(run: Callable[..., str]) -> None:
+    shown = run("--help")
+    assert "torchvision:NAME" in shown
+    assert "[same|valid|same_ceil|same_half|pad P]" in shown
+
+
+def test_the_command_says_one_sentence_and_exits_with_2() -> None:
+    program = "from convforge.cli import main; main()"
+    words = [sys.executable, "-c", program, "plan", "conv 1 3x3, conv 1 3x3", "--input", "1x4x4"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: layer 'conv2' (conv 1 3x3): a 3×3 kernel cannot be applied to a 2×2 input")
+    assert done.stderr.count("\n") == 1
