@@ -218,6 +218,12 @@ def test_compiled_and_meta_models() -> None:
     assert plan(huge, (3, 8, 8)).totals.parameters == 28 * 2**33
 
 
+def test_exported_programs_can_be_planned() -> None:
+    program = torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (torch.zeros(1, 3, 8, 8),))
+    counted = plan(program.module(), (3, 8, 8))
+    assert (counted.totals.macs, counted.totals.parameters) == (36 * 108, 112)
+
+
 # --- the model stays as it was ----------------------------------------------------------------------------------------
 
 

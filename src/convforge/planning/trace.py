@@ -12,7 +12,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -492,7 +492,8 @@ def _traced(model: Callable[..., Any], shape: tuple[int, ...], real: bool) -> Re
         stack.enter_context(_without_fused_layers())
         if isinstance(model, nn.Module):
             stack.enter_context(_unchanged(model))
-            model.eval()
+            with suppress(NotImplementedError):  # exported programs have one mode only
+                model.eval()
         if not real:
             fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             if isinstance(model, nn.Module):
