@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-
-Conv2d = nn.Conv2d
+from ..nn import Conv2d
 
 SMALLEST_IMAGE = 8
 LARGEST_IMAGE = 8192
