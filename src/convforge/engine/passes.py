@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from . import direct, runtime, weight_gradient
+from . import direct, direct_weight_gradient, runtime
 from . import target as targets
 from .geometry import Blocking, Problem, Sliding, blocking
 from .ir import Arguments
@@ -174,8 +174,8 @@ def prepare_weight_gradient(problem: Problem, threads: int) -> Prepared:
         "parts": ("work", parts),
     }
     steps = (
-        _step(code["accumulate"], weight_gradient.ACCUMULATE, accumulate, at),
-        _step(code["collect"], weight_gradient.COLLECT, collect, {"parts": ("work", parts), "dw": dw}),
+        _step(code["accumulate"], direct_weight_gradient.ACCUMULATE, accumulate, at),
+        _step(code["collect"], direct_weight_gradient.COLLECT, collect, {"parts": ("work", parts), "dw": dw}),
     )
     return Prepared(steps, threads, layout.size, "direct")
 
@@ -215,7 +215,7 @@ def _direct_code(dtype: str, target: Target) -> _Code:
 def _weight_gradient_code(dtype: str, target: Target) -> _Code:
     return runtime.code(
         "weight_gradient",
-        lambda module: weight_gradient.build(module, dtype, target),
+        lambda module: direct_weight_gradient.build(module, dtype, target),
         ["accumulate", "collect"],
         target,
         dtype,
