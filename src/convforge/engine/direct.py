@@ -30,7 +30,7 @@ from llvmlite import ir
 from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from .gemm import forward_tile
 from .ir import Arguments, Function, Int, Pointer, kernel, share
-from .pack import copy_function, fill_zeros
+from .pack import copy_function
 from .target import Target
 
 PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
@@ -45,7 +45,7 @@ def build(module: ir.Module, dtype: str, target: Target) -> None:
     """Adds the kernels `pack_weights` and `sliding` to the module."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
-    _pack_weights(module, dtype, copy, lanes, panel)
+    _pack_weights(module, dtype, lanes, panel)
     wide = {r: forward_tile(module, dtype, target, r, target.tile_vectors) for r in _sizes(target)}
     narrow = {r: forward_tile(module, dtype, target, r, 1) for r in _sizes(target)}
 
@@ -143,22 +143,48 @@ def _panel(
             )
 
 
-def _pack_weights(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:
+_CHANNELS_A_TASK = 64
+
+
+def _pack_weights(module: ir.Module, dtype: str, lanes: int, panel: int) -> None:
     """Weights of any layout as [group][panel][i][j][c][lane], zeros in the lanes beyond the last output channel."""
     f, array, thread, threads = kernel(module, "pack_weights", dtype)
     a = PACK_WEIGHTS.read(array)
-    kernel_size = a["kernel_h"] * a["kernel_w"]
-    first, end = share(a["groups"] * a["panels"] * kernel_size, thread, threads)
+    taps = a["kernel_h"] * a["kernel_w"]
+    parts = (a["channels"] + (_CHANNELS_A_TASK - 1)) // _CHANNELS_A_TASK
+    first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
+    # torch's own layout: all weights of an output channel in one piece, taps side by side
+    dense = f.all_of(a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps))
     with f.loop(end, start=first) as task:
-        tap, panel_index = task.index % kernel_size, task.index // kernel_size % a["panels"]
-        group = task.index // kernel_size // a["panels"]
-        i, j = tap // a["kernel_w"], tap % a["kernel_w"]
+        panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
+        first_channel = task.index % parts * _CHANNELS_A_TASK
+        channels = (a["channels"] - first_channel).at_most(_CHANNELS_A_TASK)
         outputs = (a["outputs"] - panel_index * panel).at_most(panel)
         width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-        source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + i * a["w_i"] + j * a["w_j"])
-        block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * kernel_size * a["channels"])
-        target = block.at(tap * a["channels"] * width)
-        with f.if_(outputs.compare("<", width)):
-            fill_zeros(f, target, a["channels"] * width, lanes)
-        f.call(copy, target, f.const(1), width, source, a["w_k"], a["w_c"], outputs, a["channels"])
+        source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
+        block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
+        target = block.at(first_channel * width)
+        whole = f.choose(f.all_of(dense, outputs.compare("==", width)), channels * taps // lanes * lanes, 0)
+        _pack_transposed(f, a, source, target, whole, width, taps, lanes)
+        # What is left: the last few of a dense piece, or every one.
+        with f.loop(channels * taps, start=whole) as at:
+            c, tap = at.index // taps, at.index % taps
+            here = source.at(c * a["w_c"] + tap // a["kernel_w"] * a["w_i"] + tap % a["kernel_w"] * a["w_j"])
+            there = target.at((tap * a["channels"] + c) * width)
+            with f.loop(outputs) as lane:
+                there.at(lane.index).put(here.at(lane.index * a["w_k"]).scalar())
+            with f.loop(width, start=outputs) as lane:
+                there.at(lane.index).put(f.scalar_zero())
     f.done()
+
+
+def _pack_transposed(
+    f: Function, a: dict[str, Int], source: Pointer, target: Pointer, count: Int, width: Int, taps: Int, lanes: int
+) -> None:
+    """The first `count` weights (c, i, j) of each output channel, read as vectors and turned in registers."""
+    with f.loop(count, step=lanes) as at, f.loop(width, step=lanes) as lane:
+        corner = source.at(lane.index * a["w_k"] + at.index)
+        rows = [corner.at(a["w_k"] * row).vector(lanes) for row in range(lanes)]
+        for offset, column in enumerate(f.transposed(rows)):
+            c, tap = (at.index + offset) // taps, (at.index + offset) % taps
+            target.at((tap * a["channels"] + c) * width + lane.index).put(column)
