@@ -1,0 +1,55 @@
+# What a developer types; `make` alone lists it. Needs Python 3.11 or later with pip, and nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# Not the newest that pyproject.toml allows: with another version pip may choose a build for GPUs, of several gigabytes.
+TORCH := 2.13.0
+
+# Nothing here needs the Hugging Face hub: a test or a demo that asks it for something should fail and not wait.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+# Two test processes share the cores: a thread that waits must not spin on the core that the other one needs.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help demo test lint format lock clean
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+
+demo: .venv/installed  ## Learn 5,000 handwritten digits in about a minute, and say where the report is.
+	$(BIN)/convforge train
+
+test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: .venv/installed  ## Check format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed  ## Format the code, and mend what lint can mend by itself.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## Write requirements.txt anew: the newest packages that pyproject.toml allows.
+	$(PYTHON) -m venv --clear --without-pip .lock
+	$(PYTHON) -m pip --python .lock install --quiet --editable '.[dev]' torch==$(TORCH) pip
+	{ echo "# Everything that 'make' installs, pinned. Written by 'make lock'; the ranges are in pyproject.toml."; \
+	  $(PYTHON) -m pip --python .lock freeze --all --exclude-editable | sed 's/+cpu$$//'; } > .lock/requirements.txt
+	mv .lock/requirements.txt requirements.txt
+	rm -rf .lock
+
+clean:  ## Delete .venv and the caches, but not runs/.
+	rm -rf .venv .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an installation that was interrupted is begun again. `venv --without-pip` works where
+# Debian has split ensurepip off; pip comes with the lock.
+.venv/installed: pyproject.toml requirements.txt
+	@test -n "$(PYTHON)" || { echo "make: no python3 was found; install Python 3.11, or say where: make PYTHON=…"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"make: {sys.executable} is older than Python 3.11: make PYTHON=python3.11")'
+	@echo "Installing the packages of requirements.txt into .venv, which takes a minute or two …"
+	$(PYTHON) -m venv --clear --without-pip .venv
+	$(PYTHON) -m pip --python .venv install --quiet --requirement requirements.txt
+	$(PYTHON) -m pip --python .venv install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
