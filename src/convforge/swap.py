@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.modules.conv import _ConvNd
 
+from .engine.select import choose
 from .errors import UserError
 from .nn import Conv2d
 
@@ -124,10 +125,17 @@ def report(model: torch.nn.Module) -> Report:
 
     >>> print(report(optimize(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))))
     layer  weights  runs on    why
-    0      8×3×3×3  convforge  direct convolution
+    0      8×3×3×3  convforge  direct: it multiplies each input by each weight that it meets
     1 of 1 convolutions on the engine
     """
     return Report(_layers(model))
+
+
+def _algorithm(module: _ConvNd) -> str:
+    """What the engine runs such a layer with, and why."""
+    groups = module.groups
+    chosen = choose(groups, module.in_channels // groups, module.out_channels // groups)
+    return f"{chosen.name}: {chosen.reason}"
 
 
 def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:
@@ -137,6 +145,6 @@ def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:
         on_engine = isinstance(module, Conv2d) and _why_not(module) is None
         reason = _why_not(module)
         if reason is None:
-            reason = "direct convolution" if on_engine else "the model was not passed through convforge.optimize"
+            reason = _algorithm(module) if on_engine else "the model was not passed through convforge.optimize"
         shape = () if torch.nn.parameter.is_lazy(module.weight) else tuple(module.weight.shape)
         yield LayerReport(name, type(module).__name__, shape, on_engine, reason)

@@ -7,7 +7,8 @@
 (1, 1, 5, 5)
 
 Arrays are float32 or float64, of torch's shapes (`(N, C, H, W)`, `(K, C/g, k, k)`), in any memory layout. Padding modes
-other than zeros are a matter of the caller: pad first.
+other than zeros are a matter of the caller: pad first. Arrays that do not fit the spec or each other raise `ValueError`
+before anything is read or written.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ def conv2d(
     x: Array, w: Array, bias: Array | None, spec: Conv2dSpec, out: Array | None = None, threads: int = 0
 ) -> Array:
     """The forward pass; into `out`, of any layout, where it is given. `threads` 0 takes all cores."""
-    height, width = spec.output_size((x.shape[2], x.shape[3]))
-    y = np.empty((x.shape[0], spec.out_channels, height, width), x.dtype) if out is None else out
+    images, height, width = _image_shape(x, "x", spec.in_channels)
+    shape = (images, spec.out_channels, *spec.output_size((height, width)))
+    y = np.empty(shape, x.dtype) if out is None else out
+    _fits(w, "w", spec.weight_shape)
+    _fits(y, "out", shape)
+    if bias is not None:
+        _fits(bias, "bias", (spec.out_channels,))
     if y.size:
         bias = None if bias is None else np.ascontiguousarray(bias, x.dtype)
         prepared = prepare_forward(_problem(x, w, y, spec), threads or usable_threads(), bias is not None)
@@ -44,7 +50,12 @@ def input_gradient(
     dy: Array, w: Array, input_size: Pair, spec: Conv2dSpec, out: Array | None = None, threads: int = 0
 ) -> Array:
     """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y."""
-    dx = np.empty((dy.shape[0], spec.in_channels, *input_size), dy.dtype) if out is None else out
+    images, _, _ = _image_shape(dy, "dy", spec.out_channels)
+    _fits(dy, "dy", (images, spec.out_channels, *spec.output_size(input_size)))
+    _fits(w, "w", spec.weight_shape)
+    shape = (images, spec.in_channels, *input_size)
+    dx = np.empty(shape, dy.dtype) if out is None else out
+    _fits(dx, "out", shape)
     if dx.size:
         prepared = prepare_input_gradient(_problem(dx, w, dy, spec), threads or usable_threads())
         prepared.run(x=_address(dx), w=_address(w), y=_address(dy))
@@ -53,7 +64,10 @@ def input_gradient(
 
 def weight_gradient(x: Array, dy: Array, spec: Conv2dSpec, out: Array | None = None, threads: int = 0) -> Array:
     """∂loss/∂w, `(K, C/g, k, k)`, from x and ∂loss/∂y."""
+    images, height, width = _image_shape(x, "x", spec.in_channels)
+    _fits(dy, "dy", (images, spec.out_channels, *spec.output_size((height, width))))
     dw = np.empty(spec.weight_shape, x.dtype) if out is None else out
+    _fits(dw, "out", spec.weight_shape)
     if not dy.size:
         dw[...] = 0
     else:
@@ -66,6 +80,18 @@ def bias_gradient(dy: Array, threads: int = 0) -> Array:
     """∂loss/∂b, `(K,)`: the weight gradient of a 1×1 kernel over an image of ones."""
     ones = np.broadcast_to(np.ones((), dy.dtype), (dy.shape[0], 1, *dy.shape[2:]))
     return weight_gradient(ones, dy, Conv2dSpec(1, dy.shape[1], 1), threads=threads).reshape(dy.shape[1])
+
+
+def _image_shape(array: Array, name: str, channels: int) -> tuple[int, int, int]:
+    """Images, height and width of `(N, channels, H, W)`."""
+    if array.ndim != 4 or array.shape[1] != channels:
+        raise ValueError(f"{name} must have the shape (N, {channels}, H, W), not {array.shape}.")
+    return array.shape[0], array.shape[2], array.shape[3]
+
+
+def _fits(array: Array, name: str, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}, not {array.shape}.")
 
 
 def _problem(x: Array, w: Array, y: Array, spec: Conv2dSpec) -> Problem:

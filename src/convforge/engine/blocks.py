@@ -23,7 +23,7 @@ from .pack import fill_zeros
 
 # The numbers that describe the input and its blocks; each algorithm adds its own. Strides count elements.
 BLOCK_ARGUMENTS = (
-    "x x_n x_c x_h x_w images groups channels height width "  # channels: those of one group
+    "x x_n x_c x_h x_w images groups channels all_channels height width "  # channels: those of one group
     "out_height out_width kernel_h kernel_w stride_h stride_w dilation_h dilation_w pad_top pad_left "
     "block_rows block_columns row_blocks column_blocks "
     "pitch row_pitch in_place "  # numbers a pixel and a row, in scratch or, where in_place, in the input itself
@@ -46,6 +46,8 @@ class Block:
         rest = rest // a["row_blocks"]
         self.group = rest % a["groups"]
         self.image = rest // a["groups"]
+        # Where channels do not divide evenly (depthwise, by whole vectors), the last group has fewer.
+        self.channels = (a["all_channels"] - self.group * a["channels"]).at_most(a["channels"])
         self.first_row = row_block * a["block_rows"]
         self.first_column = column_block * a["block_columns"]
         self.rows = (a["out_height"] - self.first_row).at_most(a["block_rows"])
@@ -89,10 +91,10 @@ class Block:
     def _copy_row(self, copy: Function, to: Pointer, from_: Pointer, pixels: Int) -> None:
         f, a = self.f, self.a
         touching = f.all_of(
-            a["x_c"].compare("==", 1), a["x_w"].compare("==", a["channels"]), a["pitch"].compare("==", a["channels"])
+            a["x_c"].compare("==", 1), a["x_w"].compare("==", self.channels), a["pitch"].compare("==", self.channels)
         )
         # A row whose pixels touch on both sides is one long "pixel": few channels then still move as whole vectors.
-        width = f.choose(touching, pixels * a["channels"], a["channels"])
+        width = f.choose(touching, pixels * self.channels, self.channels)
         length = f.choose(touching, f.choose(pixels.compare(">", 0), 1, 0), pixels)
         f.call(copy, to, f.const(1), a["pitch"], from_, a["x_c"], a["x_w"], width, length)
 

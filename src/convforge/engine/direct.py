@@ -36,18 +36,18 @@ from .target import Target
 PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
 
 SLIDING = Arguments(
-    BLOCK_ARGUMENTS
-    + " y y_n y_c y_h y_w outputs panels weights rows_a_part bias bias_step staging"  # outputs: of one group
+    BLOCK_ARGUMENTS + " y y_n y_c y_h y_w outputs all_outputs depth panels weights rows_a_part bias bias_step staging"
+    # outputs: channels of one group; depth: input channels that are summed for one of them
 )
 
 
-def build(module: ir.Module, dtype: str, target: Target) -> None:
-    """Adds the kernels `pack_weights` and `sliding` to the module."""
+def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:
+    """Adds the kernels `pack_weights` and `sliding` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
     _pack_weights(module, dtype, lanes, panel)
-    wide = {r: forward_tile(module, dtype, target, r, target.tile_vectors) for r in _sizes(target)}
-    narrow = {r: forward_tile(module, dtype, target, r, 1) for r in _sizes(target)}
+    wide = {r: forward_tile(module, dtype, target, r, target.tile_vectors, lanewise) for r in _sizes(target)}
+    narrow = {r: forward_tile(module, dtype, target, r, 1, lanewise) for r in _sizes(target)}
 
     f, array, thread, threads = kernel(module, "sliding", dtype)
     a = SLIDING.read(array)
@@ -87,20 +87,18 @@ def _panel(
 ) -> None:
     """One block of output pixels × one panel of output channels."""
     channel = panel_index * panel
-    outputs = (a["outputs"] - channel).at_most(panel)
+    first_output = block.group * a["outputs"] + channel
+    outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
     width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-    taps = a["kernel_h"] * a["kernel_w"] * a["channels"]
+    taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
     # All panels but a group's last are `panel` wide, and the last one is stored at the same distance.
     weights = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
-    bias = f.address(a["bias"]).at((block.group * a["outputs"] + channel) * a["bias_step"])
+    bias = f.address(a["bias"]).at(first_output * a["bias_step"])
 
     # Channels side by side: straight into the output. Otherwise into scratch, and from there across.
     straight = a["y_c"].compare("==", 1)
     y = f.address(a["y"]).at(
-        block.image * a["y_n"]
-        + (block.group * a["outputs"] + channel) * a["y_c"]
-        + block.first_row * a["y_h"]
-        + block.first_column * a["y_w"]
+        block.image * a["y_n"] + first_output * a["y_c"] + block.first_row * a["y_h"] + block.first_column * a["y_w"]
     )
     staged = scratch.at(a["staging"])
     to = f.pick(straight, y, staged)
@@ -111,7 +109,7 @@ def _panel(
     with f.loop(a["kernel_h"].at_least(1), step=a["rows_a_part"]) as part:
         first_tap = part.index
         tap_rows = (a["kernel_h"] - first_tap).at_most(a["rows_a_part"])
-        part_weights = weights.at(first_tap * a["kernel_w"] * a["channels"] * width)
+        part_weights = weights.at(first_tap * a["kernel_w"] * a["depth"] * width)
         fresh = first_tap.compare("==", 0)
         with f.loop(block.rows) as row, tiles(f, block.columns, tile_rows) as tile:
             pixel = x.at(

@@ -34,27 +34,27 @@ from .pack import copy_function, fill_zeros
 from .target import Target
 
 ACCUMULATE = Arguments(
-    BLOCK_ARGUMENTS + " dy dy_n dy_c dy_h dy_w outputs panels splits chunks panel_dy parts"
-    # outputs: channels of one group; panel_dy: where in scratch a panel of dy goes
+    BLOCK_ARGUMENTS + " dy dy_n dy_c dy_h dy_w outputs all_outputs depth row_step panels splits chunks panel_dy parts"
+    # outputs: channels of one group; depth: weights of one tap and output; panel_dy: where in scratch its dy goes
 )
 
-COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w dw dw_g dw_k dw_c dw_i dw_j")
+COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
 
 
-def build(module: ir.Module, dtype: str, target: Target) -> None:
-    """Adds the kernels `accumulate` and `collect` to the module."""
+def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:
+    """Adds the kernels `accumulate` and `collect` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
     sizes = range(1, target.tile_rows + 1)
-    wide = {r: gradient_tile(module, dtype, target, r, target.tile_vectors) for r in sizes}
-    narrow = {r: gradient_tile(module, dtype, target, r, 1) for r in sizes}
+    wide = {r: gradient_tile(module, dtype, target, r, target.tile_vectors, lanewise) for r in sizes}
+    narrow = {r: gradient_tile(module, dtype, target, r, 1, lanewise) for r in sizes}
 
     f, array, thread, threads = kernel(module, "accumulate", dtype)
     a = ACCUMULATE.read(array)
     scratch = thread_scratch(f, a, thread)
     images_blocks = a["row_blocks"] * a["column_blocks"]
     blocks = a["images"] * images_blocks  # of one group
-    taps = a["kernel_h"] * a["kernel_w"] * a["channels"]
+    taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
     first, end = share(a["splits"] * a["groups"] * a["chunks"], thread, threads)
     with f.loop(end, start=first) as unit:
         chunk = unit.index % a["chunks"]
@@ -94,11 +94,12 @@ def _panel(
 ) -> None:
     """One block of output pixels × one panel of output channels."""
     channel = panel_index * panel
-    outputs = (a["outputs"] - channel).at_most(panel)
+    first_output = block.group * a["outputs"] + channel
+    outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
     width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
     source = f.address(a["dy"]).at(
         block.image * a["dy_n"]
-        + (block.group * a["outputs"] + channel) * a["dy_c"]
+        + first_output * a["dy_c"]
         + block.first_row * a["dy_h"]
         + block.first_column * a["dy_w"]
     )
@@ -116,9 +117,9 @@ def _panel(
     row_step = a["slot_r"] * a["row_pitch"]
     pixel_step = a["stride_w"] * a["pitch"]
     with f.loop(a["kernel_h"]) as i, f.loop(a["runs"]) as run, tiles(f, a["run_length"], target.tile_rows) as tile:
-        first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + tile.first)
+        first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + tile.first * a["row_step"])
         to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + tile.first) * width)
-        arguments = (first, row_step, pixel_step, block.rows, block.columns, dy, to)
+        arguments = (first, row_step, pixel_step, block.rows, block.columns, dy, to, a["row_step"])
         with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
             with two:
                 f.dispatch(tile.size, wide, *arguments)
@@ -145,11 +146,11 @@ def _collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: i
             with f.loop(a["channels"] * width, step=lanes) as at:
                 here = total.at(at.index)
                 here.put(f.add(here.vector(lanes), part.at(at.index).vector(lanes)))
-        to = f.address(a["dw"]).at(
-            group * a["dw_g"]
-            + panel_index * panel * a["dw_k"]
-            + tap // a["kernel_w"] * a["dw_i"]
-            + tap % a["kernel_w"] * a["dw_j"]
+        to = f.address(a["w"]).at(
+            group * a["w_g"]
+            + panel_index * panel * a["w_k"]
+            + tap // a["kernel_w"] * a["w_i"]
+            + tap % a["kernel_w"] * a["w_j"]
         )
-        f.call(copy, to, a["dw_k"], a["dw_c"], total, f.const(1), width, outputs, a["channels"])
+        f.call(copy, to, a["w_k"], a["w_c"], total, f.const(1), width, outputs, a["channels"])
     f.done()

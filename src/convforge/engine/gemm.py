@@ -9,6 +9,9 @@ There are two kernels, because a convolution sums over two different things:
 
 - `forward_tile`: rows are output pixels, vectors are output channels, the sum runs over taps and input channels;
 - `gradient_tile`: rows are weights (a tap and an input channel), vectors are output channels, the sum runs over pixels.
+
+Both exist `lanewise` as well, for depthwise convolution: there each lane has an input channel of its own, so the input
+is loaded as vectors instead of being broadcast. A step then has 28 + 2 loads for 28 FMAs and takes 15 cycles.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from .ir import I64, PTR, Function, Int, Pointer, Value
 from .target import Target
 
 
-def forward_tile(module: ir.Module, dtype: str, target: Target, rows: int, vectors: int) -> Function:
+def forward_tile(
+    module: ir.Module, dtype: str, target: Target, rows: int, vectors: int, lanewise: bool = False
+) -> Function:
     """Sums for `rows` neighbouring output pixels and `vectors` vectors of output channels.
 
         y[r, :] = start + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·V_count + v)·length + l, :]
@@ -54,7 +59,7 @@ def forward_tile(module: ir.Module, dtype: str, target: Target, rows: int, vecto
                 c.carry(
                     [
                         _at(f, weight_row, step),
-                        *_products(f, run.at(c.index), pixel_step, weight_row, lanes, tile, sums),
+                        *_products(f, run.at(c.index), pixel_step, weight_row, lanes, tile, sums, lanewise),
                     ]
                 )
             tap_run.carry(c.values)
@@ -72,15 +77,20 @@ def forward_tile(module: ir.Module, dtype: str, target: Target, rows: int, vecto
     return f
 
 
-def gradient_tile(module: ir.Module, dtype: str, target: Target, rows: int, vectors: int) -> Function:
+def gradient_tile(
+    module: ir.Module, dtype: str, target: Target, rows: int, vectors: int, lanewise: bool = False
+) -> Function:
     """Adds to the gradients of `rows` neighbouring weights × `vectors` vectors of output channels.
 
-        dw[r, :] += Σ_p Σ_q  x[r + p·x_p + q·x_q] · dy[p·q_count + q, :]
+        dw[r, :] += Σ_p Σ_q  x[r·row_step + p·x_p + q·x_q] · dy[p·q_count + q, :]
 
-    Arguments: x, x_p, x_q, p_count, q_count, dy, dw. Rows of dy and dw are `vectors` vectors long and dense.
+    The rows are neighbours in x (row_step 1) or, lanewise, taps that are row_step apart.
+
+    Arguments: x, x_p, x_q, p_count, q_count, dy, dw, row_step. Rows of dy and dw are `vectors` vectors long and dense.
     """
     lanes = target.lanes(dtype)
-    f = Function(module, f"gradient_{rows}x{vectors}", [PTR, I64, I64, I64, I64, PTR, PTR], dtype, internal=True)
+    f = Function(module, f"gradient_{rows}x{vectors}", [PTR, I64, I64, I64, I64, PTR, PTR, I64], dtype, internal=True)
+    row_step = f.integer(7) if lanewise else 1
     x, dy, dw = f.pointer(0), f.pointer(5), f.pointer(6)
     x_p, x_q, p_count, q_count = (f.integer(n) for n in (1, 2, 3, 4))
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
@@ -90,7 +100,7 @@ def gradient_tile(module: ir.Module, dtype: str, target: Target, rows: int, vect
     with f.loop(p_count, carry=[dy.value, *sums]) as p:
         with f.loop(q_count, carry=[x.at(p.index * x_p).value, *p.values]) as q:
             pixel, dy_row, *sums = q.values
-            products = _products(f, Pointer(f.builder, pixel, f.float), 1, dy_row, lanes, tile, sums)
+            products = _products(f, Pointer(f.builder, pixel, f.float), row_step, dy_row, lanes, tile, sums, lanewise)
             q.carry([_at(f, pixel, x_q), _at(f, dy_row, step), *products])
         p.carry(q.values[1:])
     _, *sums = p.values
@@ -102,16 +112,27 @@ def gradient_tile(module: ir.Module, dtype: str, target: Target, rows: int, vect
 
 
 def _products(
-    f: Function, x: Pointer, row_step: Int | int, w: Value, lanes: int, tile: list[tuple[int, int]], sums: list[Value]
+    f: Function,
+    x: Pointer,
+    row_step: Int | int,
+    w: Value,
+    lanes: int,
+    tile: list[tuple[int, int]],
+    sums: list[Value],
+    lanewise: bool,
 ) -> list[Value]:
-    """One step of a tile: sums[r, v] + x[r·row_step] · w[v]."""
+    """One step of a tile: sums[r, v] + x[r·row_step] · w[v], where lanewise x has vectors like w."""
     vectors = 1 + max(v for _, v in tile)
     weights = [Pointer(f.builder, w, f.float).at(v * lanes).vector(lanes) for v in range(vectors)]
     results = []
     # Row by row, so that one register after the other serves as the broadcast input.
     for row in range(len(tile) // vectors):
-        number = f.splat(x.at(row_step * row).scalar(), lanes)
-        results += [f.fma(number, weights[v], sums[row * vectors + v]) for v in range(vectors)]
+        here = x.at(row_step * row)
+        if lanewise:
+            inputs = [here.at(v * lanes).vector(lanes) for v in range(vectors)]
+        else:
+            inputs = [f.splat(here.scalar(), lanes)] * vectors
+        results += [f.fma(inputs[v], weights[v], sums[row * vectors + v]) for v in range(vectors)]
     return results
 
 

@@ -90,7 +90,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Sliding:
-    """One sliding of kernels over images, layouts included. `channels` and `outputs` are those of one group."""
+    """One sliding of kernels over images, layouts included. `channels` and `outputs` are those of one group.
+
+    `lanewise` marks a depthwise one, whose groups are panels of channels: nothing is summed over them (`depthwise.py`).
+    """
 
     images: int
     groups: int
@@ -105,6 +108,22 @@ class Sliding:
     w_g: int
     w_k: int
     w_c: int
+    all_channels: int
+    lanewise: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Input channels that are summed for one output."""
+        return 1 if self.lanewise else self.channels
+
+    @property
+    def all_outputs(self) -> int:
+        return self.all_channels if self.lanewise else self.groups * self.outputs
+
+    @property
+    def taps(self) -> int:
+        """Products that are summed for one output."""
+        return self.vertical.kernel * self.horizontal.kernel * self.depth
 
     def simplified(self) -> Sliding:
         """The same computation as fewer, longer rows: strides of single taps folded, and a pointwise convolution's
@@ -132,6 +151,18 @@ class Sliding:
         return joined
 
     @property
+    def weights(self) -> dict[str, int]:
+        """Where the weights are, for packing them and for collecting their gradient: by group, output and channel; a
+        depthwise one's channels are all outputs of one group."""
+        v, h = self.vertical, self.horizontal
+        common = {"w_i": v.w_step, "w_j": h.w_step, "kernel_h": v.kernel, "kernel_w": h.kernel}
+        if self.lanewise:
+            own = {"groups": 1, "outputs": self.all_channels, "channels": 1}
+            return common | own | {"w_g": 0, "w_k": self.w_k, "w_c": self.taps}
+        own = {"groups": self.groups, "outputs": self.outputs, "channels": self.channels}
+        return common | own | {"w_g": self.w_g, "w_k": self.w_k, "w_c": self.w_c}
+
+    @property
     def x_start(self) -> int:
         return self.vertical.x_start + self.horizontal.x_start
 
@@ -145,8 +176,7 @@ class Sliding:
 
     @property
     def macs(self) -> int:
-        per_output = self.channels * self.vertical.kernel * self.horizontal.kernel
-        return self.images * self.groups * self.outputs * self.vertical.out * self.horizontal.out * per_output
+        return self.images * self.all_outputs * self.vertical.out * self.horizontal.out * self.taps
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +229,7 @@ class Problem:
             w_g=self.w_strides[0] * outputs,
             w_k=self.w_strides[0],
             w_c=self.w_strides[1],
+            all_channels=self.x_shape[1],
         )
 
     def input_gradient(self) -> Iterator[Sliding]:
@@ -220,6 +251,7 @@ class Problem:
                     w_g=straight.w_g,
                     w_k=straight.w_c,
                     w_c=straight.w_k,
+                    all_channels=self.y_shape[1],
                 )
 
 
@@ -243,10 +275,11 @@ class Blocking:
     def arguments(self, s: Sliding) -> dict[str, int]:
         """What the kernels are told: the `BLOCK_ARGUMENTS` but for addresses."""
         v, h = s.vertical, s.horizontal
-        touching = h.dilation * self.pitch == s.channels
+        touching = h.dilation * self.pitch == s.channels and not s.lanewise
         return {
             "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step,
-            "images": s.images, "groups": s.groups, "channels": s.channels,
+            "images": s.images, "groups": s.groups, "channels": s.channels, "all_channels": s.all_channels,
+            "all_outputs": s.all_outputs, "depth": s.depth,
             "height": v.size, "width": h.size, "out_height": v.out, "out_width": h.out,
             "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
             "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
@@ -261,7 +294,7 @@ class Blocking:
             "member_step": v.dilation if self.sparse else 0,
             "runs": 1 if touching else h.kernel,
             "run_step": h.dilation * self.pitch,
-            "run_length": h.kernel * s.channels if touching else s.channels,
+            "run_length": h.kernel * s.channels if touching else s.depth,
         }  # fmt: skip
 
 
@@ -309,7 +342,8 @@ def _readable_in_place(s: Sliding, size: int) -> bool:
         for axis in (s.vertical, s.horizontal)
     )
     pixel_step = s.horizontal.stride * s.horizontal.x_step
-    return inside and s.x_c == 1 and pixel_step > 0 and pixel_step * size % 4096 != 0
+    whole_vectors = s.all_channels % s.channels == 0  # else the last group's loads would run past the image
+    return inside and whole_vectors and s.x_c == 1 and pixel_step > 0 and pixel_step * size % 4096 != 0
 
 
 def scratch_pitch(channels: int, stride: int, size: int) -> int:

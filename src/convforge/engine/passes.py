@@ -7,16 +7,18 @@ fills in addresses. A `Prepared` is immutable, so threads may run the same one a
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
+from llvmlite import ir
 
 from . import direct, direct_weight_gradient, runtime
 from . import target as targets
 from .geometry import Blocking, Problem, Sliding, blocking
 from .ir import Arguments
+from .select import Algorithm, choose
 from .target import DTYPE_BYTES, Target
 
 _LINE = 64
@@ -94,27 +96,21 @@ def _slide(slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, 
     threads = _worth(threads, sum(s.macs for s in slidings))
     steps: list[Step] = []
     workspace_bytes = 0
-    for s in (sliding.simplified() for sliding in slidings):
+    algorithm = _algorithm(slidings[0])
+    code = _code(direct.build, ("pack_weights", "sliding"), dtype, target, algorithm.name)
+    for s in (algorithm.arranged(sliding.simplified(), panel) for sliding in slidings):
         layout = _Layout()  # the slidings run one after the other and share the memory
         v, h = s.vertical, s.horizontal
         blocks = blocking(s, dtype, target, _MOST_PIXELS_FORWARD, threads)
-        code = _direct_code(dtype, target)
         panels = -(-s.outputs // panel)
-        taps = v.kernel * h.kernel * s.channels
-        packed = layout.take(s.groups * panels * panel * taps * size)
+        packed = layout.take(s.groups * panels * panel * s.taps * size)
         staging = -(-blocks.scratch_numbers // (_LINE // size)) * (_LINE // size)
         staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * panel
         per_thread = -(-(staging + staged) * size // _LINE) * _LINE
         scratch = layout.take(per_thread * threads)
-        pack = {
-            "w_g": s.w_g, "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step, "groups": s.groups,
-            "panels": panels, "outputs": s.outputs, "channels": s.channels, "kernel_h": v.kernel, "kernel_w": h.kernel,
-        }  # fmt: skip
-        w_at = (weights, s.w_start * size)
-        if taps:
-            steps.append(
-                _step(code["pack_weights"], direct.PACK_WEIGHTS, pack, {"w": w_at, "packed": ("work", packed)})
-            )
+        if s.taps:
+            at = {"w": (weights, s.w_start * size), "packed": ("work", packed)}
+            steps.append(_step(code["pack_weights"], direct.PACK_WEIGHTS, _weights(s, panel), at))
         slide = blocks.arguments(s) | {
             "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
             "rows_a_part": _rows_a_part(s, panel * size, target), "bias_step": int(bias), "staging": staging,
@@ -129,55 +125,62 @@ def _slide(slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, 
         }
         steps.append(_step(code["sliding"], direct.SLIDING, slide, at))
         workspace_bytes = max(workspace_bytes, layout.size)
-    return Prepared(tuple(steps), threads, workspace_bytes, "direct")
+    return Prepared(tuple(steps), threads, workspace_bytes, algorithm.name)
+
+
+def _algorithm(s: Sliding) -> Algorithm:
+    return choose(s.groups, s.channels, s.outputs)
+
+
+def _weights(s: Sliding, panel: int) -> dict[str, int]:
+    """The weights as panels of outputs."""
+    return s.weights | {"panels": -(-s.weights["outputs"] // panel)}
 
 
 def _rows_a_part(s: Sliding, panel_bytes: int, target: Target) -> int:
     """Kernel rows whose weights, for one panel, take at most half of L2."""
-    row = s.horizontal.kernel * s.channels * panel_bytes
+    row = s.horizontal.kernel * s.depth * panel_bytes
     return max(1, min(s.vertical.kernel, target.l2_bytes // 2 // max(row, 1)))
 
 
 @lru_cache(maxsize=4096)
 def prepare_weight_gradient(problem: Problem, threads: int) -> Prepared:
     """w's gradient, into `w`, from x and y's gradient, in `y`."""
-    s, dtype, target = problem.forward(), problem.dtype, targets.current()
-    s = s.simplified()
+    dtype, target = problem.dtype, targets.current()
+    size, panel = DTYPE_BYTES[dtype], target.lanes(dtype) * target.tile_vectors
+    algorithm = _algorithm(problem.forward())
+    s = algorithm.arranged(problem.forward().simplified(), panel)
     v, h = s.vertical, s.horizontal
-    size = DTYPE_BYTES[dtype]
-    panel = target.lanes(dtype) * target.tile_vectors
     threads = _worth(threads, s.macs)
     blocks = blocking(s, dtype, target, _MOST_PIXELS_GRADIENT, 1)
-    code = _weight_gradient_code(dtype, target)
+    code = _code(direct_weight_gradient.build, ("accumulate", "collect"), dtype, target, algorithm.name)
     panels = -(-s.outputs // panel)
-    taps = v.kernel * h.kernel * s.channels
     splits, chunks = _units(s, blocks, panels, threads)
     layout = _Layout()
-    parts = layout.take(splits * s.groups * panels * panel * taps * size)
+    parts = layout.take(splits * s.groups * panels * panel * s.taps * size)
     panel_dy = -(-blocks.scratch_numbers // (_LINE // size)) * (_LINE // size)
     per_thread = -(-(panel_dy + blocks.rows * blocks.columns * panel) * size // _LINE) * _LINE
     scratch = layout.take(per_thread * threads)
     accumulate = blocks.arguments(s) | {
         "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs, "panels": panels,
         "splits": splits, "chunks": chunks, "panel_dy": panel_dy, "scratch_bytes": per_thread,
+        "row_step": 1,
     }  # fmt: skip
-    collect = {
-        "splits": splits, "groups": s.groups, "panels": panels, "outputs": s.outputs, "channels": s.channels,
-        "kernel_h": v.kernel, "kernel_w": h.kernel, "dw_g": s.w_g, "dw_k": s.w_k, "dw_c": s.w_c, "dw_i": v.w_step,
-        "dw_j": h.w_step,
-    }  # fmt: skip
-    dw = ("w", s.w_start * size)
+    if s.lanewise:  # a tile's rows are the taps of a kernel row
+        accumulate |= {"runs": 1, "run_length": h.kernel, "row_step": h.dilation * blocks.pitch}
+    collect = _weights(s, panel) | {"splits": splits}
     at = {
         "x": ("x", s.x_start * size),
         "dy": ("y", s.y_start * size),
         "scratch": ("work", scratch),
         "parts": ("work", parts),
     }
+    collected = {"parts": ("work", parts), "w": ("w", s.w_start * size)}
     steps = (
         _step(code["accumulate"], direct_weight_gradient.ACCUMULATE, accumulate, at),
-        _step(code["collect"], direct_weight_gradient.COLLECT, collect, {"parts": ("work", parts), "dw": dw}),
+        _step(code["collect"], direct_weight_gradient.COLLECT, collect, collected),
     )
-    return Prepared(steps, threads, layout.size, "direct")
+    return Prepared(steps, threads, layout.size, algorithm.name)
 
 
 def _units(s: Sliding, blocks: Blocking, panels: int, threads: int) -> tuple[int, int]:
@@ -198,27 +201,16 @@ def _worth(threads: int, macs: int) -> int:
     return max(1, min(threads, macs // _MACS_WORTH_A_THREAD))
 
 
-class _Code(Protocol):
-    def __getitem__(self, name: str) -> int: ...
-
-
-def _direct_code(dtype: str, target: Target) -> _Code:
+def _code(
+    build: Callable[[ir.Module, str, Target, bool], None],
+    kernels: tuple[str, ...],
+    dtype: str,
+    target: Target,
+    algorithm: str,
+) -> runtime.Code:
+    lanewise = algorithm == "depthwise"
     return runtime.code(
-        "direct",
-        lambda module: direct.build(module, dtype, target),
-        ["pack_weights", "sliding"],
-        target,
-        dtype,
-    )
-
-
-def _weight_gradient_code(dtype: str, target: Target) -> _Code:
-    return runtime.code(
-        "weight_gradient",
-        lambda module: direct_weight_gradient.build(module, dtype, target),
-        ["accumulate", "collect"],
-        target,
-        dtype,
+        build.__module__, lambda module: build(module, dtype, target, lanewise), kernels, target, dtype, lanewise
     )
 
 
