@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from base64 import b64decode
@@ -267,6 +269,15 @@ def test_charts_of_odd_values(values: list[float]) -> None:
     assert all(0 <= n <= charts.WIDTH for n in numbers)
 
 
+@pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [1.0, 0.9999], [1.0, 1 - 1e-15], [0.0, 0.0]])
+def test_charts_of_accuracies_that_hardly_change(values: list[float]) -> None:
+    made = charts.chart("Accuracy", list(range(len(values))), {"test": values}, "{:.1%}".format, top=1.0)
+    numbers = [float(n) for line in made.lines for path in line.paths for n in re.split("[ ,]", path)]
+    assert all(0 <= n <= charts.WIDTH for n in numbers)
+    assert max(made.y_ticks, key=lambda tick: -tick.at).label == "100.0%"
+    assert len({tick.label for tick in made.y_ticks}) == len(made.y_ticks) > 1
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The page
 # ---------------------------------------------------------------------------------------------------------------------
@@ -400,8 +411,24 @@ def test_a_perfect_network_has_no_mistakes_to_show() -> None:
 
 
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the report .*absent.* cannot be written \(No such file or directory\)"):
-        write_report(tmp_path / "absent" / "report.html", full_report(["a", "b"]))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*report\.html: "):
+        write_report(tmp_path / "file" / "report.html", full_report(["a", "b"]))
+
+
+def test_a_full_disk_leaves_the_report_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("the report of an earlier epoch")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_report(path, full_report(["a", "b"]))
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [
+        ("report.html", "the report of an earlier epoch")
+    ]
 
 
 def test_without_jinja_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as reason:
         raise UserError(
-            f"cannot write {path}: {reason.strerror or reason}; make room or choose another folder with --out. "
+            f"cannot write {path}: {reason.strerror or reason}; make room or choose another folder. "
             "What was there before is unchanged."
         ) from reason
     finally:

@@ -69,7 +69,11 @@ def chart(
     (['0.5', '1.0', '1.5', '2.0', '2.5'], 2)
     """
     finite = [value for values in curves.values() for value in values if isfinite(value)]
-    y_values = nice_steps(min(finite, default=0.0), max([*finite, *([top] if top is not None else [])], default=1.0))
+    lowest, highest = min(finite, default=0.0), max(finite, default=1.0)
+    if top is not None:
+        # Curves at the very top still need an axis below it, long enough that its labels differ in the first decimal.
+        lowest, highest = min(lowest, top - 0.02 * abs(top)), max(highest, top)
+    y_values = nice_steps(lowest, highest)
     if top is not None:
         y_values = [value for value in y_values if value <= top + 1e-9]
     low, high = y_values[0], y_values[-1]
@@ -110,7 +114,8 @@ def nice_steps(low: float, high: float, about: int = 4) -> list[float]:
     >>> nice_steps(0.93, 1.0)
     [0.92, 0.94, 0.96, 0.98, 1.0]
     """
-    span = high - low if high > low else max(abs(high), 1e-6)
+    # Less than that is a constant: its steps would be lost in the rounding.
+    span = high - low if high - low > 1e-9 else max(abs(high), 1e-6)
     power = 10.0 ** floor(log10(span / about))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= about + 0.5)
     start, end = floor(low / step + 1e-9), ceil(high / step - 1e-9)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..models.checkpoint import write_atomically
 from . import charts, pictures
 from .pictures import Pictures
 
@@ -63,19 +64,12 @@ class Report:
 
 
 def write_report(path: str | Path, report: Report) -> None:
-    """Write the report as one self-contained HTML file.
+    """Write the report as one self-contained HTML file, in one step: an older report stays until the new one is whole.
 
     Raises:
         UserError: if Jinja2 is not installed, or the file cannot be written.
     """
-    page = render(report)
-    try:
-        Path(path).write_text(page, encoding="utf-8", errors="replace")
-    except OSError as failure:
-        reason = failure.strerror or failure
-        raise UserError(
-            f"the report {path} cannot be written ({reason}): free some space or choose another folder."
-        ) from failure
+    write_atomically(Path(path), render(report).encode("utf-8", errors="replace"))
 
 
 def render(report: Report) -> str:
