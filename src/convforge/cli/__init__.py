@@ -1,24 +1,45 @@
-"""The command `convforge`: one module a verb, this one gathers them and turns user mistakes into one sentence."""
+"""The command `convforge`: one module a verb, this one gathers them and turns what goes wrong into one sentence."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from importlib import import_module
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
+from .. import __version__
 from ..errors import UserError
 from ..spec import SpecError
+from .text import printable
 
 app = typer.Typer(
     name="convforge",
-    help="The convolutional layer, whole: count it, train it on your images, look into it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"convforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _convforge(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """The convolutional layer, whole: count it, train it on your images, look into it."""
+
 
 # Each module defines its verb with a typer command that `register(app)` adds.
 for _verb in ("plan", "train", "predict", "export"):
@@ -26,9 +47,33 @@ for _verb in ("plan", "train", "predict", "export"):
 
 
 def main() -> None:
-    """Run the command line; a `UserError` or `SpecError` is printed as a sentence, and the exit status is 2."""
+    """Run the command line; what the user or the machine cannot help is one sentence and exit status 2.
+
+    A reader that has seen enough (`convforge plan … | head`) ends the command without a word.
+    """
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, because at the interpreter's end nobody could catch what it raises
     except (UserError, SpecError) as mistake:
-        Console(stderr=True).print(f"[bold red]error:[/] {mistake}", highlight=False, soft_wrap=True, emoji=False)
-        sys.exit(2)
+        _give_up(str(mistake))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as failure:
+        if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {failure.filename}" if failure.filename else ""
+        _give_up(f"there is no space left on the disk{where}; make room, or write to another one.")
+    except (MemoryError, RuntimeError) as failure:
+        # torch's allocator raises RuntimeError, which only its words tell apart.
+        if isinstance(failure, RuntimeError) and "can't allocate memory" not in str(failure):
+            raise
+        _give_up("there is not enough memory for this; try a smaller --batch, smaller images or a smaller model.")
+
+
+def _give_up(sentence: str) -> NoReturn:
+    words = Text.assemble(("error:", "bold red"), " ", printable(sentence.replace("\n", " ")))
+    Console(stderr=True).print(words, soft_wrap=True)
+    sys.exit(2)

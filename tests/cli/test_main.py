@@ -1,0 +1,112 @@
+"""The command itself: quick to answer, and whatever goes wrong is one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import convforge
+from convforge.cli import main
+
+PROGRAM = [sys.executable, "-c", "from convforge.cli import main; main()"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["convforge", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+@pytest.mark.parametrize("module", ["convforge", "convforge.cli"])
+def test_neither_the_package_nor_its_help_waits_for_torch(module: str) -> None:
+    program = f"import sys, {module}; print('torch' in sys.modules, 'llvmlite' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"convforge {convforge.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["train"], ["predict"], ["export", "--to", "onnx"]])
+@pytest.mark.parametrize("folder", ["./a[bold]b[/]c[/bold]", "./a[/]", "./[link=x]"])
+def test_brackets_in_a_path_are_said_as_they_are(
+    verb: list[str], folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = f"{folder}/photos"
+    image = ["image.png"] if verb == ["predict"] else []
+    assert run(monkeypatch, *verb, path, *image) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert os.path.normpath(path) in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_terminal_does_not_obey_a_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "train", "./a\x1b[2J\nb/") == 2
+    printed = capsys.readouterr().err
+    assert "./a�[2J b/" in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (MemoryError(), 2, "error: there is not enough memory for this"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "here.bin"), 2, "no space left on the disk for here.bin"),
+    ],
+)
+def test_what_the_machine_cannot_give_is_one_sentence(
+    failure: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("convforge.models.resolve.resolve", fails)
+    assert run(monkeypatch, "plan", "conv 1 3x3") == status
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert len(printed.splitlines()) == bool(said)
+
+
+def test_torchs_own_want_of_memory_is_told_from_other_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wants_too_much(*_: object) -> None:
+        torch.empty(10**15)
+
+    def is_wrong(*_: object) -> None:
+        raise RuntimeError("a mistake in the program")
+
+    monkeypatch.setattr("convforge.models.resolve.resolve", wants_too_much)
+    assert run(monkeypatch, "plan", "conv 1 3x3") == 2
+    assert "not enough memory" in capsys.readouterr().err
+    monkeypatch.setattr("convforge.models.resolve.resolve", is_wrong)
+    with pytest.raises(RuntimeError, match="a mistake in the program"):
+        main()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plan", "conv 4 3x3, relu", "--json"]])
+def test_a_reader_that_leaves_early_gets_no_traceback(arguments: list[str], tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=stderr) as it,
+    ):
+        assert it.stdout is not None
+        it.stdout.close()
+    assert it.returncode == 1
+    assert errors.read_text() == ""
