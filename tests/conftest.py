@@ -1,11 +1,25 @@
-"""Shared by all tests: printed output is compared with files under `golden/`, which `--update-golden` rewrites."""
+"""Shared by all tests: printed output is compared with files under `golden/`, which `--update-golden` rewrites.
+
+Hypothesis draws the same examples every time, so that a change is blamed only for what it broke;
+`pytest --hypothesis-profile=explore` draws others.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: how long an example takes says more about what else the machine does than about the code.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("ci")
+
+# Read when Hugging Face's packages are imported, which no test module has done yet: no test may need the network.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 GOLDEN = Path(__file__).parent / "golden"
 
