@@ -27,29 +27,29 @@ def forward_tile(
 ) -> Function:
     """Sums for `rows` neighbouring output pixels and `vectors` vectors of output channels.
 
-        y[r, :] = start + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·V_count + v)·length + l, :]
+        y[r, :] = base + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·V_count + v)·length + l, :]
 
     A run of `length` numbers lies side by side in x: the channels of one pixel, or, where pixels touch, the channels of
     a whole row of taps; `u` and `v` count the runs. That `pixel_step` is a number of the call, not of the code, costs
     an addition a row and step, which the integer units do beside the multipliers; in return one compiled tile serves
     every convolution.
 
-    Arguments: x, x_u, x_v, u_count, v_count, length, w, y, y_step, start, start_step, channels, pixel_step. `start` is
-    where the sums begin: the bias (start_step 0), or y itself (start_step = y_step) when a part of the sum was done
-    before. Of the vectors' lanes, the first `channels` are stored.
+    Arguments: x, x_u, x_v, u_count, v_count, length, w, y, y_step, base, base_step, channels, pixel_step. `base` is
+    what the finished sums are added to: the bias (base_step 0), or y itself (base_step = y_step) when a part of the
+    sum was done before. Of the vectors' lanes, the first `channels` are stored.
     """
     lanes = target.lanes(dtype)
     name = f"forward_{rows}x{vectors}"
     f = Function(module, name, [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, I64, I64, I64], dtype, internal=True)
-    x, w, y, start = f.pointer(0), f.pointer(6), f.pointer(7), f.pointer(9)
-    x_u, x_v, u_count, v_count, length, y_step, start_step, channels, pixel_step = (
+    x, w, y, base = f.pointer(0), f.pointer(6), f.pointer(7), f.pointer(9)
+    x_u, x_v, u_count, v_count, length, y_step, base_step, channels, pixel_step = (
         f.integer(n) for n in (1, 2, 3, 4, 5, 8, 10, 11, 12)
     )
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
 
     # Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop.
     masks = [f.first_lanes(channels - v * lanes, lanes) for v in range(vectors)]
-    sums: list[Value] = [f.load_masked(start.at(start_step * r + v * lanes), lanes, masks[v]) for r, v in tile]
+    sums: list[Value] = [f.zeros(lanes) for _ in tile]
     step = vectors * lanes
     with f.loop(u_count, carry=[w.value, *sums]) as tap_row:
         with f.loop(v_count, carry=tap_row.values) as tap_run:
@@ -65,6 +65,8 @@ def forward_tile(
             tap_run.carry(c.values)
         tap_row.carry(tap_run.values)
     _, *sums = tap_row.values
+    bases = [f.load_masked(base.at(base_step * r + v * lanes), lanes, masks[v]) for r, v in tile]
+    sums = [f.add(total, before) for total, before in zip(sums, bases, strict=True)]
     whole = channels.compare(">=", step)
     with f.if_else(whole) as (full, partial):
         with full:

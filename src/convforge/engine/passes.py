@@ -32,6 +32,10 @@ _MOST_PIXELS_FORWARD = 1024
 _MOST_PIXELS_GRADIENT = 224
 
 
+# The longest chain of float32 additions (see direct.py).
+_PRODUCTS_A_PART = 512
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One kernel call: its address, its numbers, and which of them are addresses: (position, buffer, byte offset)."""
@@ -111,10 +115,10 @@ def _slide(slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, 
         if s.taps:
             at = {"w": (weights, s.w_start * size), "packed": ("work", packed)}
             steps.append(_step(code["pack_weights"], direct.PACK_WEIGHTS, _weights(s, panel), at))
-        slide = blocks.arguments(s) | {
+        numbers = blocks.arguments(s)
+        slide = numbers | _sum_parts(v.kernel, numbers["runs"], numbers["run_length"]) | {
             "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
-            "rows_a_part": _rows_a_part(s, panel * size, target), "bias_step": int(bias), "staging": staging,
-            "scratch_bytes": per_thread,
+            "bias_step": int(bias), "staging": staging, "scratch_bytes": per_thread,
         }  # fmt: skip
         at = {
             "x": (source, s.x_start * size),
@@ -137,10 +141,12 @@ def _weights(s: Sliding, panel: int) -> dict[str, int]:
     return s.weights | {"panels": -(-s.weights["outputs"] // panel)}
 
 
-def _rows_a_part(s: Sliding, panel_bytes: int, target: Target) -> int:
-    """Kernel rows whose weights, for one panel, take at most half of L2."""
-    row = s.horizontal.kernel * s.depth * panel_bytes
-    return max(1, min(s.vertical.kernel, target.l2_bytes // 2 // max(row, 1)))
+def _sum_parts(tap_rows: int, runs: int, run_length: int) -> dict[str, int]:
+    """How much of (tap rows, runs, numbers of a run) makes a part of at most `_PRODUCTS_A_PART` products."""
+    l_part = min(run_length, _PRODUCTS_A_PART)
+    v_part = min(runs, _PRODUCTS_A_PART // max(l_part, 1)) if l_part == run_length else 1
+    u_part = min(tap_rows, _PRODUCTS_A_PART // max(v_part * l_part, 1)) if v_part == runs else 1
+    return {"u_part": max(u_part, 1), "v_part": max(v_part, 1), "l_part": max(l_part, 1)}
 
 
 @lru_cache(maxsize=4096)
