@@ -189,8 +189,9 @@ def _pack_weights(module: ir.Module, dtype: str, lanes: int, panel: int) -> None
     taps = a["kernel_h"] * a["kernel_w"]
     parts = (a["channels"] + (_CHANNELS_A_TASK - 1)) // _CHANNELS_A_TASK
     first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
-    # torch's own layout: all weights of an output channel in one piece, taps side by side
-    dense = f.all_of(a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps))
+    for_taps_inside = f.all_of(
+        a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps)
+    )
     with f.loop(end, start=first) as task:
         panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
         first_channel = task.index % parts * _CHANNELS_A_TASK
@@ -200,27 +201,83 @@ def _pack_weights(module: ir.Module, dtype: str, lanes: int, panel: int) -> None
         source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
         block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
         target = block.at(first_channel * width)
-        whole = f.choose(f.all_of(dense, outputs.compare("==", width)), channels * taps // lanes * lanes, 0)
-        _pack_transposed(f, a, source, target, whole, width, taps, lanes)
-        # What is left: the last few of a dense piece, or every one.
-        with f.loop(channels * taps, start=whole) as at:
-            c, tap = at.index // taps, at.index % taps
-            here = source.at(c * a["w_c"] + tap // a["kernel_w"] * a["w_i"] + tap % a["kernel_w"] * a["w_j"])
-            there = target.at((tap * a["channels"] + c) * width)
-            with f.loop(outputs) as lane:
-                there.at(lane.index).put(here.at(lane.index * a["w_k"]).scalar())
-            with f.loop(width, start=outputs) as lane:
-                there.at(lane.index).put(f.scalar_zero())
+        weights = _Weights(f, a, source, target, channels, outputs, width, lanes)
+        # How the weights of one output channel lie, where all lanes are in use:
+        whole = outputs.compare("==", width)
+        with f.if_else(f.all_of(whole, for_taps_inside)) as (taps_inside, other):  # (c, i, j), torch's contiguous
+            with taps_inside:
+                weights.pack_taps_inside()
+            with other, f.if_else(f.all_of(whole, a["w_c"].compare("==", 1))) as (channels_inside, rest):  # (i, j, c)
+                with channels_inside:
+                    weights.pack_channels_inside()
+                with rest, f.if_else(f.all_of(whole, a["w_k"].compare("==", 1))) as (lanes_inside, scattered):
+                    with lanes_inside:  # channels_last in the input gradient, where channels change places
+                        weights.pack_lanes_inside()
+                    with scattered:
+                        weights.pack_one_by_one(f.const(0), channels * taps)
     f.done()
 
 
-def _pack_transposed(
-    f: Function, a: dict[str, Int], source: Pointer, target: Pointer, count: Int, width: Int, taps: Int, lanes: int
-) -> None:
-    """The first `count` weights (c, i, j) of each output channel, read as vectors and turned in registers."""
-    with f.loop(count, step=lanes) as at, f.loop(width, step=lanes) as lane:
-        corner = source.at(lane.index * a["w_k"] + at.index)
-        rows = [corner.at(a["w_k"] * row).vector(lanes) for row in range(lanes)]
-        for offset, column in enumerate(f.transposed(rows)):
-            c, tap = (at.index + offset) // taps, (at.index + offset) % taps
-            target.at((tap * a["channels"] + c) * width + lane.index).put(column)
+@dataclass(frozen=True)
+class _Weights:
+    """Some input channels of one panel's weights, on their way into the packed form."""
+
+    f: Function
+    a: dict[str, Int]
+    source: Pointer
+    target: Pointer
+    channels: Int
+    outputs: Int
+    width: Int
+    lanes: int
+
+    def pack_taps_inside(self) -> None:
+        """Each output channel's weights are one piece in the order (c, i, j): read as vectors, turned in registers."""
+        f, a, taps = self.f, self.a, self.a["kernel_h"] * self.a["kernel_w"]
+        whole = self.channels * taps // self.lanes * self.lanes
+        with f.loop(whole, step=self.lanes) as at, f.loop(self.width, step=self.lanes) as lane:
+            for offset, column in enumerate(self._turned(lane.index * a["w_k"] + at.index)):
+                c, tap = (at.index + offset) // taps, (at.index + offset) % taps
+                self._row(c, tap).at(lane.index).put(column)
+        self.pack_one_by_one(whole, self.channels * taps)
+
+    def pack_channels_inside(self) -> None:
+        """Each tap's weights are one piece along the channels (channels_last): the same, tap by tap."""
+        f, a = self.f, self.a
+        whole = self.channels // self.lanes * self.lanes
+        with f.loop(a["kernel_h"]) as i, f.loop(a["kernel_w"]) as j:
+            tap = i.index * a["kernel_w"] + j.index
+            corner = i.index * a["w_i"] + j.index * a["w_j"]
+            with f.loop(whole, step=self.lanes) as c, f.loop(self.width, step=self.lanes) as lane:
+                for offset, column in enumerate(self._turned(corner + lane.index * a["w_k"] + c.index)):
+                    self._row(c.index + offset, tap).at(lane.index).put(column)
+        taps = a["kernel_h"] * a["kernel_w"]
+        self.pack_one_by_one(whole * taps, self.channels * taps)
+
+    def pack_lanes_inside(self) -> None:
+        """Output channels lie side by side already: vectors are copied."""
+        f, a = self.f, self.a
+        with f.loop(a["kernel_h"]) as i, f.loop(a["kernel_w"]) as j, f.loop(self.channels) as c:
+            here = self.source.at(c.index * a["w_c"] + i.index * a["w_i"] + j.index * a["w_j"])
+            there = self._row(c.index, i.index * a["kernel_w"] + j.index)
+            with f.loop(self.width, step=self.lanes) as lane:
+                there.at(lane.index).put(here.at(lane.index).vector(self.lanes))
+
+    def pack_one_by_one(self, first: Int, end: Int) -> None:
+        """The weights from number `first` on, counted in the order (c, i, j); zeros in the lanes without a channel."""
+        f, a, taps = self.f, self.a, self.a["kernel_h"] * self.a["kernel_w"]
+        with f.loop(end, start=first) as at:
+            c, tap = at.index // taps, at.index % taps
+            i, j = tap // a["kernel_w"], tap % a["kernel_w"]
+            here, there = self.source.at(c * a["w_c"] + i * a["w_i"] + j * a["w_j"]), self._row(c, tap)
+            with f.loop(self.outputs) as lane:
+                there.at(lane.index).put(here.at(lane.index * a["w_k"]).scalar())
+            with f.loop(self.width, start=self.outputs) as lane:
+                there.at(lane.index).put(f.scalar_zero())
+
+    def _turned(self, corner: Int) -> list[Value]:
+        rows = [self.source.at(corner + self.a["w_k"] * row).vector(self.lanes) for row in range(self.lanes)]
+        return self.f.transposed(rows)
+
+    def _row(self, c: Int, tap: Int) -> Pointer:
+        return self.target.at((tap * self.a["channels"] + c) * self.width)
