@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from plan_networks import Mobile, ResNet, Transformer, UNet
+from rich.console import Console
 from torch import nn
 
+from convforge.models import families
 from convforge.planning import plan
-from convforge.planning.table import as_text
+from convforge.planning.table import as_short_table, as_text
 
 
 def test_tables_are_as_they_were_judged_good(golden: Callable[[str, str], None]) -> None:
@@ -40,3 +42,26 @@ def test_a_hundred_columns_are_enough_and_nothing_is_lost() -> None:
     assert "…" not in text
     folded = "".join(line.split(" ")[0] for line in text.splitlines())
     assert "backbone.stages.downsampling.projection.convolution" in folded
+
+
+def test_at_eighty_columns_each_layer_keeps_to_one_line() -> None:
+    counted = plan(ResNet(), (3, 224, 224))
+    lines = as_text(counted, width=80).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert "…" not in "".join(lines)
+    for row in counted.rows:
+        assert [line for line in lines if line.startswith(row.name)], row.name
+    assert "Left out, for want of width: Memory, Stride." in lines
+
+
+def test_numbers_too_long_for_the_width_are_rounded_and_not_cut() -> None:
+    text = as_text(plan(nn.Sequential(nn.Conv2d(3, 64, 3, padding=1)), (3, 4096, 4096)), width=60)
+    assert "…" not in text
+    assert "54.0 P" in text
+
+
+def test_the_short_form(golden: Callable[[str, str], None]) -> None:
+    console = Console(width=80, color_system=None, legacy_windows=False)
+    with console.capture() as shown:
+        console.print(as_short_table(plan(families.build("vgg", classes=10, input_shape=(1, 28, 28)), (1, 28, 28))))
+    golden("plan_short.txt", "\n".join(line.rstrip() for line in shown.get().splitlines()))

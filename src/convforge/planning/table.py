@@ -1,11 +1,15 @@
-"""A plan as text: two tables, readable at 100 columns, and the sentences that explain their headings."""
+"""A plan as text: two tables, readable at 100 columns, and sentences that explain their headings; or a short form."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import StringIO
+from math import prod
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -73,12 +77,32 @@ def as_text(plan: Plan, width: int = WIDTH) -> str:
 
 def as_table(plan: Plan) -> RenderableType:
     """The tables as something that Rich prints."""
-    parts: list[RenderableType] = [_layers(plan), _sums(plan)]
+    parts: list[RenderableType] = [_Layers(plan, plan.rows, (), ("Memory", "Stride", "Pad")), _sums(plan)]
     if any(row.dense for row in plan.rows):
-        parts += [Text(), _dense(plan), _dense_explained()]
+        parts += [Text(), _Dense(plan), _dense_explained()]
     if plan.notes:
         parts += [Text(), *(Text(f"Note: {note}") for note in plan.notes)]
     return Group(*parts)
+
+
+def as_short_table(plan: Plan) -> RenderableType:
+    """For who is on the way to something else: the layers that learn or change the size, a line each, and the sums."""
+    rows = [row for row in plan.rows if row.parameters or row.shared or prod(row.input_shape) != prod(row.output_shape)]
+    totals = plan.totals
+    sums = f"{totals.parameters:,} parameters, {human(totals.macs)} multiply-accumulates"
+    parts: list[RenderableType] = [
+        _Layers(plan, rows, ("Stride", "Pad", "Memory"), ("Kernel", "MACs")),
+        Text(),
+        Text(sums),
+    ]
+    if totals.dense:
+        parts.append(
+            Text(
+                f"Fully connected layers that make the same maps would take {human(totals.dense.same_maps)} weights "
+                f"instead of {human(totals.dense.weights)}."
+            )
+        )
+    return Group(*parts, *(Text(f"Note: {note}") for note in plan.notes))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -133,31 +157,58 @@ def _table(title: str) -> Table:
     )  # fmt: skip
 
 
-def _layers(plan: Plan) -> Table:
-    table = _table(f"{plan.model} on {_by(plan.input_shape[1:])}, batch {plan.input_shape[0]}")
-    table.add_column("Layer", overflow="fold", min_width=8)
-    table.add_column("Type", overflow="fold", min_width=6)
-    table.add_column("Kernel", no_wrap=True)
-    table.add_column("Stride", no_wrap=True)
-    table.add_column("Pad", no_wrap=False)
-    table.add_column("Output", no_wrap=True)
-    table.add_column("Field", no_wrap=True)
-    for heading in ("Params", "MACs", "Memory"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in plan.rows:
-        table.add_row(
-            row.name,
-            row.type,
-            _kernel(row),
-            _pair(row.stride),
-            _sides(row.padding, row.padding_mode),
-            _by(row.output_shape[1:]),
-            _field(row) if row.output_shape else "",
-            "shared" if row.shared else human(row.parameters) if row.parameters else "",
-            human(row.macs) if row.macs else "",
-            human_bytes(row.activation_bytes) if row.activation_bytes else "",
-        )
-    return table
+def _cells(row: Row) -> dict[str, str]:
+    return {
+        "Layer": row.name,
+        "Type": row.type if row.type != row.name else "",
+        "Kernel": _kernel(row),
+        "Stride": _pair(row.stride),
+        "Pad": _sides(row.padding, row.padding_mode),
+        "Output": _by(row.output_shape[1:]),
+        "Field": _field(row) if row.output_shape else "",
+        "Params": "shared" if row.shared else human(row.parameters) if row.parameters else "",
+        "MACs": human(row.macs) if row.macs else "",
+        "Memory": human_bytes(row.activation_bytes) if row.activation_bytes else "",
+    }
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The table of `rows` without the columns `never`; and where that keeps each row on one line, without some of the
+    columns `perhaps`, the first of them first."""
+
+    plan: Plan
+    rows: Sequence[Row]
+    never: tuple[str, ...]
+    perhaps: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for count in range(len(self.perhaps) + 1):
+            table = self._without(self.never + self.perhaps[:count])
+            if Measurement.get(console, options.update(width=10_000), table).maximum <= options.max_width:
+                yield table
+                if count:
+                    yield Text(f"Left out, for want of width: {', '.join(self.perhaps[:count])}.", style="italic")
+                return
+        yield self._without(self.never)  # a name is longer than the line, and is folded
+
+    def _without(self, headings: tuple[str, ...]) -> Table:
+        table = _table(f"{self.plan.model} on {_by(self.plan.input_shape[1:])}, batch {self.plan.input_shape[0]}")
+        rows = [_cells(row) for row in self.rows]
+        shown = [heading for heading in _COLUMNS if heading not in headings]
+        for heading in shown:
+            right = heading in ("Params", "MACs", "Memory")
+            if heading in ("Layer", "Type"):
+                longest = max((len(row[heading]) for row in rows), default=0)
+                table.add_column(heading, overflow="fold", min_width=min(8, max(longest, len(heading))))
+            else:
+                table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "Pad")
+        for row in rows:
+            table.add_row(*(row[heading] for heading in shown))
+        return table
+
+
+_COLUMNS = ("Layer", "Type", "Kernel", "Stride", "Pad", "Output", "Field", "Params", "MACs", "Memory")
 
 
 def _sums(plan: Plan) -> Group:
@@ -182,28 +233,44 @@ def _sums(plan: Plan) -> Group:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _dense_cells(dense: DenseEquivalent) -> tuple[str, ...]:
+def _dense_cells(dense: DenseEquivalent, write: Callable[[int], str]) -> tuple[str, ...]:
     return (
         exact(dense.weights),
-        exact(dense.to_neurons),
+        write(dense.to_neurons),
         factor(dense.to_neurons_factor),
-        exact(dense.same_maps),
+        write(dense.same_maps),
         factor(dense.same_maps_factor),
     )
 
 
-def _dense(plan: Plan) -> Table:
+@dataclass(frozen=True)
+class _Dense:
+    """The comparison: with headings on one line where there is room, in full numbers where those fit."""
+
+    plan: Plan
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        ample = options.update(width=10_000)
+        tables = [_dense(self.plan, exact, narrow=False), _dense(self.plan, exact, narrow=True)]
+        fitting = (table for table in tables if Measurement.get(console, ample, table).maximum <= options.max_width)
+        yield next(fitting, _dense(self.plan, human, narrow=True))
+
+
+def _dense(plan: Plan, write: Callable[[int], str], narrow: bool) -> Table:
+    rows = [(row.name, *_dense_cells(row.dense, write)) for row in plan.rows if row.dense]
+    sums = [("Together", *_dense_cells(plan.totals.dense, write))] if plan.totals.dense and len(rows) > 1 else []
+    longest = [max(map(len, column)) for column in zip(*rows, *sums, strict=True)]
     table = _table("Each convolution beside the fully connected layer it stands for (weights, without biases)")
     table.add_column("Convolution", overflow="fold", min_width=8)
     headings = ("Its weights", f"(a) Dense, {LESSON_NEURONS:,} neurons", "Factor", "(b) Dense, same maps", "Factor")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=False, min_width=6)
-    for row in plan.rows:
-        if row.dense:
-            table.add_row(row.name, *_dense_cells(row.dense))
-    if plan.totals.dense and sum(row.dense is not None for row in plan.rows) > 1:
+    for heading, width in zip(headings, longest[1:], strict=True):
+        least = max(width, *(len(word) for word in heading.split()))
+        table.add_column(heading, justify="right", width=least if narrow else None)
+    for cells in rows:
+        table.add_row(*cells)
+    for cells in sums:
         table.add_section()
-        table.add_row("Together", *_dense_cells(plan.totals.dense))
+        table.add_row(*cells)
     return table
 
 

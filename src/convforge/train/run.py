@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..models import families
 from ..models.checkpoint import Architecture, read_json, write_atomically
 from ..planning import plan
+from ..planning.table import as_short_table
 from . import twin
 from .data import Data, load
 from .display import Display
@@ -107,7 +108,7 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         torch.manual_seed(options.seed)
         model = architecture.build()
         counted = plan(model, architecture.input_shape)
-        display.console.print(counted)
+        display.console.print(as_short_table(counted))
         folder = Path(options.resume) if options.resume is not None else _new_folder(options, data)
         if stored is None:
             _write_config(folder, options, data, fingerprint)
