@@ -147,12 +147,16 @@ def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _source_hash() -> str:
+def _hash_of_source() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+# Taken at import, with the modules: were it taken later, a program that runs while the files are edited would put code
+# from the old ones under the name of the new ones.
+_SOURCE_HASH = _hash_of_source()
 
 
 def cache_folder() -> Path | None:
@@ -184,7 +188,7 @@ class _Entry:
         folder = cache_folder()
         if folder is None:
             return None
-        versions = (_source_hash(), llvmlite.__version__, llvm.llvm_version_info, platform.machine(), platform.system())
+        versions = (_SOURCE_HASH, llvmlite.__version__, llvm.llvm_version_info, platform.machine(), platform.system())
         return cls(folder / (hashlib.sha256(repr((versions, key)).encode()).hexdigest() + ".o"))
 
     def read(self) -> bytes | None:
@@ -296,6 +300,10 @@ def usable_threads() -> int:
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="convforge")
 
+
+if hasattr(os, "register_at_fork"):
+    # A forked child inherits the pool but not its threads; it makes its own.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 

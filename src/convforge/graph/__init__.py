@@ -1,0 +1,1 @@
+"""Whole networks, captured by `torch.compile`."""
