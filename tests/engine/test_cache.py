@@ -1,0 +1,197 @@
+"""Compiled code on disk: found again, never believed when damaged, never taken from where others can write."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import SWEEP, answer, sweep
+
+from convforge.engine import runtime
+
+# Counts what is compiled and what is loaded while a program convolves.
+PROGRAM = """
+import json, sys
+import numpy as np
+from convforge import Conv2dSpec, engine
+from convforge.engine import runtime
+
+compiled, loaded, compile_object, load = [], [], runtime.compile_object, runtime._load
+def counting_compile(build, target):
+    compiled.append(compile_object(build, target))
+    return compiled[-1]
+def counting_load(object_code, kernels):
+    loaded.append(object_code)
+    return load(object_code, kernels)
+runtime.compile_object, runtime._load = counting_compile, counting_load
+spec = Conv2dSpec(3, 20, 3, padding=1)
+x, w = np.ones((1, 3, 9, 9), np.float32), np.ones((20, 3, 3, 3), np.float32)
+y = engine.conv2d(x, w, None, spec, threads=2)
+dw = engine.weight_gradient(x, y, spec, threads=2)
+print(json.dumps({"compiled": len(compiled), "loaded": len(loaded), "y": float(y.sum()), "dw": float(dw.sum()),
+                  "folder": str(runtime.cache_folder())}))
+"""
+Y = 20 * 3 * 25.0**2  # ones convolved with ones: the taps that meet the 9×9 image, summed over the image
+
+
+def run(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = answer("-c", PROGRAM, CONVFORGE_CACHE=str(folder))
+    assert found["y"] == Y
+    return found
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A cache folder that a first process has filled."""
+    folder = tmp_path / "code"
+    first = run(folder)
+    assert first["compiled"] == first["loaded"] == len(list(folder.iterdir())) > 0
+    return folder
+
+
+def test_a_second_process_compiles_nothing(filled: Path) -> None:
+    again = run(filled)
+    assert again["compiled"] == 0
+    assert again["loaded"] == len(list(filled.iterdir()))
+
+
+def test_the_folder_and_its_entries_are_for_their_owner(filled: Path) -> None:
+    assert stat.S_IMODE(filled.stat().st_mode) == 0o700
+    for entry in filled.iterdir():
+        assert not entry.stat().st_mode & 0o077
+        assert entry.suffix == ".o"
+
+
+def _flip(entry: Path, position: int) -> None:
+    content = bytearray(entry.read_bytes())
+    content[position] ^= 1
+    entry.write_bytes(content)
+
+
+DAMAGE = {
+    "first byte flipped": lambda entry: _flip(entry, 0),
+    "middle byte flipped": lambda entry: _flip(entry, entry.stat().st_size // 2),
+    "last byte flipped": lambda entry: _flip(entry, -1),
+    "truncated": lambda entry: entry.write_bytes(entry.read_bytes()[:-100]),
+    "longer": lambda entry: entry.write_bytes(entry.read_bytes() + b"\0"),
+    "hash only": lambda entry: entry.write_bytes(entry.read_bytes()[:32]),
+    "empty": lambda entry: entry.write_bytes(b""),
+    "text": lambda entry: entry.write_text("not code"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_compiled_again_and_never_loaded(damage: str, filled: Path) -> None:
+    entries = sorted(filled.iterdir())
+    whole = {entry: entry.read_bytes() for entry in entries}
+    for entry in entries:
+        DAMAGE[damage](entry)
+    again = run(filled)
+    assert again["compiled"] == again["loaded"] == len(entries)
+    assert {entry: entry.read_bytes() for entry in entries} == whole, "the entries are whole again"
+
+
+def test_another_entrys_content_under_an_entrys_name_is_not_loaded(filled: Path) -> None:
+    entries = sorted(filled.iterdir())
+    contents = [entry.read_bytes() for entry in entries]
+    for entry, other in zip(entries, contents[1:] + contents[:1], strict=True):
+        entry.write_bytes(other)
+    assert run(filled)["compiled"] == len(entries)
+
+
+def test_an_entry_that_others_can_write_is_not_loaded(filled: Path) -> None:
+    entries = sorted(filled.iterdir())
+    for entry in entries:
+        entry.chmod(0o666)
+    assert run(filled)["compiled"] == len(entries)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
+def test_a_folder_that_others_can_write_is_not_used(mode: int, filled: Path) -> None:
+    before = {entry.name: entry.stat().st_mtime_ns for entry in filled.iterdir()}
+    filled.chmod(mode)
+    again = run(filled)
+    assert again["folder"] == "None"
+    assert again["compiled"] == len(before)
+    assert before == {entry.name: entry.stat().st_mtime_ns for entry in filled.iterdir()}
+
+
+def test_a_folder_of_someone_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
+    tmp_path.chmod(0o700)
+    assert runtime.cache_folder() == tmp_path
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    assert runtime.cache_folder() is None
+
+
+def test_a_folder_that_cannot_be_written_is_read(filled: Path) -> None:
+    filled.chmod(0o500)
+    try:
+        assert run(filled)["compiled"] == 0
+    finally:
+        filled.chmod(0o700)
+
+
+def test_where_nothing_can_be_written_everything_still_runs(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("a file, not a folder")
+    assert run(in_the_way / "code")["folder"] == "None"
+    assert run(in_the_way)["folder"] == "None"
+
+
+def test_a_full_disk_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
+    tmp_path.chmod(0o700)
+
+    def full(source: object, destination: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    entry = runtime._Entry.named("some key")
+    assert entry is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        entry.write(b"code")
+    assert list(tmp_path.iterdir()) == []
+    entry.write(b"code")
+    assert entry.read() == b"code"
+
+
+def test_entries_depend_on_everything_that_the_code_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
+    tmp_path.chmod(0o700)
+    names = {runtime._Entry.named(key).path for key in ("one", "two")}  # type: ignore[union-attr]
+    for what, value in (("llvmlite.__version__", "0.0"), ("_source_hash", lambda: "other source")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"convforge.engine.runtime.{what}", value)
+            names.add(runtime._Entry.named("one").path)  # type: ignore[union-attr]
+    assert len(names) == 4
+
+
+def test_targets_share_a_folder(tmp_path: Path) -> None:
+    """What one target left is not run by another."""
+    folder = str(tmp_path / "code")
+    for name in ("baseline", "", "baseline"):
+        assert sweep(10, 3, CONVFORGE_TARGET=name, CONVFORGE_CACHE=folder)["right"] == 10
+
+
+def test_processes_that_fill_an_empty_folder_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    environment = os.environ | {"CONVFORGE_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+    together = [
+        subprocess.Popen(
+            [sys.executable, str(SWEEP), "10", str(seed)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for seed in range(4)
+    ]
+    for process in together:
+        _, complaint = process.communicate(timeout=300)
+        assert process.returncode == 0, complaint.decode()
+    assert {entry.suffix for entry in folder.iterdir()} == {".o"}, "no temporary file is left"
+    assert answer("-c", PROGRAM, CONVFORGE_CACHE=str(folder))["compiled"] == 0

@@ -1,0 +1,147 @@
+"""Threads: torch's own where torch is, a pool without it; from many Python threads at once; after a fork."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracle import Case, Data, agree, check
+from processes import answer, sweep
+from torch.utils.data import DataLoader, Dataset
+
+import convforge
+from convforge import Conv2dSpec, engine
+
+SPEC = Conv2dSpec(16, 24, 3, padding=1)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_without_torch_on_numpy_alone(threads: int) -> None:
+    assert sweep(120, 5, threads)["torch"] is False
+
+
+def test_an_engine_that_convolves_does_not_load_torch() -> None:
+    program = """
+import json, sys
+import numpy as np
+import convforge
+from convforge import Conv2dSpec, engine
+y = engine.conv2d(np.ones((2, 8, 30, 30), np.float32), np.ones((8, 8, 3, 3), np.float32), None, Conv2dSpec(8, 8, 3))
+print(json.dumps([float(y[0, 0, 0, 0]), "torch" in sys.modules]))
+"""
+    assert answer("-c", program) == [72.0, False]
+
+
+# Threads that this process has, seen from outside of torch, while convolutions run with a given number set.
+COUNTING = """
+import json, os, sys
+import numpy as np
+import torch
+torch.set_num_threads(int(sys.argv[1]))
+import convforge
+x, w = (torch.from_numpy(np.ones(s, np.float32)) for s in ((4, 32, 60, 60), (32, 32, 3, 3)))  # on one thread
+before = len(os.listdir("/proc/self/task"))
+for _ in range(3):
+    convforge.conv2d(x, w, padding=1)
+print(json.dumps(len(os.listdir("/proc/self/task")) - before))
+"""
+
+
+@pytest.mark.skipif(not torch.os.path.exists("/proc/self/task"), reason="counts threads in /proc")
+@pytest.mark.parametrize(("threads", "more"), [(1, 0), (2, 1), (3, 2)])
+def test_torchs_number_of_threads_holds(threads: int, more: int) -> None:
+    assert answer("-c", COUNTING, str(threads), OMP_NUM_THREADS="8") == more
+
+
+@pytest.mark.skipif(not torch.os.path.exists("/proc/self/task"), reason="counts threads in /proc")
+def test_the_threads_are_torchs_own() -> None:
+    """Where torch has its team already, a convolution starts no further thread."""
+    program = COUNTING.replace("before =", "torch.nn.functional.conv2d(x, w); before =")
+    assert answer("-c", program, "2", OMP_NUM_THREADS="2") == 0
+
+
+def test_python_threads_at_the_same_time() -> None:
+    """Eight threads, each with data and a spec of its own, none of them disturbed by the others' workspace."""
+    cases = [
+        Case(Conv2dSpec(4 + n, 30 - n, 1 + n % 4, 1 + n % 2, padding=1), (9 + n, 20 - n), batch=2, threads=1 + n % 2)
+        for n in range(8)
+    ]
+    prepared = [(case, Data.of(case)) for case in cases]
+    for _, data in prepared:
+        assert data.wanted
+    barrier = threading.Barrier(len(cases))
+
+    def work(pair: tuple[Case, Data]) -> None:
+        barrier.wait()
+        for _ in range(25):
+            check(*pair)
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        list(pool.map(work, prepared))
+
+
+def test_torch_operators_from_python_threads() -> None:
+    def work(seed: int) -> None:
+        made = torch.Generator().manual_seed(seed)
+        x = torch.randn(2, 5 + seed, 11, 9, generator=made, requires_grad=True)
+        w = torch.randn(12, 5 + seed, 3, 3, generator=made, requires_grad=True)
+        for _ in range(10):
+            ours = torch.autograd.grad(convforge.conv2d(x, w).square().sum(), (x, w))
+            theirs = torch.autograd.grad(torch.nn.functional.conv2d(x, w).square().sum(), (x, w))
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+
+
+class Convolved(Dataset[torch.Tensor]):
+    """Items that a worker process computes with convolutions."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return convforge.conv2d(torch.full((4, 8, 40, 40), float(index)), torch.ones(8, 8, 3, 3), padding=1)[0]
+
+
+def test_workers_of_a_data_loader_convolve_and_do_not_hang() -> None:
+    torch.set_num_threads(2)
+    convforge.conv2d(torch.ones(4, 8, 40, 40), torch.ones(8, 8, 3, 3))  # the parent's team of threads exists
+    batches = list(DataLoader(Convolved(), batch_size=2, num_workers=2, timeout=60, multiprocessing_context="fork"))
+    assert [float(batch[0, 0, 20, 20]) for batch in batches] == [0.0, 2 * 72.0, 4 * 72.0, 6 * 72.0]
+
+
+def test_a_fork_of_a_program_without_torch_does_not_hang() -> None:
+    program = """
+import json, os, signal
+import numpy as np
+from convforge import Conv2dSpec, engine
+x, w, spec = np.ones((4, 8, 40, 40), np.float32), np.ones((8, 8, 3, 3), np.float32), Conv2dSpec(8, 8, 3)
+engine.conv2d(x, w, None, spec, threads=2)  # the pool's threads do not survive a fork
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    y = engine.conv2d(x, w, None, spec, threads=2)
+    os.write(writer, str(float(y[0, 0, 0, 0])).encode())
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+os.close(writer)
+print(json.dumps([status, os.read(reader, 100).decode()]))
+"""
+    assert answer("-W", "ignore::DeprecationWarning", "-c", program) == [0, "72.0"]
+
+
+def test_results_do_not_depend_on_who_calls() -> None:
+    data = Data.of(Case(SPEC, (12, 12)))
+    here = engine.conv2d(data.x, data.w, data.bias, SPEC, threads=2)
+    there: list[Any] = []
+    thread = threading.Thread(target=lambda: there.append(engine.conv2d(data.x, data.w, data.bias, SPEC, threads=2)))
+    thread.start()
+    thread.join()
+    assert np.array_equal(here, there[0])
+    agree(Case(SPEC, (12, 12)), data, "y", here)
