@@ -1,0 +1,107 @@
+"""What the peers test about convolution, run against us: torch's samples and error inputs, and ONNX's node cases."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import convforge
+from convforge import Conv2dSpec
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what torch's test helpers warn about when they are imported is theirs
+    from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.common_modules import module_db
+
+OPERATOR = next(op for op in op_db if op.name == "nn.functional.conv2d")
+MODULE = next(module for module in module_db if module.module_cls is torch.nn.Conv2d)
+even_kernel = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+
+
+@even_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+def test_torchs_samples(dtype: torch.dtype) -> None:
+    """Values, gradients and memory formats of output and gradients."""
+    count = 0
+    for sample in OPERATOR.sample_inputs("cpu", dtype, requires_grad=True):
+        arguments = (sample.input, *sample.args)
+        ours, theirs = (f(*arguments, **sample.kwargs) for f in (convforge.conv2d, F.conv2d))
+        torch.testing.assert_close(ours, theirs)
+        assert ours.stride() == theirs.stride()
+        leaves = [t for t in (*arguments, *sample.kwargs.values()) if isinstance(t, Tensor) and t.requires_grad]
+        direction = torch.randn_like(theirs)
+        for mine, its in zip(*(torch.autograd.grad(y, leaves, direction) for y in (ours, theirs)), strict=True):
+            torch.testing.assert_close(mine, its)
+            assert mine.stride() == its.stride()
+        count += 1
+    assert count >= 10
+
+
+def test_torchs_error_inputs() -> None:
+    count = 0
+    for case in OPERATOR.error_inputs("cpu"):
+        sample = case.sample_input
+        with pytest.raises(case.error_type, match=case.error_regex):
+            convforge.conv2d(sample.input, *sample.args, **sample.kwargs)
+        count += 1
+    assert count >= 5
+
+
+@even_kernel
+@pytest.mark.parametrize("training", [True, False])
+def test_torchs_module_inputs(training: bool) -> None:
+    count = 0
+    inputs = MODULE.module_inputs_func(MODULE, device="cpu", dtype=torch.float64, requires_grad=True, training=training)
+    for case in inputs:
+        arguments, options = case.constructor_input.args, case.constructor_input.kwargs
+        theirs = torch.nn.Conv2d(*arguments, **options, dtype=torch.float64)
+        ours = convforge.nn.Conv2d(*arguments, **options, dtype=torch.float64)
+        ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(ours(*case.forward_input.args), theirs(*case.forward_input.args))
+        count += 1
+    assert count >= 3
+
+
+def onnx_cases() -> list[Any]:
+    """ONNX's own cases for the operator Conv: (name, attributes, inputs, output)."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    from onnx.backend.test.case.node import conv
+
+    found: list[Any] = []
+
+    def note(node: Any, inputs: list[Any], outputs: list[Any], name: str, **_: Any) -> None:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        found.append((name, attributes, inputs, outputs[0]))
+
+    before, conv.expect = conv.expect, note
+    try:
+        for export in (name for name in dir(conv.Conv) if name.startswith("export")):
+            getattr(conv.Conv, export)()
+    finally:
+        conv.expect = before
+    return found
+
+
+def test_onnx_cases() -> None:
+    cases = onnx_cases()
+    for name, attributes, (x, w), expected in cases:
+        top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+        if re.match(rb"SAME", attributes.get("auto_pad", b"")):
+            # SAME_LOWER puts the odd one first; these sizes have none, so it is SAME_UPPER's rule
+            padding: Any = "same_ceil"
+        else:
+            padding = ((top, bottom), (left, right))
+        stride = attributes.get("strides", (1, 1))
+        spec = Conv2dSpec(x.shape[1], w.shape[0], w.shape[2:], stride, padding)
+        assert spec.output_size(x.shape[2:]) == expected.shape[2:], name
+        ours = convforge.conv2d(torch.from_numpy(x), torch.from_numpy(w), None, stride, padding)
+        np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(convforge.engine.conv2d(x, w, None, spec), expected, rtol=1e-6, err_msg=name)
+    assert len(cases) >= 6
