@@ -328,7 +328,7 @@ def test_piped_output_has_one_line_an_epoch(options: Options) -> None:
     train(options, Console(file=printed, width=100))
     lines = printed.getvalue().splitlines()
     assert sum(line.startswith("epoch ") for line in lines) == 3
-    assert lines.index(next(line for line in lines if "Totals" in line)) < lines.index(
+    assert lines.index(next(line for line in lines if "multiply-accumulates" in line)) < lines.index(
         next(line for line in lines if line.startswith("epoch 1/3"))
     )
     assert "\r" not in printed.getvalue()
