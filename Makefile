@@ -8,17 +8,17 @@ TORCH := 2.13.0
 # Nothing here needs the Hugging Face hub: a test or a demo that asks it for something should fail and not wait.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
-# Two test processes share the cores: a thread that waits must not spin on the core that the other one needs.
-export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help demo test lint format lock clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
-demo: .venv/installed  ## Learn 5,000 handwritten digits in about a minute, and say where the report is.
-	$(BIN)/convforge train
+demo: .venv/installed  ## Learn to read 5,000 handwritten digits, and say where the report is.
+	$(BIN)/convforge train --dense-twin
 
+# Two test processes share the cores: a thread that waits must not spin on the core that the other one needs.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
 	$(BIN)/python -m pytest -n 2 -q
 
