@@ -66,11 +66,13 @@ def conv2d(
         )
         return overridden
     steps, gaps = _pair(stride), _pair(dilation)
-    if steps is None or gaps is None or weight.dim() != 4 or input.dim() not in (3, 4):
+    if steps is None or gaps is None or not all(isinstance(t, Tensor) for t in tensors):
+        return _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if weight.dim() != 4 or input.dim() not in (3, 4):
         return _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
     sides = resolve_padding(padding, (input.shape[-2], input.shape[-1]), weight.shape[2:], steps, gaps)
     if sides is None or not _engine_takes(input, weight, bias, steps, sides, gaps, groups):
-        ours = isinstance(padding, str) and padding not in ("valid", "same")
+        ours = sides is not None and isinstance(padding, str) and padding not in ("valid", "same")
         return _torch_conv2d(input, weight, bias, stride, sides if ours else padding, dilation, groups)
     image = input if input.dim() == 4 else input.unsqueeze(0)
     y: Tensor = _forward_op(image, weight, bias, steps, [*sides[0], *sides[1]], gaps, groups)
@@ -98,9 +100,13 @@ def resolve_padding(
 def _pair(value: Any) -> tuple[int, int] | None:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) == 1:
-            return (value[0], value[0])
-        return (value[0], value[1]) if len(value) == 2 and not isinstance(value[0], Sequence) else None
-    return None if isinstance(value, (str, bool, float)) else (value, value)
+            return (value[0], value[0]) if _is_integer(value[0]) else None
+        return (value[0], value[1]) if len(value) == 2 and _is_integer(value[0]) and _is_integer(value[1]) else None
+    return (value, value) if _is_integer(value) else None
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
 
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
@@ -119,7 +125,7 @@ def _engine_takes(
             return False
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return False  # an exported program is for others: it holds the plain convolution
-    if torch._C._are_functorch_transforms_active() or _has_tangent(tensors):
+    if _under_functorch() or _has_tangent(tensors):
         return False  # vmap and forward-mode derivatives are torch's
     channels, (outs, per_group, kh, kw) = x.shape[-3], w.shape
     if not isinstance(groups, int) or groups < 1 or outs % groups or channels != per_group * groups or outs == 0:
@@ -128,9 +134,25 @@ def _engine_takes(
         return False
     if min(*stride, *dilation) < 1 or min(*sides[0], *sides[1]) < 0:
         return False
-    if channels == 0 or kh == 0 or kw == 0 or x.shape[-2] == 0 or x.shape[-1] == 0:
+    if (
+        channels == 0
+        or kh == 0
+        or kw == 0
+        or x.shape[-2] == 0
+        or x.shape[-1] == 0
+        or (x.dim() == 4 and x.shape[0] == 0)
+    ):
         return False
     return all(output_size(x.shape[a - 2], w.shape[a + 2], stride[a], sides[a], dilation[a]) >= 1 for a in (0, 1))
+
+
+def _under_functorch() -> bool:
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+# A compiler asks while it traces and keeps the answer: the question itself is no part of the graph. (This is all that
+# torch.compiler.assume_constant_result does, but for importing the whole compiler.)
+_under_functorch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _has_tangent(tensors: Sequence[Tensor]) -> bool:
@@ -177,7 +199,12 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
     y = _forward_fake(x, w, bias, stride, pads, dilation, groups)
     if y.numel():
         problem = _problem(x, w, y, stride, pads, dilation, groups)
-        bias = None if bias is None else bias.contiguous()
+        if bias is not None:
+            if bias.dtype != x.dtype or bias.shape != (w.shape[0],):
+                raise RuntimeError(
+                    f"the bias must be {w.shape[0]} numbers of {x.dtype}, not {bias.shape}, {bias.dtype}."
+                )
+            bias = bias.contiguous()
         prepared = prepare_forward(problem, torch.get_num_threads(), bias is not None)
         prepared.run(x=x.data_ptr(), w=w.data_ptr(), y=y.data_ptr(), bias=0 if bias is None else bias.data_ptr())
     return y
@@ -214,6 +241,13 @@ def _weight_gradient(
 def _problem(x: Tensor, w: Tensor, y: Tensor, stride: Any, pads: Any, dilation: Any, groups: int) -> Problem:
     if not x.dtype == w.dtype == y.dtype:
         raise RuntimeError(f"convforge's operators take tensors of one dtype, not {x.dtype}, {w.dtype} and {y.dtype}.")
+    fits = (x.shape[0], x.shape[1], w.shape[0]) == (y.shape[0], w.shape[1] * groups, y.shape[1])
+    fits = fits and w.shape[0] % groups == 0 and y.shape[2:] == _out_size(x, w, stride, pads, dilation)
+    if not fits:  # the kernels would read or write beside the tensors
+        raise RuntimeError(
+            f"a convolution of input {tuple(x.shape)} with weight {tuple(w.shape)} at stride {tuple(stride)}, padding "
+            f"{tuple(pads)}, dilation {tuple(dilation)}, groups {groups} does not give output {tuple(y.shape)}."
+        )
     return Problem(
         dtype="float32" if x.dtype == torch.float32 else "float64",
         x_shape=tuple(x.shape),  # type: ignore[arg-type]
@@ -235,11 +269,16 @@ def _problem(x: Tensor, w: Tensor, y: Tensor, stride: Any, pads: Any, dilation: 
 def _forward_fake(
     x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int
 ) -> Tensor:
-    out = [
+    out = _out_size(x, w, stride, pads, dilation)
+    return _empty(x, (x.shape[0], w.shape[0], *out), is_channels_last(x) or is_channels_last(w))
+
+
+def _out_size(x: Tensor, w: Tensor, stride: Any, pads: Any, dilation: Any) -> tuple[int, int]:
+    height, width = (
         output_size(x.shape[2 + a], w.shape[2 + a], stride[a], (pads[2 * a], pads[2 * a + 1]), dilation[a])
         for a in (0, 1)
-    ]
-    return _empty(x, (x.shape[0], w.shape[0], *out), is_channels_last(x) or is_channels_last(w))
+    )
+    return height, width
 
 
 def _input_gradient_fake(
@@ -340,6 +379,17 @@ for _name, _cpu, _fake, _backward, _save in _OPERATORS:
     _library.impl(_name, _cpu, "CPU")
     torch.library.register_fake(f"convforge::{_name}", _fake, lib=_library)
     torch.library.register_autograd(f"convforge::{_name}", _backward, setup_context=_save, lib=_library)
-    torch.library.register_autocast(f"convforge::{_name}", "cpu", torch.bfloat16, lib=_library)
+
+
+def _autocast(x: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    """As torch's convolution under autocast. (`torch.library.register_autocast` knows one dtype only.)"""
+    dtype = torch.get_autocast_dtype("cpu")
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+        narrow = [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, w, bias)]
+        y: Tensor = _forward_op(*narrow, *geometry)
+        return y
+
+
+_library.impl("conv2d", _autocast, "AutocastCPU")
 
 __all__ = ["conv2d", "is_channels_last", "resolve_padding"]
