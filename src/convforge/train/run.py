@@ -108,7 +108,7 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         torch.manual_seed(options.seed)
         model = architecture.build()
         counted = plan(model, architecture.input_shape)
-        display.console.print(as_short_table(counted))
+        display.console.print(as_short_table(counted), end="\n\n")
         folder = Path(options.resume) if options.resume is not None else _new_folder(options, data)
         if stored is None:
             _write_config(folder, options, data, fingerprint)
