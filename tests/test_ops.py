@@ -808,7 +808,10 @@ def test_gradients_accumulate_and_have_the_layout_of_their_parameters() -> None:
 
 def test_large_strides_are_not_cut_to_32_bits() -> None:
     """A view whose images are more than 2³¹ elements apart; the memory between is never touched."""
-    storage = torch.empty((1 << 31) + 5000)
+    try:
+        storage = torch.empty((1 << 31) + 5000)
+    except RuntimeError:
+        pytest.skip("the system does not promise 8 GB of memory")
     x = storage.as_strided((2, 3, 5, 5), ((1 << 31) + 100, 25, 5, 1))
     x.copy_(randn(2, 3, 5, 5))
     close(convforge.conv2d(x, randn(4, 3, 3, 3)), F.conv2d(x.contiguous(), randn(4, 3, 3, 3)))

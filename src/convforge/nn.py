@@ -8,9 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from .ops import conv2d, resolve_padding
-from .spec import Sides, same_half_pad, strided_same_error
+from .spec import Sides, as_padding, same_half_pad, strided_same_error
 
 __all__ = ["Conv2d"]
 
@@ -47,9 +48,9 @@ class Conv2d(torch.nn.Conv2d):
     ) -> None:
         by_side = isinstance(padding, Sequence) and len(padding) == 2 and isinstance(padding[0], Sequence)
         plain: Any = 0 if by_side or padding in _BEYOND_TORCH else padding
-        steps = (stride, stride) if isinstance(stride, int) else tuple(stride)
+        steps = _pair(stride)
         if padding == "same" and steps != (1, 1):
-            raise strided_same_error((steps[0], steps[-1]))
+            raise strided_same_error(steps)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, plain, dilation, groups, bias, padding_mode, device, dtype
         )
@@ -59,7 +60,8 @@ class Conv2d(torch.nn.Conv2d):
             self.padding = (top, left)
             self._reversed_padding_repeated_twice = [left, left, top, top]
         elif by_side or padding == "same_ceil":
-            self.padding = padding  # type: ignore[assignment]
+            known: Any = as_padding(padding, _pair(kernel_size), steps, _pair(dilation))
+            self.padding = known
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: Any = self.padding
