@@ -18,6 +18,10 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("ci")
 
+# Read when torch's OpenMP is loaded, which no test module has done yet: threads that wait must not keep the cores from
+# the other processes of `pytest -n 2`; spinning, they make small layers a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Read when Hugging Face's packages are imported, which no test module has done yet: no test may need the network.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 

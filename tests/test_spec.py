@@ -30,8 +30,6 @@ axes = st.tuples(
 )
 """size, kernel, stride, padding before and after, dilation"""
 
-steady = settings(deadline=None, derandomize=True, database=None)
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The lesson's own numbers
@@ -76,7 +74,6 @@ def test_the_lessons_chain_with_padding_goes_on(padding: object) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@steady
 @given(axes)
 def test_output_size_is_the_number_of_positions_at_which_the_kernel_fits(axis: tuple[int, ...]) -> None:
     size, kernel, stride, before, after, dilation = axis
@@ -85,7 +82,7 @@ def test_output_size_is_the_number_of_positions_at_which_the_kernel_fits(axis: t
     assert max(0, output_size(size, kernel, stride, (before, after), dilation)) == len(positions)
 
 
-@settings(steady, max_examples=300)
+@settings(max_examples=300)
 @given(axes, axes)
 def test_output_size_is_torchs(vertical: tuple[int, ...], horizontal: tuple[int, ...]) -> None:
     (h, kh, sh, top, bottom, dh), (w, kw, sw, left, right, dw) = vertical, horizontal
@@ -100,7 +97,6 @@ def test_output_size_is_torchs(vertical: tuple[int, ...], horizontal: tuple[int,
         assert spec.output_size((h, w)) == tuple(shape[2:])
 
 
-@steady
 @given(axes, st.integers(0, 6))
 def test_transposed_output_size_is_torchs(axis: tuple[int, ...], output_padding: int) -> None:
     size, kernel, stride, pad, _, dilation = axis
@@ -120,7 +116,6 @@ def test_transposed_output_size_is_torchs(axis: tuple[int, ...], output_padding:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@steady
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 6))
 def test_same_is_torchs(size: int, kernel: int, dilation: int) -> None:
     y = F.conv1d(
@@ -138,7 +133,6 @@ def test_same_is_torchs(size: int, kernel: int, dilation: int) -> None:
     assert torch.equal(y, by_hand)
 
 
-@steady
 @given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 9), st.integers(1, 4))
 def test_same_ceil_is_tensorflows(size: int, kernel: int, stride: int, dilation: int) -> None:
     """TensorFlow's documentation of `padding="SAME"`: if size % stride == 0, pad = max(k − stride, 0), else
@@ -150,7 +144,6 @@ def test_same_ceil_is_tensorflows(size: int, kernel: int, stride: int, dilation:
     assert output_size(size, kernel, stride, pad, dilation) == -(-size // stride)
 
 
-@steady
 @given(st.integers(1, 300), st.integers(0, 6), st.integers(1, 9))
 def test_same_half_keeps_the_size_of_odd_kernels(size: int, half: int, stride: int) -> None:
     kernel = 2 * half + 1

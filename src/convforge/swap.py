@@ -128,6 +128,8 @@ def report(model: torch.nn.Module) -> Report:
     0      8×3×3×3  convforge  direct: it multiplies each input by each weight that it meets
     1 of 1 convolutions on the engine
     """
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(f"report takes a torch.nn.Module, not {type(model).__name__}.")
     return Report(_layers(model))
 
 
