@@ -248,12 +248,13 @@ def test_export_of_padding_beyond_torchs() -> None:
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dynamo", [True, False])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_onnx_export_holds_plain_conv_nodes(tmp_path: Path) -> None:
+def test_onnx_export_holds_plain_conv_nodes(tmp_path: Path, dynamo: bool) -> None:
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     model, x, path = optimized(), randn(2, 3, 16, 16), str(tmp_path / "model.onnx")
-    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
+    torch.onnx.export(model, (x,), path, dynamo=dynamo, verbose=False)
     graph = onnx.load(path).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("Conv") == 3

@@ -319,7 +319,7 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, w, bias, *ctx.geometry = inputs
     ctx.save_for_backward(x, w)
     ctx.has_bias = bias is not None
-    ctx.channels_last = is_channels_last(output)
+    ctx.channels_last = is_channels_last(x) or is_channels_last(w)  # an output of 1×1 would not tell
 
 
 def _forward_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:

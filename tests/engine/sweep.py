@@ -28,10 +28,19 @@ def main(count: int, seed: int, threads: int | None = None) -> None:
     from convforge.engine import target
 
     choose = random.Random(seed)
+    unclear = []
     for _ in range(count):
         case = some_case(lambda options: choose.choice(list(options)))
-        check(case if threads is None else replace(case, threads=threads))
-    print(json.dumps({"right": count, "target": target.current().name, "torch": "torch" in sys.modules}))
+        case = case if threads is None else replace(case, threads=threads)
+        try:
+            check(case)
+        except ModuleNotFoundError:  # above the bound: how far torch itself is off decides, once all others are done
+            unclear.append(case)
+    result = {"right": count, "target": target.current().name, "torch": "torch" in sys.modules}
+    sys.meta_path.pop(0)
+    for case in unclear:
+        check(case)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -147,15 +147,16 @@ def test_a_full_disk_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
     tmp_path.chmod(0o700)
 
-    def full(source: object, destination: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     entry = runtime._Entry.named("some key")
     assert entry is not None
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        entry.write(b"code")
-    assert list(tmp_path.iterdir()) == []
+    for step in ("os.replace", "tempfile.mkstemp"):
+        with monkeypatch.context() as patch:
+            patch.setattr(step, full)
+            entry.write(b"code")
+        assert list(tmp_path.iterdir()) == []
     entry.write(b"code")
     assert entry.read() == b"code"
 
@@ -164,7 +165,7 @@ def test_entries_depend_on_everything_that_the_code_depends_on(tmp_path: Path, m
     monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
     tmp_path.chmod(0o700)
     names = {runtime._Entry.named(key).path for key in ("one", "two")}  # type: ignore[union-attr]
-    for what, value in (("llvmlite.__version__", "0.0"), ("_source_hash", lambda: "other source")):
+    for what, value in (("llvmlite.__version__", "0.0"), ("_SOURCE_HASH", "other source")):
         with monkeypatch.context() as patch:
             patch.setattr(f"convforge.engine.runtime.{what}", value)
             names.add(runtime._Entry.named("one").path)  # type: ignore[union-attr]

@@ -88,6 +88,14 @@ GEOMETRIES = {
         Conv2dSpec(12, 18, (3, 2), (2, 3), ((2, 0), (0, 3)), (3, 2), groups=6),
         (11, 9),
     ),
+    "kernel in parts": (Conv2dSpec(130, 40, 15, padding=7), (9, 8)),
+    "kernel in parts, grouped and strided": (Conv2dSpec(260, 10, 11, 3, padding=5, groups=2), (12, 10)),
+    "rows in blocks of columns": (Conv2dSpec(70, 9, 3, padding=1), (3, 1500)),
+    "rows in blocks of columns, dilated": (Conv2dSpec(40, 9, 3, padding=20, dilation=20), (5, 1500)),
+    "rows in blocks of columns, strided": (Conv2dSpec(40, 9, (2, 5), (1, 4), padding=(0, 3)), (2, 3000)),
+    "pointwise, many pixels": (Conv2dSpec(33, 17, 1), (70, 71)),
+    "depthwise, many channels": (Conv2dSpec(300, 300, 5, padding=2, groups=300), (9, 10)),
+    "depthwise, many rows": (Conv2dSpec(40, 40, 3, 2, padding=1, groups=40), (150, 90)),
     "without bias": (Conv2dSpec(3, 8, 3, bias=False), (5, 5)),
 }
 
