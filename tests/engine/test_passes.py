@@ -93,6 +93,8 @@ GEOMETRIES = {
     "rows in blocks of columns": (Conv2dSpec(70, 9, 3, padding=1), (3, 1500)),
     "rows in blocks of columns, dilated": (Conv2dSpec(40, 9, 3, padding=20, dilation=20), (5, 1500)),
     "rows in blocks of columns, strided": (Conv2dSpec(40, 9, (2, 5), (1, 4), padding=(0, 3)), (2, 3000)),
+    "blocks that lie in the padding to the sides": (Conv2dSpec(70, 9, 3, padding=((0, 0), (2500, 2500))), (3, 5)),
+    "blocks that lie in the padding above and below": (Conv2dSpec(70, 9, 3, padding=((700, 600), (1, 1))), (3, 9)),
     "pointwise, many pixels": (Conv2dSpec(33, 17, 1), (70, 71)),
     "depthwise, many channels": (Conv2dSpec(300, 300, 5, padding=2, groups=300), (9, 10)),
     "depthwise, many rows": (Conv2dSpec(40, 40, 3, 2, padding=1, groups=40), (150, 90)),
