@@ -272,5 +272,4 @@ def test_arrays_that_do_not_fit_the_spec_are_refused_before_memory_is_touched(wh
 
 
 def test_more_cores_asked_for_than_there_are() -> None:
-    assert (os.cpu_count() or 1) < 64
-    check(Case(Conv2dSpec(32, 32, 3, padding=1), (20, 20), threads=64))
+    check(Case(Conv2dSpec(32, 32, 3, padding=1), (20, 20), threads=4 * (os.cpu_count() or 1)))
