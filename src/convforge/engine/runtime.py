@@ -301,9 +301,16 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="convforge")
 
 
+def _renew_after_fork() -> None:
+    """A forked child inherits the pool without its threads, and the lock perhaps in the hands of a thread that it does
+    not have."""
+    global _lock
+    _lock = threading.RLock()
+    _pool.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-    # A forked child inherits the pool but not its threads; it makes its own.
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_renew_after_fork)
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
