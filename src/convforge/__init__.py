@@ -12,7 +12,7 @@ from .errors import UserError
 from .spec import Conv2dSpec, SpecError
 
 if TYPE_CHECKING:
-    from . import nn
+    from . import engine, nn
     from .ops import conv2d
     from .planning import plan
     from .precision import get_precision, set_precision
@@ -36,6 +36,7 @@ __all__ = [
     "SpecError",
     "UserError",
     "conv2d",
+    "engine",
     "get_precision",
     "nn",
     "optimize",
@@ -46,8 +47,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return import_module(".nn", __name__)
+    if name in ("nn", "engine"):
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
