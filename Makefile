@@ -17,8 +17,6 @@ help:  ## List the targets.
 demo: .venv/installed  ## Learn to read 5,000 handwritten digits, and say where the report is.
 	$(BIN)/convforge train --dense-twin
 
-# Two test processes share the cores: a thread that waits must not spin on the core that the other one needs.
-test: export OMP_WAIT_POLICY := PASSIVE
 test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
 	$(BIN)/python -m pytest -n 2 -q
 
