@@ -22,15 +22,11 @@ from .select import Algorithm, choose
 from .target import DTYPE_BYTES, Target
 
 _LINE = 64
-_ZEROS = np.zeros(64)  # what the sums of a panel begin with where there is no bias
+_ZEROS = np.zeros(64)  # what the sums of a panel are added to where there is no bias
+_ZEROS_ADDRESS = int(_ZEROS.ctypes.data)
 
 # Below this a fork and join (half a microsecond each) costs more than a second thread brings.
 _MACS_WORTH_A_THREAD = 20_000
-
-# A staged panel of output must leave room for input and weights in L2; a panel of dy must stay in L1 (see the files).
-_MOST_PIXELS_FORWARD = 1024
-_MOST_PIXELS_GRADIENT = 224
-
 
 # The longest chain of float32 additions (see direct.py).
 _PRODUCTS_A_PART = 512
@@ -57,7 +53,7 @@ class Prepared:
     def run(self, **buffers: int) -> None:
         """Run on the addresses `x`, `w`, `y` and `bias`, as far as the pass knows them."""
         buffers["work"], alive = runtime.workspace(self.workspace_bytes)
-        buffers["zeros"] = _ZEROS.ctypes.data
+        buffers["zeros"] = _ZEROS_ADDRESS
         phases = []
         for step in self.steps:
             numbers = (ctypes.c_int64 * (len(step.numbers) // 8)).from_buffer_copy(step.numbers)
@@ -105,7 +101,8 @@ def _slide(slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, 
     for s in (algorithm.arranged(sliding.simplified(), panel) for sliding in slidings):
         layout = _Layout()  # the slidings run one after the other and share the memory
         v, h = s.vertical, s.horizontal
-        blocks = blocking(s, dtype, target, _MOST_PIXELS_FORWARD, threads)
+        # A panel of output that must cross to another layout is staged in an eighth of L2.
+        blocks = blocking(s, dtype, target, target.l2_bytes // 8 // (panel * size), threads)
         panels = -(-s.outputs // panel)
         packed = layout.take(s.groups * panels * panel * s.taps * size)
         staging = -(-blocks.scratch_numbers // (_LINE // size)) * (_LINE // size)
@@ -158,7 +155,8 @@ def prepare_weight_gradient(problem: Problem, threads: int) -> Prepared:
     s = algorithm.arranged(problem.forward().simplified(), panel)
     v, h = s.vertical, s.horizontal
     threads = _worth(threads, s.macs)
-    blocks = blocking(s, dtype, target, _MOST_PIXELS_GRADIENT, 1)
+    # A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input.
+    blocks = blocking(s, dtype, target, target.l1_bytes * 5 // 8 // (panel * size), 1)
     code = _code(direct_weight_gradient.build, ("accumulate", "collect"), dtype, target, algorithm.name)
     panels = -(-s.outputs // panel)
     splits, chunks = _units(s, blocks, panels, threads)

@@ -93,12 +93,6 @@ def compile_object(build: Callable[[ir.Module], None], target: Target) -> bytes:
     return bytes(machine.emit_object(optimised))
 
 
-def assembly(build: Callable[[ir.Module], None], target: Target) -> str:
-    """The same code as text, for people."""
-    machine, optimised = _optimised(build, target)
-    return str(machine.emit_assembly(optimised))
-
-
 def _optimised(build: Callable[[ir.Module], None], target: Target) -> tuple[llvm.TargetMachine, llvm.ModuleRef]:
     module = ir.Module("convforge")
     module.triple = llvm.get_process_triple()
@@ -347,6 +341,7 @@ _KEPT_BYTES = 64 << 20
 
 class _Workspace(threading.local):
     buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
+    address = 0
 
 
 _workspace = _Workspace()
@@ -358,10 +353,11 @@ def workspace(size: int) -> tuple[int, object]:
     Each calling thread keeps its last buffer, up to 64 MB: memory fresh from the system costs a page fault every 4 KB,
     which can be more than the convolution.
     """
-    buffer = _workspace.buffer
-    if buffer.size < size + _ALIGNMENT:
-        buffer = np.empty(size + _ALIGNMENT, np.uint8)
-        if size <= _KEPT_BYTES:
-            _workspace.buffer = buffer
-    address = buffer.ctypes.data
-    return address + -address % _ALIGNMENT, buffer
+    if _workspace.buffer.size >= size + _ALIGNMENT:
+        return _workspace.address, _workspace.buffer
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    address = int(buffer.ctypes.data)
+    address += -address % _ALIGNMENT
+    if size <= _KEPT_BYTES:
+        _workspace.buffer, _workspace.address = buffer, address
+    return address, buffer
