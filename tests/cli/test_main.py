@@ -36,6 +36,20 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"convforge {convforge.__version__}\n"
 
 
+def test_threads_that_wait_give_way_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    run(monkeypatch, "--version")
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    run(monkeypatch, "--version")
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    run(monkeypatch, "--version")
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
 @pytest.mark.parametrize("verb", [["plan"], ["train"], ["predict"], ["export", "--to", "onnx"]])
 @pytest.mark.parametrize("folder", ["./a[bold]b[/]c[/bold]", "./a[/]", "./[link=x]"])
 def test_brackets_in_a_path_are_said_as_they_are(

@@ -51,6 +51,11 @@ def main() -> None:
 
     A reader that has seen enough (`convforge plan … | head`) ends the command without a word.
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Read when torch loads its OpenMP. Threads wait for each other some hundred times a training step; by default
+        # they spin for milliseconds, and beside another busy process that makes a step a hundred times slower. This is
+        # tens of microseconds, enough where the cores are free.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         try:
             app()
