@@ -245,6 +245,16 @@ def test_fashion_mnist_is_read_from_idx_files(fashion: Path) -> None:
     assert found.classes[9] == "Ankle boot"
 
 
+def test_the_real_fashion_mnist() -> None:
+    if not data.FASHION_MNIST_FOLDER.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    found = load("fashion-mnist")
+    assert (len(found.train), len(found.test), found.input_shape) == (60_000, 10_000, (1, 28, 28))
+    assert torch.bincount(found.train.labels).tolist() == [6_000] * 10
+    assert found.mean[0] == pytest.approx(0.2860, abs=1e-4)  # the figure that everybody normalises with
+    assert found.std[0] == pytest.approx(0.3530, abs=1e-4)
+
+
 @pytest.mark.parametrize("keep", [0, 3, 30, 60])
 def test_damaged_idx_file_is_named(fashion: Path, keep: int) -> None:
     path = fashion / "t10k-images-idx3-ubyte.gz"
