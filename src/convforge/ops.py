@@ -22,6 +22,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .engine.geometry import Problem
 from .engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from .precision import get_precision
 from .spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
                     f"the bias must be {w.shape[0]} numbers of {x.dtype}, not {bias.shape}, {bias.dtype}."
                 )
             bias = bias.contiguous()
-        prepared = prepare_forward(problem, torch.get_num_threads(), bias is not None)
+        prepared = prepare_forward(problem, torch.get_num_threads(), bias is not None, get_precision() == "exact")
         prepared.run(x=x.data_ptr(), w=w.data_ptr(), y=y.data_ptr(), bias=0 if bias is None else bias.data_ptr())
     return y
 
@@ -219,7 +220,7 @@ def _input_gradient(
     if not g.numel():
         return dx.zero_()
     problem = _problem(dx, w, g, stride, pads, dilation, groups)
-    prepared = prepare_input_gradient(problem, torch.get_num_threads())
+    prepared = prepare_input_gradient(problem, torch.get_num_threads(), get_precision() == "exact")
     prepared.run(x=dx.data_ptr(), w=w.data_ptr(), y=g.data_ptr())
     return dx
 
@@ -233,7 +234,7 @@ def _weight_gradient(
     if not g.numel():
         return dw.zero_()
     problem = _problem(x, dw, g, stride, pads, dilation, groups)
-    prepared = prepare_weight_gradient(problem, torch.get_num_threads())
+    prepared = prepare_weight_gradient(problem, torch.get_num_threads(), get_precision() == "exact")
     prepared.run(x=x.data_ptr(), w=dw.data_ptr(), y=g.data_ptr())
     return dw
 

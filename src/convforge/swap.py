@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.modules.conv import _ConvNd
 
-from .engine.select import choose
+from .engine.geometry import Problem
+from .engine.select import Pass, choose
 from .errors import UserError
 from .nn import Conv2d
+from .precision import get_precision
+from .spec import Conv2dSpec
 
 __all__ = ["LayerReport", "Report", "optimize", "report"]
 
@@ -133,11 +136,21 @@ def report(model: torch.nn.Module) -> Report:
     return Report(_layers(model))
 
 
+# A model does not say how large its images are; the algorithm is told for feature maps of this size.
+_SIZE = (56, 56)
+
+
 def _algorithm(module: _ConvNd) -> str:
     """What the engine runs such a layer with, and why."""
-    groups = module.groups
-    chosen = choose(groups, module.in_channels // groups, module.out_channels // groups)
-    return f"{chosen.name}: {chosen.reason}"
+    (kh, kw), (dh, dw) = module.kernel_size, module.dilation
+    size = (max(_SIZE[0], kh * dh), max(_SIZE[1], kw * dw))
+    padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
+    spec = Conv2dSpec(
+        module.in_channels, module.out_channels, (kh, kw), tuple(module.stride), padding, (dh, dw), module.groups
+    )
+    exact = get_precision() == "exact"
+    chosen = choose(Problem.of(spec, 1, size), Pass.FORWARD, torch.get_num_threads(), exact)
+    return f"{chosen.algorithm.name}: {chosen.reason}"
 
 
 def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:

@@ -29,9 +29,19 @@ Array = NDArray[Any]
 
 
 def conv2d(
-    x: Array, w: Array, bias: Array | None, spec: Conv2dSpec, out: Array | None = None, threads: int = 0
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    spec: Conv2dSpec,
+    out: Array | None = None,
+    threads: int = 0,
+    exact: bool = False,
+    algorithm: str = "",
 ) -> Array:
-    """The forward pass; into `out`, of any layout, where it is given. `threads` 0 takes all cores."""
+    """The forward pass; into `out`, of any layout, where it is given. `threads` 0 takes all cores.
+
+    `exact` leaves out algorithms that rearrange the products (Winograd); `algorithm` asks for one by its name.
+    """
     images, height, width = _image_shape(x, "x", spec.in_channels)
     shape = (images, spec.out_channels, *spec.output_size((height, width)))
     y = np.empty(shape, x.dtype) if out is None else out
@@ -41,13 +51,22 @@ def conv2d(
         _fits(bias, "bias", (spec.out_channels,))
     if y.size:
         bias = None if bias is None else np.ascontiguousarray(bias, x.dtype)
-        prepared = prepare_forward(_problem(x, w, y, spec), threads or usable_threads(), bias is not None)
+        prepared = prepare_forward(
+            _problem(x, w, y, spec), threads or usable_threads(), bias is not None, exact, algorithm
+        )
         prepared.run(x=_address(x), w=_address(w), y=_address(y), bias=0 if bias is None else _address(bias))
     return y
 
 
 def input_gradient(
-    dy: Array, w: Array, input_size: Pair, spec: Conv2dSpec, out: Array | None = None, threads: int = 0
+    dy: Array,
+    w: Array,
+    input_size: Pair,
+    spec: Conv2dSpec,
+    out: Array | None = None,
+    threads: int = 0,
+    exact: bool = False,
+    algorithm: str = "",
 ) -> Array:
     """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y."""
     images, _, _ = _image_shape(dy, "dy", spec.out_channels)
@@ -57,12 +76,20 @@ def input_gradient(
     dx = np.empty(shape, dy.dtype) if out is None else out
     _fits(dx, "out", shape)
     if dx.size:
-        prepared = prepare_input_gradient(_problem(dx, w, dy, spec), threads or usable_threads())
+        prepared = prepare_input_gradient(_problem(dx, w, dy, spec), threads or usable_threads(), exact, algorithm)
         prepared.run(x=_address(dx), w=_address(w), y=_address(dy))
     return dx
 
 
-def weight_gradient(x: Array, dy: Array, spec: Conv2dSpec, out: Array | None = None, threads: int = 0) -> Array:
+def weight_gradient(
+    x: Array,
+    dy: Array,
+    spec: Conv2dSpec,
+    out: Array | None = None,
+    threads: int = 0,
+    exact: bool = False,
+    algorithm: str = "",
+) -> Array:
     """∂loss/∂w, `(K, C/g, k, k)`, from x and ∂loss/∂y."""
     images, height, width = _image_shape(x, "x", spec.in_channels)
     _fits(dy, "dy", (images, spec.out_channels, *spec.output_size((height, width))))
@@ -71,7 +98,7 @@ def weight_gradient(x: Array, dy: Array, spec: Conv2dSpec, out: Array | None = N
     if not dy.size:
         dw[...] = 0
     else:
-        prepared = prepare_weight_gradient(_problem(x, dw, dy, spec), threads or usable_threads())
+        prepared = prepare_weight_gradient(_problem(x, dw, dy, spec), threads or usable_threads(), exact, algorithm)
         prepared.run(x=_address(x), w=_address(dw), y=_address(dy))
     return dw
 

@@ -36,11 +36,14 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from . import target as targets
 from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from .gemm import forward_tile
+from .geometry import Sliding, blocking
 from .ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from .pack import copy_function
-from .target import Target
+from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
+from .target import DTYPE_BYTES, Target
 
 PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
 
@@ -49,6 +52,81 @@ SLIDING = Arguments(
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part bias bias_step staging"
     # outputs: channels of one group; depth: input channels that are summed for one of them
 )
+
+
+# The longest chain of float32 additions (see above).
+_PRODUCTS_A_PART = 512
+
+
+def prepare(
+    name: str, slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, str, str], bias: bool
+) -> Prepared:
+    """Each sliding, one after the other. `roles` are the buffers read, multiplied by, and written."""
+    source, weights, result = roles
+    size, target = DTYPE_BYTES[dtype], targets.current()
+    panel = target.lanes(dtype) * target.tile_vectors
+    threads = worth(threads, sum(s.macs for s in slidings))
+    packing: list[Step] = []
+    steps: list[Step] = []
+    packed_layout, workspace_bytes = Layout(), 0
+    kernels = code(build, ("pack_weights", "sliding"), dtype, target, slidings[0].lanewise)
+    for s in slidings:
+        layout = Layout()  # the slidings run one after the other and share the memory
+        v, h = s.vertical, s.horizontal
+        # A panel of output that must cross to another layout is staged in an eighth of L2.
+        blocks = blocking(s, dtype, target, target.l2_bytes // 8 // (panel * size), threads)
+        panels = -(-s.outputs // panel)
+        packed = packed_layout.take(s.groups * panels * panel * s.taps * size)
+        staging = -(-blocks.scratch_numbers // (LINE // size)) * (LINE // size)
+        staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * panel
+        per_thread = -(-(staging + staged) * size // LINE) * LINE
+        scratch = layout.take(per_thread * threads)
+        if s.taps:
+            packing.append(pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "packed", packed))
+        numbers = blocks.arguments(s)
+        slide = numbers | _sum_parts(v.kernel, numbers["runs"], numbers["run_length"]) | {
+            "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
+            "bias_step": int(bias), "staging": staging, "scratch_bytes": per_thread,
+        }  # fmt: skip
+        at = {
+            "x": (source, s.x_start * size),
+            "y": (result, s.y_start * size),
+            "weights": ("packed", packed),
+            "scratch": ("work", scratch),
+            "bias": ("bias", 0) if bias else ("zeros", 0),
+        }
+        steps.append(step(kernels["sliding"], SLIDING, slide, at))
+        workspace_bytes = max(workspace_bytes, layout.size)
+    return Prepared(name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size)
+
+
+def cycles(slidings: list[Sliding], dtype: str, threads: int) -> float:
+    """What the multiply-adds take, two vectors a cycle at the nine tenths that large layers reach; lanes beyond the
+    last output channel count as well."""
+    lanes = targets.current().lanes(dtype)
+    pixels = sum(
+        s.images * s.groups * s.vertical.out * s.horizontal.out * s.taps * -(-s.outputs // lanes) for s in slidings
+    )
+    return pixels / (2 * 0.9 * threads)
+
+
+def pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:
+    """Bring the sliding's weights, in the buffer called `weights`, into the form that `_pack_weights` describes."""
+    at = {"w": (weights, s.w_start * size), "packed": (buffer, offset)}
+    return step(kernel, PACK_WEIGHTS, panels_of(s, panel), at)
+
+
+def panels_of(s: Sliding, panel: int) -> dict[str, int]:
+    """Where the weights are, as panels of outputs."""
+    return s.weights | {"panels": -(-s.weights["outputs"] // panel)}
+
+
+def _sum_parts(tap_rows: int, runs: int, run_length: int) -> dict[str, int]:
+    """How much of (tap rows, runs, numbers of a run) makes a part of at most `_PRODUCTS_A_PART` products."""
+    l_part = min(run_length, _PRODUCTS_A_PART)
+    v_part = min(runs, _PRODUCTS_A_PART // max(l_part, 1)) if l_part == run_length else 1
+    u_part = min(tap_rows, _PRODUCTS_A_PART // max(v_part * l_part, 1)) if v_part == runs else 1
+    return {"u_part": max(u_part, 1), "v_part": max(v_part, 1), "l_part": max(l_part, 1)}
 
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:
@@ -159,7 +237,7 @@ class _Part:
 
 @contextmanager
 def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
-    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `passes.sum_parts` chooses them.
+    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `_sum_parts` chooses them.
 
     A phase of an input gradient may have no tap at all; its one, empty part still writes the zeros.
     """

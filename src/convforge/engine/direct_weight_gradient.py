@@ -27,11 +27,15 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from . import target as targets
 from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from .direct import panels_of
 from .gemm import gradient_tile
+from .geometry import Blocking, Sliding, blocking
 from .ir import Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function, fill_zeros
-from .target import Target
+from .prepared import LINE, Layout, Prepared, Program, code, step, worth
+from .target import DTYPE_BYTES, Target
 
 ACCUMULATE = Arguments(
     BLOCK_ARGUMENTS + " dy dy_n dy_c dy_h dy_w outputs all_outputs depth row_step panels splits chunks panel_dy parts"
@@ -39,6 +43,58 @@ ACCUMULATE = Arguments(
 )
 
 COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
+
+
+def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
+    """w's gradient, into `w`, from x and y's gradient, in `y`; `s` is the forward pass."""
+    target = targets.current()
+    size, panel = DTYPE_BYTES[dtype], target.lanes(dtype) * target.tile_vectors
+    v, h = s.vertical, s.horizontal
+    threads = worth(threads, s.macs)
+    # A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input.
+    blocks = blocking(s, dtype, target, target.l1_bytes * 5 // 8 // (panel * size), 1)
+    kernels = code(build, ("accumulate", "collect"), dtype, target, s.lanewise)
+    panels = -(-s.outputs // panel)
+    splits, chunks = _units(s, blocks, panels, threads)
+    layout = Layout()
+    parts = layout.take(splits * s.groups * panels * panel * s.taps * size)
+    panel_dy = -(-blocks.scratch_numbers // (LINE // size)) * (LINE // size)
+    per_thread = -(-(panel_dy + blocks.rows * blocks.columns * panel) * size // LINE) * LINE
+    scratch = layout.take(per_thread * threads)
+    accumulate = blocks.arguments(s) | {
+        "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs, "panels": panels,
+        "splits": splits, "chunks": chunks, "panel_dy": panel_dy, "scratch_bytes": per_thread,
+        "row_step": 1,
+    }  # fmt: skip
+    if s.lanewise:  # a tile's rows are the taps of a kernel row
+        accumulate |= {"runs": 1, "run_length": h.kernel, "row_step": h.dilation * blocks.pitch}
+    collect = panels_of(s, panel) | {"splits": splits}
+    at = {
+        "x": ("x", s.x_start * size),
+        "dy": ("y", s.y_start * size),
+        "scratch": ("work", scratch),
+        "parts": ("work", parts),
+    }
+    collected = {"parts": ("work", parts), "w": ("w", s.w_start * size)}
+    steps = (
+        step(kernels["accumulate"], ACCUMULATE, accumulate, at),
+        step(kernels["collect"], COLLECT, collect, collected),
+    )
+    return Prepared(name, threads, Program(steps), layout.size)
+
+
+def _units(s: Sliding, blocks: Blocking, panels: int, threads: int) -> tuple[int, int]:
+    """Into how many splits of the pixels and chunks of the panels the work is cut, so that every thread has as much.
+
+    Chunks alone where they come out even: they need no further memory. Else the pixels are split as well.
+    """
+    for chunks in range(1, panels + 1):
+        if panels % chunks == 0 and s.groups * chunks % threads == 0:
+            return 1, chunks
+    if s.groups * panels >= 8 * threads:
+        return 1, panels
+    block_count = s.images * -(-s.vertical.out // blocks.rows) * -(-s.horizontal.out // blocks.columns)
+    return max(1, min(threads, block_count)), 1
 
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ..spec import Conv2dSpec
 from .target import DTYPE_BYTES, Target
 
 Strides = tuple[int, int, int, int]
@@ -197,6 +198,25 @@ class Problem:
     x_strides: Strides
     w_strides: Strides
     y_strides: Strides
+
+    @classmethod
+    def of(
+        cls, spec: Conv2dSpec, batch: int, size: tuple[int, int], dtype: str = "float32", channels_last: bool = True
+    ) -> Problem:
+        """A spec on a batch of images, all tensors dense and in the same memory format."""
+        shapes = (
+            (batch, spec.in_channels, *size),
+            spec.weight_shape,
+            (batch, spec.out_channels, *spec.output_size(size)),
+        )
+
+        def strides(shape: Strides) -> Strides:
+            _, c, h, w = shape
+            return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+
+        (top, _), (left, _) = spec.sides(size)
+        x, w, y = map(strides, shapes)
+        return cls(dtype, *shapes, spec.stride, (top, left), spec.dilation, spec.groups, x, w, y)
 
     def forward(self) -> Sliding:
         """x and w to y."""

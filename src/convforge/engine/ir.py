@@ -327,7 +327,7 @@ class Arguments:
     """The names of the numbers that a kernel is called with, in order: written once, used on both sides of the call."""
 
     def __init__(self, names: str) -> None:
-        self.names = tuple(names.split())
+        self.names = ("round", *names.split())  # which round of a repeated group of steps this is: runtime counts
         self._position = {name: position for position, name in enumerate(self.names)}
 
     def read(self, array: Pointer) -> dict[str, Int]:
@@ -336,7 +336,7 @@ class Arguments:
 
     def pack(self, values: dict[str, int]) -> list[int]:
         """Outside: the numbers in order."""
-        return [values[name] for name in self.names]
+        return [0, *(values[name] for name in self.names[1:])]
 
     def position(self, name: str) -> int:
         return self._position[name]

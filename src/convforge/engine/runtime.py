@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -243,11 +244,37 @@ def _openmp() -> OpenMP | None:
     return None
 
 
-def _build_run(module: ir.Module) -> None:
-    """`run(phases, count, threads, runtime)`: each phase, a kernel and its arguments, on all threads; then the next.
+# A program is one block of numbers: first what `program` names here, then (kernel, where its arguments begin) for each
+# phase, then the arguments.
+_HEADER = ("parallel", "thread_number", "thread_count", "phases", "first", "end", "rounds")
 
-    `phases` holds pairs of addresses (kernel, arguments); `runtime` the three of `OpenMP`. Written in IR, so that one
-    call from Python does all phases, each with a fork and a join of about half a microsecond.
+_Block = Any  # a ctypes array of int64
+
+
+def program(
+    phases: Sequence[tuple[int, Sequence[int]]], first: int = 0, end: int = 0, rounds: int = 1
+) -> tuple[list[int], list[int]]:
+    """Kernels with their arguments as one block, and where in it each one's arguments begin.
+
+    The phases from `first` to before `end` are repeated `rounds` times, as a group; their argument "round" counts.
+    """
+    omp = _openmp()
+    control = [0, 0, 0] if omp is None else [omp.parallel, omp.thread_number, omp.thread_count]
+    starts: list[int] = []
+    table: list[int] = []
+    numbers: list[int] = []
+    for kernel_address, arguments in phases:
+        starts.append(len(_HEADER) + 2 * len(phases) + len(numbers))
+        table += [kernel_address, starts[-1]]
+        numbers += arguments
+    return [*control, len(phases), first, end, rounds, *table, *numbers], starts
+
+
+def _build_run(module: ir.Module) -> None:
+    """`run(block, ·, threads)`: each phase of a program, a kernel and its arguments, on all threads; then the next.
+
+    Written in IR, so that one call from Python does all phases, each with a fork and a join of about half a
+    microsecond.
     """
     body_type = ir.FunctionType(VOID, [PTR, I64, I64])
     query = ir.FunctionType(I32, [])
@@ -261,21 +288,34 @@ def _build_run(module: ir.Module) -> None:
     b.call(_callee(b, words[0], body_type), [b.inttoptr(words[1].value, PTR), number, count])
     member.done()
 
-    f, phases, phase_count, threads = kernel(module, "run", "float32")
-    b = f.builder
+    # The phases from `start` to before `stop`, in round `r`.
+    some = Function(module, "phases", [PTR, I64, I64, I64, I64], "float32", internal=True)
+    b, block = some.builder, some.pointer(0, I64)
+    start, stop, r, threads = (some.integer(n) for n in (1, 2, 3, 4))
     team = b.alloca(I64, 4)
     alone = threads.compare("==", 1)
-    with f.loop(phase_count) as phase:
-        body, arguments = (phases.at(phase.index * 2 + 3 + n).integer() for n in (0, 1))
-        with f.if_else(alone) as (yes, no):
+    with some.loop(stop, start=start) as phase:
+        entry = block.at(phase.index * 2 + len(_HEADER))
+        body, arguments = entry.integer(), block.at(entry.at(1).integer())
+        arguments.put(r.value)
+        with some.if_else(alone) as (yes, no):
             with yes:
-                one_thread = [b.inttoptr(arguments.value, PTR), f.const(0).value, f.const(1).value]
+                one_thread = [arguments.value, some.const(0).value, some.const(1).value]
                 b.call(_callee(b, body, body_type), one_thread)
             with no:
-                for n, value in enumerate((body, arguments, phases.at(1).integer(), phases.at(2).integer())):
+                address = Int(b, b.ptrtoint(arguments.value, I64))
+                for n, value in enumerate((body, address, block.at(1).integer(), block.at(2).integer())):
                     b.store(value.value, b.gep(team, [ir.Constant(I64, n)], source_etype=I64))
                 fork = [member.function, team, b.trunc(threads.value, I32), ir.Constant(I32, 0)]
-                b.call(_callee(b, phases.at(0).integer(), parallel), fork)
+                b.call(_callee(b, block.at(0).integer(), parallel), fork)
+    some.done()
+
+    f, block, _, threads = kernel(module, "run", "float32")
+    count, first, end, rounds = (block.at(_HEADER.index(name)).integer() for name in _HEADER[3:])
+    f.call(some, block, 0, first, 0, threads)
+    with f.loop(rounds) as turn:
+        f.call(some, block, first, end, turn.index, threads)
+    f.call(some, block, end, count, 0, threads)
     f.done()
 
 
@@ -308,27 +348,32 @@ if hasattr(os, "register_at_fork"):
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
-Phase = tuple[int, "ctypes.Array[ctypes.c_int64]"]
-"""A kernel's address and its arguments."""
+
+def run(block: _Block, threads: int) -> None:
+    """Run a program, each phase on `threads` threads."""
+    if threads > 1 and not block[0]:
+        _run_on_pool(block, threads)
+    else:
+        _runner()(block, 0, threads)
 
 
-def run(phases: Sequence[Phase], threads: int) -> None:
-    """Run kernels one after the other, each on `threads` threads."""
-    omp = _openmp()
-    if omp is None and threads > 1:
-        for address, arguments in phases:
-            list(_pool(threads).map(lambda t: _KERNEL(address)(arguments, t, threads), range(threads)))  # noqa: B023
-        return
-    control = [0, 0, 0] if omp is None else [omp.parallel, omp.thread_number, omp.thread_count]
-    for address, arguments in phases:
-        control += (address, ctypes.addressof(arguments))
-    _runner()((ctypes.c_int64 * len(control))(*control), len(phases), threads)
+def _run_on_pool(block: _Block, threads: int) -> None:
+    """The same where there is no OpenMP runtime."""
+    count, first, end, rounds = block[3 : len(_HEADER)]
+    turns = [(n, 0) for n in range(first)]
+    turns += [(n, r) for r in range(rounds) for n in range(first, end)]
+    turns += [(n, 0) for n in range(end, count)]
+    for phase, r in turns:
+        kernel_address, start = block[len(_HEADER) + 2 * phase], block[len(_HEADER) + 2 * phase + 1]
+        block[start] = r
+        arguments = ctypes.addressof(block) + 8 * start
+        list(_pool(threads).map(lambda t: _KERNEL(kernel_address)(arguments, t, threads), range(threads)))  # noqa: B023
 
 
 @cache
 def _runner() -> Callable[[object, int, int], None]:
     made = code("run", _build_run, ["run"], targets.current())
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(made["run"])
+    return _KERNEL(made["run"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
