@@ -113,6 +113,34 @@ def gradient_tile(
     return f
 
 
+def product_tile(module: ir.Module, dtype: str, target: Target, rows: int, vectors: int) -> Function:
+    """A tile of a plain matrix product.
+
+        y[r, :] = Σ_l  x[r·row_step + l·step] · w[l, :]        (+ y[r, :] where `add` is not 0)
+
+    Arguments: x, row_step, step, w, count, y, add. Rows of w and y are `vectors` vectors long and dense.
+    """
+    lanes = target.lanes(dtype)
+    f = Function(module, f"product_{rows}x{vectors}", [PTR, I64, I64, PTR, I64, PTR, I64], dtype, internal=True)
+    x, w, y = f.pointer(0), f.pointer(3), f.pointer(5)
+    row_step, step, count, add = (f.integer(n) for n in (1, 2, 4, 6))
+    tile = [(r, v) for r in range(rows) for v in range(vectors)]
+    with f.loop(count, carry=[x.value, w.value, *(f.zeros(lanes) for _ in tile)]) as c:
+        here, weights, *sums = c.values
+        products = _products(f, Pointer(f.builder, here, f.float), row_step, weights, lanes, tile, sums, False)
+        c.carry([_at(f, here, step), _at(f, weights, vectors * lanes), *products])
+    _, _, *sums = c.values
+    with f.if_else(add.compare("!=", 0)) as (more, alone):
+        with more:
+            for n, total in enumerate(sums):
+                y.at(n * lanes).put(f.add(total, y.at(n * lanes).vector(lanes)))
+        with alone:
+            for n, total in enumerate(sums):
+                y.at(n * lanes).put(total)
+    f.done()
+    return f
+
+
 def _products(
     f: Function,
     x: Pointer,

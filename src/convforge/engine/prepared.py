@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from llvmlite import ir
+from numpy.typing import NDArray
 
 from . import runtime
 from .ir import Arguments
@@ -20,9 +22,13 @@ from .target import Target
 LINE = 64
 """Bytes of a cache line, to which every piece of work memory is aligned."""
 
-ZEROS = np.zeros(64)
-"""What sums are added to where there is no bias."""
-_ZEROS_ADDRESS = int(ZEROS.ctypes.data)
+_FEW_ZEROS = np.zeros(64)
+
+
+def zeros_for(count: int) -> NDArray[np.float64]:
+    """At least `count` zeros of any dtype, and a panel of them: what sums are added to where there is no bias."""
+    return _FEW_ZEROS if count <= _FEW_ZEROS.size else np.zeros(count)
+
 
 # Below this a fork and join (half a microsecond each) costs more than a second thread brings.
 _MACS_WORTH_A_THREAD = 20_000
@@ -76,7 +82,7 @@ class Program:
         runtime.run(block, threads)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prepared:
     """A pass for one problem: run it as often as you like.
 
@@ -90,12 +96,16 @@ class Prepared:
     workspace_bytes: int
     weights: Program | None = None
     packed_bytes: int = 0
-    buffers: dict[str, int] = field(default_factory=lambda: {"zeros": _ZEROS_ADDRESS})
+    zeros: NDArray[np.float64] = field(default_factory=lambda: _FEW_ZEROS)
+
+    @cached_property
+    def _zeros(self) -> int:
+        return int(self.zeros.ctypes.data)
 
     def run(self, packed: int = 0, **buffers: int) -> None:
         """Run on the addresses `x`, `w`, `y` and `bias`, as far as the pass knows them; `packed`, where it is given, is
         where `pack` has been."""
-        buffers |= self.buffers
+        buffers["zeros"] = self._zeros
         kept = 0 if packed else self.packed_bytes
         buffers["work"], alive = runtime.workspace(self.workspace_bytes + kept)
         if self.weights is not None:
@@ -109,7 +119,7 @@ class Prepared:
         """Bring the weights at `w` into the kernels' form at `packed`."""
         if self.weights is not None:
             work, alive = runtime.workspace(self.workspace_bytes)
-            self.weights.run({"w": w, "packed": packed, "work": work} | self.buffers, self.threads)
+            self.weights.run({"w": w, "packed": packed, "work": work}, self.threads)
             del alive
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import UserError
-from . import depthwise, direct, direct_weight_gradient
+from . import depthwise, direct, direct_weight_gradient, winograd
 from . import target as targets
 from .geometry import Problem, Sliding
 from .prepared import Prepared
@@ -86,11 +86,37 @@ def _panel(problem: Problem) -> int:
     return target.lanes(problem.dtype) * target.tile_vectors
 
 
+def _winograd(outputs: int) -> Algorithm:
+    shape = winograd.Shape(outputs, 3)
+
+    def slide(name: str, problem: Problem, which: Pass, threads: int, bias: bool) -> Prepared:
+        (s,) = which.slidings(problem)
+        return winograd.prepare(name, s, shape, problem.dtype, threads, which.roles, bias)
+
+    def applies(problem: Problem, which: Pass) -> bool:
+        if which is Pass.WEIGHT_GRADIENT or (problem.groups > 1 and problem.w_shape[1] == 1):
+            return False
+        slidings = which.slidings(problem)
+        return len(slidings) == 1 and winograd.applies(slidings[0], shape)
+
+    return Algorithm(
+        shape.name,
+        False,
+        applies,
+        lambda problem, which, threads: 1e18,
+        slide,
+        _correlate_direct,
+        f"tiles of {outputs}×{outputs} outputs need {shape.products} products instead of {9 * outputs**2}",
+    )
+
+
 def _is_depthwise(problem: Problem, which: Pass) -> bool:
     return depthwise.applies(problem.groups, problem.w_shape[1], problem.w_shape[0] // problem.groups)
 
 
 ALGORITHMS = (
+    _winograd(4),
+    _winograd(2),
     Algorithm(
         "depthwise",
         True,

@@ -1,0 +1,538 @@
+"""Winograd's convolution: m×m outputs of an r×r kernel from (m + r − 1)² products instead of m²·r².
+
+What it computes, for kernels at stride 1, in tiles of m×m output pixels, each seen by a patch of n×n input pixels,
+n = m + r − 1 (the matrices are derived in `cook_toom.py`; ⊙ is the product number by number):
+
+    y = Aᵀ [ Σ_c (G w Gᵀ) ⊙ (Bᵀ x B) ] A
+
+The sum over input channels stands inside, so for each of the n² places ξ it is a matrix product of its own,
+
+    M[ξ][t, k] = Σ_c V[ξ][t, c] · U[ξ][c, k]          t: tiles, c: input channels, k: output channels
+
+F(4×4, 3×3) has 36 products for 16 outputs of 9 products each: 4 times fewer. F(2×2, 3×3) has 2.25 times fewer, from
+weights that grow 1.8 times instead of 4 times: it is for images so small that weights, not products, are the limit.
+
+When it applies: 3×3 kernels at stride 1 without dilation, float32 unless asked for by name. Rounding errors grow with the
+points: a relative error of 1.4e-6 at 256 channels, against 2.3e-7 for direct sums; precision "exact" does without.
+
+The steps: pack the weights as panels (`direct.py`), transform them to U: [group][panel][ξ][c][lane]; that is the form
+that is kept for inference. Then one of two schedules:
+
+- by blocks: a thread takes a block of tiles through all three stages. V and a panel of M stay in its L2, U comes from L3
+  once a block:  for block: V ← x;  for panel: { for ξ: M[ξ] ← V[ξ]·U[panel][ξ];  y ← M }.
+  Each weight that is loaded meets T tiles, so U takes 128/T bytes a cycle: 9 for 14 tiles, 3 for 42.
+- by stages: all threads transform a chunk of tiles, then share out the products (panel, ξ), then transform back. U is
+  streamed once a chunk, and once only for a small image; V and M cross the cores through L3, (C + K)·32 cycles for C·K
+  of products. For many channels, where U (37 MB at 512×512) does not stay in any cache.
+
+Tiles are numbered through all images, so the register tile's 14 rows are full even for images of four tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from . import target as targets
+from .blocks import thread_scratch, tiles
+from .cook_toom import short_convolution
+from .direct import _pack_weights, pack_weights_step
+from .gemm import product_tile
+from .geometry import Sliding, scratch_pitch
+from .ir import Arguments, Function, Int, Pointer, kernel, share
+from .pack import copy_function
+from .prepared import Layout, Prepared, Program, Step, code, step, worth, zeros_for
+from .target import DTYPE_BYTES, Target
+from .winograd_transforms import gather_function, locate_function, spread_function
+
+TRANSFORM_WEIGHTS = Arguments("packed weights groups panels outputs channels table table_bytes")
+
+# The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
+TILE_ARGUMENTS = (
+    "images height width pad_top pad_left out_height out_width tiles_h tiles_w "
+    "groups channels outputs panels "  # channels of one group
+    "x x_n x_h x_w y y_n y_h y_w zeros scratch scratch_bytes "
+)
+SLIDING = Arguments(
+    TILE_ARGUMENTS + "weights bias bias_step pitch v m chunk chunks"
+    # pitch: numbers a row of V; v, m: of all threads, or (by blocks) where they are in each thread's scratch;
+    # chunk: the most tiles of a block or chunk, chunks: how many of them
+)
+REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
+
+_PRODUCTS_A_PART = 512
+_TABLE_BYTES = 64 * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """F(m×m, r×r)."""
+
+    outputs: int
+    taps: int
+
+    @property
+    def points(self) -> int:
+        return self.outputs + self.taps - 1
+
+    @property
+    def products(self) -> int:
+        return self.points**2
+
+    @property
+    def name(self) -> str:
+        return f"winograd {self.outputs}×{self.outputs}"
+
+
+def applies(s: Sliding, shape: Shape) -> bool:
+    """A square kernel of the right size, at stride 1, without gaps."""
+    axes = (s.vertical, s.horizontal)
+    return all(a.kernel == shape.taps and a.stride == a.dilation == 1 for a in axes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prepare
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """A sliding cut into tiles, and its size in them."""
+
+    sliding: Sliding
+    shape: Shape
+
+    @property
+    def high(self) -> int:
+        return -(-self.sliding.vertical.out // self.shape.outputs)
+
+    @property
+    def wide(self) -> int:
+        return -(-self.sliding.horizontal.out // self.shape.outputs)
+
+    @property
+    def count(self) -> int:
+        return self.sliding.images * self.high * self.wide
+
+    def arguments(self, panel: int) -> dict[str, int]:
+        """The `TILE_ARGUMENTS`, but for addresses and for where x and y lie (`Dense.arguments`)."""
+        s = self.sliding
+        return {
+            "images": s.images, "height": s.vertical.size, "width": s.horizontal.size,
+            "pad_top": s.vertical.pad, "pad_left": s.horizontal.pad,
+            "out_height": s.vertical.out, "out_width": s.horizontal.out, "tiles_h": self.high, "tiles_w": self.wide,
+            "groups": s.groups, "channels": s.channels, "outputs": s.outputs, "panels": -(-s.outputs // panel),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Images with channels side by side: the tensor itself, or a copy of it in the workspace (`offset`) where the
+    tensor's channels lie elsewhere, as in NCHW."""
+
+    strides: tuple[int, int, int, int]
+    start: int
+    shape: tuple[int, int, int, int]
+    offset: int | None
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, int, int, int], strides: tuple[int, int, int, int], start: int, layout: Layout, size: int
+    ) -> Dense:
+        n, c, h, w = shape
+        if strides[1] == 1 or c == 1:
+            return cls(strides, start, shape, None)
+        return cls(strides, start, shape, layout.take(n * c * h * w * size))
+
+    @property
+    def used(self) -> tuple[int, int, int, int]:
+        """The strides that the kernels see."""
+        _, c, h, w = self.shape
+        return self.strides if self.offset is None else (h * w * c, 1, w * c, c)
+
+    def arguments(self, name: str) -> dict[str, int]:
+        n, _, h, w = self.used
+        return {f"{name}_n": n, f"{name}_h": h, f"{name}_w": w}
+
+    def address(self, buffer: str, size: int) -> tuple[str, int]:
+        return (buffer, self.start * size) if self.offset is None else ("work", self.offset)
+
+    def copies(self, kernel_address: int, buffer: str, size: int, back: bool = False) -> tuple[Step, ...]:
+        """The step that makes the copy, or brings it `back` into the tensor."""
+        if self.offset is None:
+            return ()
+        names = ("to", "of") if back else ("of", "to")
+        numbers = dict(zip(("images", "channels", "height", "width"), self.shape, strict=True))
+        for name, strides in zip(names, (self.strides, self.used), strict=True):
+            numbers |= {f"{name}_{axis}": stride for axis, stride in zip("nchw", strides, strict=True)}
+        at = {names[0]: (buffer, self.start * size), names[1]: ("work", self.offset)}
+        return (step(kernel_address, REORDER, numbers, at),)
+
+
+def prepare(
+    name: str, s: Sliding, shape: Shape, dtype: str, threads: int, roles: tuple[str, str, str], bias: bool
+) -> Prepared:
+    """`roles` are the buffers read, multiplied by, and written."""
+    source, weights, result = roles
+    size, target = DTYPE_BYTES[dtype], targets.current()
+    lanes = target.lanes(dtype)
+    panel = lanes * target.tile_vectors
+    threads = worth(threads, s.macs)
+    tiled = Tiled(s, shape)
+    kernels = code(build, KERNELS, dtype, target, shape)
+    layout = Layout()
+    v, h = s.vertical, s.horizontal
+    x = Dense.of(
+        (s.images, s.all_channels, v.size, h.size), (s.x_n, s.x_c, v.x_step, h.x_step), s.x_start, layout, size
+    )
+    y = Dense.of((s.images, s.all_outputs, v.out, h.out), (s.y_n, s.y_c, v.y_step, h.y_step), s.y_start, layout, size)
+    panels = -(-s.outputs // panel)
+
+    # Weights: as panels in the workspace, then transformed.
+    untransformed = layout.take(s.groups * panels * panel * s.channels * shape.taps**2 * size)
+    transform = {
+        "groups": s.groups, "panels": panels, "outputs": s.outputs, "channels": s.channels,
+        "table_bytes": _TABLE_BYTES,
+    }  # fmt: skip
+    table = layout.take(threads * _TABLE_BYTES)
+    packing = (
+        pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "work", untransformed),
+        step(
+            kernels["transform_weights"],
+            TRANSFORM_WEIGHTS,
+            transform,
+            {"packed": ("work", untransformed), "weights": ("packed", 0), "table": ("work", table)},
+        ),
+    )
+    packed_bytes = s.groups * panels * panel * s.channels * shape.products * size
+
+    # Images, by blocks or by stages. Each thread's scratch begins with its table and the line for pixels outside.
+    schedule = scheduled(tiled, dtype, target, threads)
+    pitch = scratch_pitch(-(-s.channels // lanes) * lanes, 1, size)
+    numbers = tiled.arguments(panel) | x.arguments("x") | y.arguments("y") | {
+        "bias_step": int(bias), "pitch": pitch, "chunk": schedule.chunk, "chunks": schedule.chunks,
+    }  # fmt: skip
+    at = {
+        "x": x.address(source, size),
+        "y": y.address(result, size),
+        "weights": ("packed", 0),
+        "bias": ("bias", 0) if bias else ("zeros", 0),
+        "zeros": ("zeros", 0),
+    }
+    stages, rounds = ["blocks"], 1
+    if schedule.by_stages:
+        stages, rounds = ["transform_input", "multiply", "transform_output"], s.groups * schedule.chunks
+    scratch = Layout()
+    scratch.take(_TABLE_BYTES + panel * size)
+    v_bytes = shape.products * schedule.chunk * pitch * size
+    m_bytes = shape.products * schedule.chunk * panel * size
+    if schedule.by_stages:
+        at["v"], at["m"] = ("work", layout.take(v_bytes)), ("work", layout.take(m_bytes * panels))
+    else:
+        numbers["v"], numbers["m"] = scratch.take(v_bytes), scratch.take(m_bytes)
+    numbers["scratch_bytes"] = scratch.size
+    at["scratch"] = ("work", layout.take(scratch.size * threads))
+
+    before = x.copies(kernels["reorder"], source, size)
+    after = y.copies(kernels["reorder"], result, size, back=True)
+    steps = [step(kernels[stage], SLIDING, numbers, at) for stage in stages]
+    program = Program((*before, *steps, *after), len(before), len(before) + len(steps), rounds)
+    return Prepared(name, threads, program, layout.size, Program(packing), packed_bytes, zeros_for(s.all_channels))
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """By blocks or by stages, and how many tiles a block or chunk has."""
+
+    by_stages: bool
+    chunk: int
+    chunks: int
+
+
+def scheduled(tiled: Tiled, dtype: str, target: Target, threads: int) -> Schedule:
+    """By blocks where a block of full register tiles fits into L2 and U into L3; else by stages."""
+    s, products, size = tiled.sliding, tiled.shape.products, DTYPE_BYTES[dtype]
+    panel = target.lanes(dtype) * target.tile_vectors
+    a_tile = products * (s.channels + panel) * size
+    fits = target.l2_bytes * 3 // 5 // a_tile
+    rows = target.tile_rows
+    weights = products * s.channels * s.outputs * size
+    blocks = max(-(-tiled.count // max(fits, 1)), 1)
+    by_stages = fits < rows or (weights > target.l2_bytes and tiled.count < threads * rows)
+    if by_stages:
+        budget = 12 * target.l2_bytes
+        most = max(rows, budget // (products * (s.channels + s.outputs) * size) // rows * rows)
+        chunks = -(-tiled.count // most)
+        return Schedule(True, -(-tiled.count // chunks), chunks)
+    # An even number of blocks for each thread, of whole register tiles where there are enough.
+    blocks = -(-blocks // threads) * threads
+    chunk = -(-tiled.count // blocks)
+    if chunk > rows:
+        chunk = -(-chunk // rows) * rows if -(-chunk // rows) * rows <= fits else chunk
+    return Schedule(False, chunk, -(-tiled.count // chunk))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------------------------------
+
+KERNELS = (
+    "pack_weights", "transform_weights", "reorder", "blocks", "transform_input", "multiply", "transform_output"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """What the kernels call."""
+
+    locate_input: Function
+    locate_output: Function
+    spread: Function
+    gather: Function
+    wide: dict[int, Function]
+    narrow: dict[int, Function]
+
+
+def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
+    """Adds the `KERNELS` to the module."""
+    lanes = target.lanes(dtype)
+    panel = lanes * target.tile_vectors
+    matrices = short_convolution(shape.outputs, shape.taps)
+    copy = copy_function(module, dtype, lanes)
+    sizes = range(1, target.tile_rows + 1)
+    functions = _Functions(
+        locate_input=locate_function(module, dtype, shape.points),
+        locate_output=locate_function(module, dtype, shape.outputs),
+        spread=spread_function(module, dtype, lanes, matrices.into),
+        gather=gather_function(module, dtype, lanes, matrices.out),
+        wide={r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes},
+        narrow={r: product_tile(module, dtype, target, r, 1) for r in sizes},
+    )
+    _pack_weights(module, dtype, lanes, panel)
+    transform_weights(module, dtype, lanes, panel, shape)
+    reorder(module, dtype, copy)
+    form = _Form(shape, lanes, panel, target.tile_rows)
+    _by_blocks(module, dtype, functions, form)
+    _by_stages(module, dtype, functions, form)
+
+
+def reorder(module: ir.Module, dtype: str, copy: Function) -> None:
+    """Images from one layout to another, row by row."""
+    f, array, thread, threads = kernel(module, "reorder", dtype)
+    a = REORDER.read(array)
+    first, end = share(a["images"] * a["height"], thread, threads)
+    with f.loop(end, start=first) as task:
+        image, row = task.index // a["height"], task.index % a["height"]
+        source = f.address(a["of"]).at(image * a["of_n"] + row * a["of_h"])
+        to = f.address(a["to"]).at(image * a["to_n"] + row * a["to_h"])
+        f.call(copy, to, a["to_c"], a["to_w"], source, a["of_c"], a["of_w"], a["channels"], a["width"])
+    f.done()
+
+
+def transform_weights(module: ir.Module, dtype: str, lanes: int, panel: int, shape: Shape) -> None:
+    """U = G w Gᵀ: a panel's weights, [i][j][c][lane], are a patch of r×r "pixels" with c·lanes "channels"."""
+    matrix = short_convolution(shape.outputs, shape.taps).kernel
+    locate = locate_function(module, dtype, shape.taps)
+    spread = spread_function(module, dtype, lanes, matrix)
+    f, array, thread, threads = kernel(module, "transform_weights", dtype)
+    a = TRANSFORM_WEIGHTS.read(array)
+    table = f.address(a["table"] + thread * a["table_bytes"])
+    channels_a_task = 16
+    parts = (a["channels"] + (channels_a_task - 1)) // channels_a_task
+    first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
+    with f.loop(end, start=first) as task:
+        part, which = task.index % parts, task.index // parts
+        outputs = (a["outputs"] - which % a["panels"] * panel).at_most(panel)
+        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+        tap = a["channels"] * width
+        packed = f.address(a["packed"]).at(which * panel * shape.taps**2 * a["channels"])
+        weights = f.address(a["weights"]).at(which * panel * shape.products * a["channels"])
+        begin = part * channels_a_task * width
+        count = (tap - begin).at_most(width * channels_a_task)
+        taps = f.const(shape.taps)
+        f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed)
+        f.call(spread, table, begin, count, weights.at(begin), tap, lanes)
+    f.done()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its image, and its first output pixel."""
+
+    image: Int
+    row: Int
+    column: Int
+
+    @classmethod
+    def number(cls, a: dict[str, Int], index: Int, outputs: int) -> Tile:
+        """Tiles are numbered by (image, row, column), the last running fastest."""
+        in_image = index % (a["tiles_h"] * a["tiles_w"])
+        return cls(
+            index // (a["tiles_h"] * a["tiles_w"]),
+            in_image // a["tiles_w"] * outputs,
+            in_image % a["tiles_w"] * outputs,
+        )
+
+
+def locate_input(f: Function, a: dict[str, Int], locate: Function, table: Pointer, tile: Tile, group: Int) -> None:
+    """The addresses of the patch that the tile sees, at the group's first channel."""
+    x = f.address(a["x"]).at(tile.image * a["x_n"] + group * a["channels"])
+    f.call(
+        locate, table, x, a["x_h"], a["x_w"], tile.row - a["pad_top"], a["height"], tile.column - a["pad_left"],
+        a["width"], f.address(a["zeros"]),
+    )  # fmt: skip
+
+
+def locate_output(
+    f: Function, a: dict[str, Int], locate: Function, table: Pointer, tile: Tile, channel: Int, outside: Pointer
+) -> None:
+    """The addresses of the tile's output pixels, at an output channel."""
+    y = f.address(a["y"]).at(tile.image * a["y_n"] + channel)
+    f.call(locate, table, y, a["y_h"], a["y_w"], tile.row, a["out_height"], tile.column, a["out_width"], outside)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A panel of output channels: the first of them, how many, and how many with the lanes that are filled up."""
+
+    first_output: Int
+    outputs: Int
+    width: Int
+    weights: Pointer
+
+    @classmethod
+    def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, form: _Form) -> _Panel:
+        panel, products = form.panel, form.shape.products
+        outputs = (a["outputs"] - index * panel).at_most(panel)
+        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+        weights = f.address(a["weights"]).at((group * a["panels"] + index) * panel * products * a["channels"])
+        return cls(group * a["outputs"] + index * panel, outputs, width, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What is fixed when the code is written: the tiles' shape and the vectors'."""
+
+    shape: Shape
+    lanes: int
+    panel: int
+    tile_rows: int
+
+
+def _multiply(
+    f: Function,
+    a: dict[str, Int],
+    functions: _Functions,
+    form: _Form,
+    p: _Panel,
+    xi: Int,
+    v: Pointer,
+    m: Pointer,
+    count: Int,
+) -> None:
+    """M[ξ] = V[ξ] · U[ξ] for `count` tiles and a panel: rows of `pitch` numbers times `width` columns."""
+    weights = p.weights.at(xi * a["channels"] * p.width)
+    with f.loop(a["channels"], step=_PRODUCTS_A_PART) as part, tiles(f, count, form.tile_rows) as rows:
+        arguments = (
+            v.at(rows.first * a["pitch"] + part.index), a["pitch"], f.const(1), weights.at(part.index * p.width),
+            (a["channels"] - part.index).at_most(_PRODUCTS_A_PART), m.at(rows.first * p.width), part.index,
+        )  # fmt: skip
+        with f.if_else(p.width.compare("==", form.panel)) as (two, one):
+            with two:
+                f.dispatch(rows.size, functions.wide, *arguments)
+            with one:
+                f.dispatch(rows.size, functions.narrow, *arguments)
+
+
+def _by_blocks(module: ir.Module, dtype: str, functions: _Functions, form: _Form) -> None:
+    """A block of tiles through all stages, by one thread."""
+    f, array, thread, threads = kernel(module, "blocks", dtype)
+    a = SLIDING.read(array)
+    scratch = a["scratch"] + thread * a["scratch_bytes"]
+    table, outside = f.address(scratch), f.address(scratch + _TABLE_BYTES)
+    v, m = f.address(scratch + a["v"]), f.address(scratch + a["m"])
+    first, end = share(a["groups"] * a["chunks"], thread, threads)
+    with f.loop(end, start=first) as task:
+        group, block = task.index // a["chunks"], task.index % a["chunks"]
+        first_tile, end_tile = share(a["images"] * a["tiles_h"] * a["tiles_w"], block, a["chunks"])
+        count = end_tile - first_tile
+        with f.loop(count) as t:
+            tile = Tile.number(a, first_tile + t.index, form.shape.outputs)
+            locate_input(f, a, functions.locate_input, table, tile, group)
+            to, step_ = v.at(t.index * a["pitch"]), count * a["pitch"]
+            f.call(functions.spread, table, 0, a["channels"], to, step_, form.lanes)
+        with f.loop(a["panels"]) as index:
+            p = _Panel.of(f, a, group, index.index, form)
+            with f.loop(form.shape.products) as xi:
+                v_xi, m_xi = v.at(xi.index * count * a["pitch"]), m.at(xi.index * count * p.width)
+                _multiply(f, a, functions, form, p, xi.index, v_xi, m_xi, count)
+            with f.loop(count) as t:
+                tile = Tile.number(a, first_tile + t.index, form.shape.outputs)
+                _put(f, a, functions, p, tile, m.at(t.index * p.width), count * p.width, table, outside)
+    f.done()
+
+
+def _put(
+    f: Function,
+    a: dict[str, Int],
+    functions: _Functions,
+    p: _Panel,
+    tile: Tile,
+    m: Pointer,
+    step_: Int,
+    table: Pointer,
+    outside: Pointer,
+) -> None:
+    """A tile's output pixels, for a panel of channels, from its products."""
+    locate_output(f, a, functions.locate_output, table, tile, p.first_output, outside)
+    bias = f.address(a["bias"]).at(p.first_output * a["bias_step"])
+    f.call(functions.gather, table, p.outputs, m, step_, bias)
+
+
+_CHANNELS_A_TASK = 64
+
+
+def _by_stages(module: ir.Module, dtype: str, functions: _Functions, form: _Form) -> None:
+    """The three stages apart, for a round (group, chunk of tiles). V is [ξ][tile][channel], M [panel][ξ][tile][lane]."""
+
+    def begin(name: str) -> tuple[Function, dict[str, Int], Int, Int, Int, Int, Int]:
+        f, array, thread, threads = kernel(module, name, dtype)
+        a = SLIDING.read(array)
+        group, chunk = a["round"] // a["chunks"], a["round"] % a["chunks"]
+        first, end = share(a["images"] * a["tiles_h"] * a["tiles_w"], chunk, a["chunks"])
+        return f, a, thread, threads, group, first, end - first
+
+    f, a, thread, threads, group, first_tile, count = begin("transform_input")
+    table = thread_scratch(f, a, thread)
+    parts = (a["channels"] + (_CHANNELS_A_TASK - 1)) // _CHANNELS_A_TASK
+    first, end = share(count * parts, thread, threads)
+    with f.loop(end, start=first) as task:
+        t, channel = task.index // parts, task.index % parts * _CHANNELS_A_TASK
+        locate_input(f, a, functions.locate_input, table, Tile.number(a, first_tile + t, form.shape.outputs), group)
+        channels = (a["channels"] - channel).at_most(_CHANNELS_A_TASK)
+        to = f.address(a["v"]).at(t * a["pitch"] + channel)
+        f.call(functions.spread, table, channel, channels, to, count * a["pitch"], form.lanes)
+    f.done()
+
+    f, a, thread, threads, group, _, count = begin("multiply")
+    first, end = share(a["panels"] * form.shape.products, thread, threads)
+    with f.loop(end, start=first) as task:
+        xi = task.index % form.shape.products
+        p = _Panel.of(f, a, group, task.index // form.shape.products, form)
+        v = f.address(a["v"]).at(xi * count * a["pitch"])
+        m = f.address(a["m"]).at(task.index * count * form.panel)
+        _multiply(f, a, functions, form, p, xi, v, m, count)
+    f.done()
+
+    f, a, thread, threads, group, first_tile, count = begin("transform_output")
+    scratch = a["scratch"] + thread * a["scratch_bytes"]
+    table, outside = f.address(scratch), f.address(scratch + _TABLE_BYTES)
+    first, end = share(a["panels"] * count, thread, threads)
+    with f.loop(end, start=first) as task:
+        index, t = task.index // count, task.index % count
+        p = _Panel.of(f, a, group, index, form)
+        m = f.address(a["m"]).at(index * form.shape.products * count * form.panel + t * p.width)
+        tile = Tile.number(a, first_tile + t, form.shape.outputs)
+        _put(f, a, functions, p, tile, m, count * form.panel, table, outside)
+    f.done()

@@ -1,0 +1,191 @@
+"""The transforms of Winograd's convolution as code: patches of pixels to products' factors, sums of products to pixels.
+
+Both sides work on vectors: a patch is p×p vectors (of channels), each anywhere in memory, and a matrix is applied to its
+columns and then to its rows,
+
+    spread:   p×p pixels → n×n values, at regular distances            M X Mᵀ
+    gather:   n×n values, at regular distances → p×p pixels (+ bias)   M X Mᵀ
+
+Where a patch's pixels are, a table of p·p addresses says, filled by `locate`. For pixels outside the image it holds the
+address of a row of zeros (to read) or of a line that nobody reads (to write). So borders, ragged edges, cropping and any
+stride between pixels need no code of their own, and an address loaded beside each vector costs nothing that counts.
+
+The matrices are full of equal and opposite entries, because the points come in pairs ±a (see `cook_toom.py`):
+`combine` computes what two rows, or two columns, have in common once. Bᵀ takes 16 vector operations instead of 26, Aᵀ 13
+instead of 18; a 6×6 patch is 12 such products for each vector of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+
+from .cook_toom import Matrix
+from .ir import I64, PTR, Function, Int, Pointer, Value
+
+Element = Callable[[int, int], Value]
+
+
+def combine(f: Function, matrix: Sequence[Sequence[float]], vectors: Sequence[Value]) -> list[Value]:
+    """`matrix` times a column of vectors, zeros and ones for nothing and what is common to two rows or columns once."""
+    paired = _paired_columns(matrix)
+    sums: dict[tuple[int, int, bool], Value] = {}
+
+    def term(row: Sequence[float], column: int) -> list[tuple[float, Value]]:
+        """What a column adds to a row; of a pair, the first one adds for both."""
+        other = paired.get(column)
+        if other is None:
+            return [(row[column], vectors[column])]
+        if other < column:
+            return []
+        key = (column, other, row[column] == row[other])
+        if key not in sums:
+            a, b = vectors[column], vectors[other]
+            sums[key] = f.builder.fadd(a, b) if key[2] else f.builder.fsub(a, b)
+        return [(row[column], sums[key])]
+
+    results: dict[int, Value] = {}
+    for i, row in enumerate(matrix):
+        if i in results:
+            continue
+        mirror = None if paired else _mirrored_row(matrix, i)
+        if mirror is None:
+            results[i] = weighted_sum(f, [t for j in range(len(row)) for t in term(row, j)])
+            continue
+        even = weighted_sum(f, [(row[j], v) for j, v in enumerate(vectors) if row[j] == matrix[mirror][j]])
+        odd = weighted_sum(f, [(row[j], v) for j, v in enumerate(vectors) if row[j] != matrix[mirror][j]])
+        results[i], results[mirror] = f.builder.fadd(even, odd), f.builder.fsub(even, odd)
+    return [results[i] for i in range(len(matrix))]
+
+
+def _paired_columns(matrix: Sequence[Sequence[float]]) -> dict[int, int]:
+    """Columns that are equal but for signs, in both directions; only where there are fewer rows than columns."""
+    pairs: dict[int, int] = {}
+    columns = list(zip(*matrix, strict=True))
+    if len(matrix) >= len(columns):
+        return pairs
+    for j, a in enumerate(columns):
+        for k in range(j + 1, len(columns)):
+            if j not in pairs and k not in pairs and all(abs(p) == abs(q) for p, q in zip(a, columns[k], strict=True)):
+                pairs |= {j: k, k: j}
+    return pairs
+
+
+def _mirrored_row(matrix: Sequence[Sequence[float]], i: int) -> int | None:
+    """A later row that is equal but for some signs."""
+    for k in range(i + 1, len(matrix)):
+        same = [abs(p) == abs(q) for p, q in zip(matrix[i], matrix[k], strict=True)]
+        signs = {p == q for p, q in zip(matrix[i], matrix[k], strict=True) if p or q}
+        if all(same) and signs == {True, False}:
+            return k
+    return None
+
+
+def weighted_sum(f: Function, terms: Sequence[tuple[float, Value]]) -> Value:
+    """Σ factor · vector, beginning with a factor of one where there is one: that costs nothing."""
+    terms = sorted((t for t in terms if t[0]), key=lambda t: t[0] != 1)
+    (factor, total), *rest = terms
+    if factor != 1:
+        total = f.builder.fmul(_constant(total, factor), total)
+    for factor, vector in rest:
+        if factor == 1:
+            total = f.builder.fadd(total, vector)
+        elif factor == -1:
+            total = f.builder.fsub(total, vector)
+        else:
+            total = f.fma(_constant(vector, factor), vector, total)
+    return total
+
+
+def _constant(like: Value, number: float) -> Value:
+    return ir.Constant(like.type, [number] * like.type.count)
+
+
+def on_both_axes(f: Function, matrix: Matrix, size: int, element: Element) -> list[list[Value]]:
+    """M X Mᵀ for the size×size patch of vectors X that `element(i, j)` loads."""
+    numbers = [[float(entry) for entry in row] for row in matrix]
+    columns = [combine(f, numbers, [element(i, j) for i in range(size)]) for j in range(size)]
+    return [combine(f, numbers, [column[i] for column in columns]) for i in range(len(matrix))]
+
+
+def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
+    """`locate(table, x, x_h, x_w, top, height, left, width, outside)`: the addresses of a size×size patch.
+
+    `x` is pixel (0, 0) of the image; pixels outside height × width get the address `outside`.
+    """
+    f = Function(module, f"locate_{size}", [PTR, PTR, I64, I64, I64, I64, I64, I64, PTR], dtype, internal=True)
+    table, x, outside = f.pointer(0, I64), f.pointer(1), f.pointer(8)
+    x_h, x_w, top, height, left, width = (f.integer(n) for n in (2, 3, 4, 5, 6, 7))
+    inside = [f.all_of((left + j).compare(">=", 0), (left + j).compare("<", width)) for j in range(size)]
+    for i in range(size):
+        row = top + i
+        row_inside = f.all_of(row.compare(">=", 0), row.compare("<", height))
+        here = x.at(row * x_h)
+        for j in range(size):
+            pixel = f.pick(f.all_of(row_inside, inside[j]), here.at((left + j) * x_w), outside)
+            table.at(i * size + j).put(f.builder.ptrtoint(pixel.value, I64))
+    f.done()
+    return f
+
+
+def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
+    """`spread(table, first, channels, out, step, vector_step)`: value ξ of vector v goes to out[ξ·step + v·vector_step].
+
+    Channels first … first + channels − 1 of the patch are read; lanes beyond them become zeros.
+    """
+    size = len(matrix[0])
+    f = Function(module, f"spread_{len(matrix)}x{size}", [PTR, I64, I64, PTR, I64, I64], dtype, internal=True)
+    table, out = f.pointer(0, I64), f.pointer(3)
+    first, channels, step, vector_step = (f.integer(n) for n in (1, 2, 4, 5))
+
+    def vector(v: Int, load: Callable[[Pointer], Value]) -> None:
+        def element(i: int, j: int) -> Value:
+            pixel = f.address(table.at(i * size + j).integer())
+            return load(pixel.at(first + v * lanes))
+
+        to = out.at(v * vector_step)
+        for i, row in enumerate(on_both_axes(f, matrix, size, element)):
+            for j, value in enumerate(row):
+                to.at(step * (i * len(matrix) + j)).put(value)
+
+    whole = channels // lanes
+    with f.loop(whole) as v:
+        vector(v.index, lambda pixel: pixel.vector(lanes))
+    rest = channels - whole * lanes
+    with f.if_(rest.compare(">", 0)):
+        mask = f.first_lanes(rest, lanes)
+        vector(whole, lambda pixel: f.load_masked(pixel, lanes, mask))
+    f.done()
+    return f
+
+
+def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
+    """`gather(table, channels, values, step, base)`: pixels = M X Mᵀ + base, for vectors side by side at values[ξ·step].
+
+    `base` is one number a channel; lanes beyond `channels` are not stored.
+    """
+    size, count = len(matrix), len(matrix[0])
+    f = Function(module, f"gather_{count}x{size}", [PTR, I64, PTR, I64, PTR], dtype, internal=True)
+    table, values, base = f.pointer(0, I64), f.pointer(2), f.pointer(4)
+    channels, step = f.integer(1), f.integer(3)
+
+    def vector(v: Int, added: Value, store: Callable[[Pointer, Value], None]) -> None:
+        def element(i: int, j: int) -> Value:
+            return values.at(step * (i * count + j) + v * lanes).vector(lanes)
+
+        for i, row in enumerate(on_both_axes(f, matrix, count, element)):
+            for j, value in enumerate(row):
+                pixel = f.address(table.at(i * size + j).integer())
+                store(pixel.at(v * lanes), f.add(value, added))
+
+    whole = channels // lanes
+    with f.loop(whole) as v:
+        vector(v.index, base.at(v.index * lanes).vector(lanes), Pointer.put)
+    rest = channels - whole * lanes
+    with f.if_(rest.compare(">", 0)):
+        mask = f.first_lanes(rest, lanes)
+        added = f.load_masked(base.at(whole * lanes), lanes, mask)
+        vector(whole, added, lambda pixel, value: f.put_masked(pixel, value, mask))
+    f.done()
+    return f
