@@ -144,6 +144,8 @@ class Function:
         if internal:
             self.function.linkage = "internal"
             self.function.attributes.add("noinline")
+            # Vectors that do not fit into the registers are kept on the stack: whole cache lines there, not halves.
+            self.function.attributes.alignstack = 64
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
 
     # --- arguments and constants --------------------------------------------------------------------------------------
@@ -287,6 +289,13 @@ class Function:
         if callee is None:
             callee = ir.Function(self.module, ir.FunctionType(vector, [PTR, I32, mask.type, vector]), name)
         return self.builder.call(callee, [pointer.value, ir.Constant(I32, _bytes(self.float)), mask, self.zeros(lanes)])
+
+    def prefetch(self, pointer: Pointer, *, write: bool = False) -> None:
+        """Ask for the cache line at an address, to read or to write it soon. Any address will do, even a wrong one."""
+        callee = self.module.globals.get("llvm.prefetch.p0")
+        if callee is None:
+            callee = ir.Function(self.module, ir.FunctionType(VOID, [PTR, I32, I32, I32]), "llvm.prefetch.p0")
+        self.builder.call(callee, [pointer.value, *(ir.Constant(I32, n) for n in (int(write), 3, 1))])
 
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """A square of vectors with rows and columns exchanged, in log₂(n) rounds of two-input shuffles.

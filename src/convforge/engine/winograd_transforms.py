@@ -130,20 +130,22 @@ def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
 
 
 def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
-    """`spread(table, first, channels, out, step, vector_step)`: value ξ of vector v goes to out[ξ·step + v·vector_step].
+    """`spread(table, channels, out, step, vector_step, next)`: value ξ of vector v goes to out[ξ·step + v·vector_step].
 
-    Channels first … first + channels − 1 of the patch are read; lanes beyond them become zeros.
+    Lanes beyond the last channel become zeros. `next` is the table of the patch that will be asked for after this one.
     """
     size = len(matrix[0])
-    f = Function(module, f"spread_{len(matrix)}x{size}", [PTR, I64, I64, PTR, I64, I64], dtype, internal=True)
-    table, out = f.pointer(0, I64), f.pointer(3)
-    first, channels, step, vector_step = (f.integer(n) for n in (1, 2, 4, 5))
+    f = Function(module, f"spread_{len(matrix)}x{size}", [PTR, I64, PTR, I64, I64, PTR], dtype, internal=True)
+    table, out, following = f.pointer(0, I64), f.pointer(2), f.pointer(5, I64)
+    channels, step, vector_step = (f.integer(n) for n in (1, 3, 4))
 
     def vector(v: Int, load: Callable[[Pointer], Value]) -> None:
         def element(i: int, j: int) -> Value:
             pixel = f.address(table.at(i * size + j).integer())
-            return load(pixel.at(first + v * lanes))
+            return load(pixel.at(v * lanes))
 
+        for n in range(size * size):
+            f.prefetch(f.address(following.at(n).integer()).at(v * lanes))
         to = out.at(v * vector_step)
         for i, row in enumerate(on_both_axes(f, matrix, size, element)):
             for j, value in enumerate(row):
@@ -161,19 +163,21 @@ def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -
 
 
 def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
-    """`gather(table, channels, values, step, base)`: pixels = M X Mᵀ + base, for vectors side by side at values[ξ·step].
+    """`gather(table, channels, values, step, base, next)`: pixels = M X Mᵀ + base, for vectors side by side at values[ξ·step].
 
     `base` is one number a channel; lanes beyond `channels` are not stored.
     """
     size, count = len(matrix), len(matrix[0])
-    f = Function(module, f"gather_{count}x{size}", [PTR, I64, PTR, I64, PTR], dtype, internal=True)
-    table, values, base = f.pointer(0, I64), f.pointer(2), f.pointer(4)
+    f = Function(module, f"gather_{count}x{size}", [PTR, I64, PTR, I64, PTR, PTR], dtype, internal=True)
+    table, values, base, following = f.pointer(0, I64), f.pointer(2), f.pointer(4), f.pointer(5, I64)
     channels, step = f.integer(1), f.integer(3)
 
     def vector(v: Int, added: Value, store: Callable[[Pointer, Value], None]) -> None:
         def element(i: int, j: int) -> Value:
             return values.at(step * (i * count + j) + v * lanes).vector(lanes)
 
+        for n in range(size * size):
+            f.prefetch(f.address(following.at(n).integer()).at(v * lanes), write=True)
         for i, row in enumerate(on_both_axes(f, matrix, count, element)):
             for j, value in enumerate(row):
                 pixel = f.address(table.at(i * size + j).integer())
