@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import UserError
-from . import depthwise, direct, direct_weight_gradient, winograd
+from . import depthwise, direct, direct_weight_gradient, winograd, winograd_weight_gradient
 from . import target as targets
 from .geometry import Problem, Sliding
 from .prepared import Prepared
@@ -93,8 +93,12 @@ def _winograd(outputs: int) -> Algorithm:
         (s,) = which.slidings(problem)
         return winograd.prepare(name, s, shape, problem.dtype, threads, which.roles, bias)
 
+    def correlate(name: str, problem: Problem, threads: int) -> Prepared:
+        (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
+        return winograd_weight_gradient.prepare(name, s, shape, problem.dtype, threads)
+
     def applies(problem: Problem, which: Pass) -> bool:
-        if which is Pass.WEIGHT_GRADIENT or (problem.groups > 1 and problem.w_shape[1] == 1):
+        if problem.groups > 1 and problem.w_shape[1] == 1:
             return False
         slidings = which.slidings(problem)
         return len(slidings) == 1 and winograd.applies(slidings[0], shape)
@@ -105,7 +109,7 @@ def _winograd(outputs: int) -> Algorithm:
         applies,
         lambda problem, which, threads: 1e18,
         slide,
-        _correlate_direct,
+        correlate,
         f"tiles of {outputs}×{outputs} outputs need {shape.products} products instead of {9 * outputs**2}",
     )
 
