@@ -100,14 +100,25 @@ def prepare(
     return Prepared(name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size)
 
 
-def cycles(slidings: list[Sliding], dtype: str, threads: int) -> float:
-    """What the multiply-adds take, two vectors a cycle at the nine tenths that large layers reach; lanes beyond the
-    last output channel count as well."""
-    lanes = targets.current().lanes(dtype)
-    pixels = sum(
-        s.images * s.groups * s.vertical.out * s.horizontal.out * s.taps * -(-s.outputs // lanes) for s in slidings
-    )
-    return pixels / (2 * 0.9 * threads)
+# Weights, packed or on their way to it, from beyond L2.
+_BYTES_A_CYCLE = 4.5
+
+
+def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> float:
+    """What the multiply-adds take, two vectors a cycle at the nine tenths that large layers reach (lanes beyond the
+    last output channel count as well), or the weights' way from memory; and, where they are not `kept`, packing them."""
+    target = targets.current()
+    lanes, total = target.lanes(dtype), 0.0
+    for s in slidings:
+        outputs = -(-s.outputs // lanes)
+        row_tiles = s.vertical.out * -(-s.horizontal.out // target.tile_rows)
+        pixels = s.images * max(s.vertical.out * s.horizontal.out, 4 * row_tiles)
+        weights = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
+        product = pixels * s.groups * s.taps * outputs / (2 * 0.93)
+        total += max(product, weights / _BYTES_A_CYCLE) / threads
+        if not kept:
+            total += 2 * weights / _BYTES_A_CYCLE / threads
+    return total
 
 
 def pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:

@@ -83,6 +83,17 @@ def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
     return Prepared(name, threads, Program(steps), layout.size)
 
 
+def cycles(s: Sliding, dtype: str, threads: int) -> float:
+    """What the multiply-adds take at the nine tenths that large layers reach, and once through the gradient."""
+    target = targets.current()
+    lanes = target.lanes(dtype)
+    outputs = -(-s.outputs // lanes)
+    pixels = s.images * s.vertical.out * s.horizontal.out
+    product = s.groups * pixels * s.taps * outputs / (2 * 0.9)
+    parts = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
+    return (product + 3 * parts / 6) / threads
+
+
 def _units(s: Sliding, blocks: Blocking, panels: int, threads: int) -> tuple[int, int]:
     """Into how many splits of the pixels and chunks of the panels the work is cut, so that every thread has as much.
 

@@ -10,19 +10,24 @@ from .select import Pass, choose
 
 
 @lru_cache(maxsize=4096)
-def prepare_forward(problem: Problem, threads: int, bias: bool, exact: bool = False, algorithm: str = "") -> Prepared:
+def prepare_forward(
+    problem: Problem, threads: int, bias: bool, exact: bool = False, algorithm: str = "", kept: bool = False
+) -> Prepared:
     """y from x, w and, where `bias`, one number an output channel.
 
-    `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name.
+    `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name; `kept` says that
+    the caller keeps the packed weights.
     """
-    row = choose(problem, Pass.FORWARD, threads, exact, algorithm).algorithm
+    row = choose(problem, Pass.FORWARD, threads, exact, algorithm, kept).algorithm
     return row.slide(row.name, problem, Pass.FORWARD, threads, bias)
 
 
 @lru_cache(maxsize=4096)
-def prepare_input_gradient(problem: Problem, threads: int, exact: bool = False, algorithm: str = "") -> Prepared:
+def prepare_input_gradient(
+    problem: Problem, threads: int, exact: bool = False, algorithm: str = "", kept: bool = False
+) -> Prepared:
     """x's gradient, into `x`, from y's gradient, in `y`, and w."""
-    row = choose(problem, Pass.INPUT_GRADIENT, threads, exact, algorithm).algorithm
+    row = choose(problem, Pass.INPUT_GRADIENT, threads, exact, algorithm, kept).algorithm
     return row.slide(row.name, problem, Pass.INPUT_GRADIENT, threads, False)
 
 

@@ -43,8 +43,8 @@ class Algorithm:
     exact: bool
     """Whether it multiplies each input by each weight that it meets."""
     applies: Callable[[Problem, Pass], bool]
-    cycles: Callable[[Problem, Pass, int], float]
-    """What it takes on so many threads, by the model."""
+    cycles: Callable[[Problem, Pass, int, bool], float]
+    """What it takes on so many threads, by the model; the last argument says whether packed weights are kept."""
     slide: Callable[[str, Problem, Pass, int, bool], Prepared]
     correlate: Callable[[str, Problem, int], Prepared]
     reason: str
@@ -69,6 +69,13 @@ def _slide_direct(name: str, problem: Problem, which: Pass, threads: int, bias: 
 def _correlate_direct(name: str, problem: Problem, threads: int) -> Prepared:
     (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
     return direct_weight_gradient.prepare(name, s, problem.dtype, threads)
+
+
+def _cycles_direct(problem: Problem, which: Pass, threads: int, kept: bool) -> float:
+    slidings = which.slidings(problem)
+    if which is Pass.WEIGHT_GRADIENT:
+        return direct_weight_gradient.cycles(slidings[0], problem.dtype, threads)
+    return direct.cycles(slidings, problem.dtype, threads, kept)
 
 
 def _slide_depthwise(name: str, problem: Problem, which: Pass, threads: int, bias: bool) -> Prepared:
@@ -97,6 +104,12 @@ def _winograd(outputs: int) -> Algorithm:
         (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
         return winograd_weight_gradient.prepare(name, s, shape, problem.dtype, threads)
 
+    def cycles(problem: Problem, which: Pass, threads: int, kept: bool) -> float:
+        (s,) = which.slidings(problem)
+        if which is Pass.WEIGHT_GRADIENT:
+            return winograd_weight_gradient.cycles(s, shape, problem.dtype, threads)
+        return winograd.cycles(s, shape, problem.dtype, threads, kept)
+
     def applies(problem: Problem, which: Pass) -> bool:
         if problem.groups > 1 and problem.w_shape[1] == 1:
             return False
@@ -107,7 +120,7 @@ def _winograd(outputs: int) -> Algorithm:
         shape.name,
         False,
         applies,
-        lambda problem, which, threads: 1e18,
+        cycles,
         slide,
         correlate,
         f"tiles of {outputs}×{outputs} outputs need {shape.products} products instead of {9 * outputs**2}",
@@ -125,7 +138,7 @@ ALGORITHMS = (
         "depthwise",
         True,
         _is_depthwise,
-        lambda problem, which, threads: 0.0,  # nothing comes near it where it applies
+        lambda problem, which, threads, kept: 0.0,  # nothing comes near it where it applies
         _slide_depthwise,
         _correlate_depthwise,
         "every channel has a kernel of its own, so vectors run along channels on both sides",
@@ -134,7 +147,7 @@ ALGORITHMS = (
         "direct",
         True,
         lambda problem, which: True,
-        lambda problem, which, threads: direct.cycles(which.slidings(problem), problem.dtype, threads),
+        _cycles_direct,
         _slide_direct,
         _correlate_direct,
         "it multiplies each input by each weight that it meets",
@@ -142,26 +155,37 @@ ALGORITHMS = (
 )
 
 
-def considered(problem: Problem, which: Pass, threads: int, exact: bool = False) -> list[Choice]:
-    """Every algorithm that applies, the best first."""
-    choices = [
-        Choice(a, a.cycles(problem, which, threads))
-        for a in ALGORITHMS
-        if (a.exact or not exact) and a.applies(problem, which)
-    ]
-    return sorted(choices, key=lambda choice: choice.cycles)
+def considered(problem: Problem, which: Pass, threads: int, exact: bool = False, kept: bool = False) -> list[Choice]:
+    """Every algorithm that may be taken, the best first.
+
+    Those that rearrange the products are for float32 only: who computes in float64 wants its digits. `kept` says that
+    the weights' packed form is kept between calls, so that a larger one costs less.
+    """
+    exact = exact or problem.dtype != "float32"
+    return _sorted([a for a in _applying(problem, which) if a.exact or not exact], problem, which, threads, kept)
 
 
-def choose(problem: Problem, which: Pass, threads: int, exact: bool = False, algorithm: str = "") -> Choice:
-    """The best of them, or the one that is asked for.
+def choose(
+    problem: Problem, which: Pass, threads: int, exact: bool = False, algorithm: str = "", kept: bool = False
+) -> Choice:
+    """The best of them; or `algorithm`, the one that is asked for by name.
 
     Raises `UserError` where that one does not apply.
     """
-    choices = considered(problem, which, threads, exact)
     if not algorithm:
-        return choices[0]
-    for choice in choices:
+        return considered(problem, which, threads, exact, kept)[0]
+    rows = [a for a in _applying(problem, which) if a.exact or not exact]
+    for choice in _sorted(rows, problem, which, threads, kept):
         if choice.algorithm.name == algorithm:
             return choice
-    names = ", ".join(choice.algorithm.name for choice in choices)
+    names = ", ".join(a.name for a in rows)
     raise UserError(f"{algorithm!r} does not apply to the {which} of this convolution; these do: {names}.")
+
+
+def _applying(problem: Problem, which: Pass) -> list[Algorithm]:
+    return [a for a in ALGORITHMS if a.applies(problem, which)]
+
+
+def _sorted(rows: list[Algorithm], problem: Problem, which: Pass, threads: int, kept: bool) -> list[Choice]:
+    choices = [Choice(a, a.cycles(problem, which, threads, kept)) for a in rows]
+    return sorted(choices, key=lambda choice: choice.cycles)

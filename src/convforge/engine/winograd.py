@@ -282,6 +282,46 @@ def scheduled(tiled: Tiled, dtype: str, target: Target, threads: int) -> Schedul
     return Schedule(False, -(-tiled.count // blocks), blocks)
 
 
+# What the model of `cycles` is made of, measured on one core of Zen 5; other CPUs differ by less than the algorithms.
+L3_BYTES_A_CYCLE = 12.0
+"""V and M written by one core and read by another, through L3."""
+BYTES_A_CYCLE = 4.5
+"""Memory that is written for the first time, or comes from beyond L3."""
+CYCLES_A_STAGE = 3500.0
+"""A fork, a join, and waiting for the slowest thread."""
+
+
+def cycles_of_transform(shape: Shape) -> float:
+    """One vector of channels of one patch: its loads and stores, and 2·n products of a matrix with a vector."""
+    return 3.8 * shape.products
+
+
+def cycles(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> float:
+    """What it takes on so many threads: products, transforms, the weights' way from L3 or memory, and, where they are
+    not `kept` between calls, their transform."""
+    target, size = targets.current(), DTYPE_BYTES[dtype]
+    lanes = target.lanes(dtype)
+    tiled = Tiled(s, shape)
+    inputs, outputs = -(-s.channels // lanes), -(-s.outputs // lanes)
+    schedule = scheduled(tiled, dtype, target, threads)
+    # Register tiles of a few rows wait for the latency of the multiply-add, four cycles for their two sums each.
+    row_tiles = -(-schedule.chunk // target.tile_rows) * schedule.chunks
+    rows = max(tiled.count, 4 * row_tiles)
+    busy = threads if schedule.by_stages else min(threads, s.groups * schedule.chunks)
+    product = rows * shape.products * s.channels * outputs / 2 / 0.88 / busy
+    weights = shape.products * s.channels * outputs * lanes * size
+    times = schedule.chunks if schedule.by_stages else schedule.chunks / busy
+    streaming = weights * times / (L3_BYTES_A_CYCLE if weights < 32 * target.l2_bytes else BYTES_A_CYCLE) / threads
+    transform = tiled.count * (inputs + outputs) * cycles_of_transform(shape) / busy
+    total = max(product, streaming) + transform
+    if schedule.by_stages:
+        bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
+        total += bytes_ / L3_BYTES_A_CYCLE / threads + 3 * schedule.chunks * CYCLES_A_STAGE
+    if not kept:
+        total += (weights + 3 * weights * shape.taps**2 / shape.products) / BYTES_A_CYCLE / threads
+    return s.groups * total
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Kernels
 # ---------------------------------------------------------------------------------------------------------------------

@@ -36,16 +36,20 @@ from .direct import panels_of
 from .direct_weight_gradient import COLLECT, _collect
 from .gemm import product_tile
 from .geometry import Sliding
-from .ir import I64, Arguments, Int, kernel, share
+from .ir import I64, Arguments, Function, Int, kernel, share
 from .pack import copy_function
 from .prepared import Layout, Prepared, Program, code, step, worth, zeros_for
 from .target import DTYPE_BYTES, Target
 from .winograd import (
+    BYTES_A_CYCLE,
+    CYCLES_A_STAGE,
+    L3_BYTES_A_CYCLE,
     TABLE,
     TILE_ARGUMENTS,
     Dense,
     Shape,
     Tiled,
+    cycles_of_transform,
     locate_input,
     locate_output,
     reorder,
@@ -113,6 +117,25 @@ def prepare(name: str, s: Sliding, shape: Shape, dtype: str, threads: int) -> Pr
     return Prepared(name, threads, program, layout.size, zeros=zeros)
 
 
+def cycles(s: Sliding, shape: Shape, dtype: str, threads: int) -> float:
+    """What it takes, by the model of `winograd.cycles`: products, transforms, and the traffic of V, W and S."""
+    target, size = targets.current(), DTYPE_BYTES[dtype]
+    lanes = target.lanes(dtype)
+    tiled = Tiled(s, shape)
+    inputs, outputs = -(-s.channels // lanes), -(-s.outputs // lanes)
+    tasks = inputs * -(-s.outputs // (lanes * target.tile_vectors))
+    busy = min(threads, tasks)
+    rows = min(s.channels, lanes)
+    product = tiled.count * shape.products * inputs * outputs * max(rows, 4 * -(-rows // target.tile_rows)) / 2 / 0.85
+    transform = tiled.count * (inputs + outputs) * cycles_of_transform(shape)
+    bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
+    chunks = -(-tiled.count // _MOST_TILES)
+    sums = 2 * (chunks - 1) * shape.products * s.channels * outputs * lanes * size
+    collected = inputs * outputs * lanes * (cycles_of_transform(shape) + shape.taps**2 * size * lanes / BYTES_A_CYCLE)
+    shared = (transform + (bytes_ + sums) / L3_BYTES_A_CYCLE + collected) / threads
+    return s.groups * (product / busy + shared) + CYCLES_A_STAGE * 2 * s.groups * chunks
+
+
 def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     """Adds the `KERNELS` to the module."""
     lanes = target.lanes(dtype)
@@ -143,11 +166,11 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
         f, a, locate_input(f, a, locate_patch, shape.outputs, group), spread_patch, first + mine, end - mine,
         a["channels"], f.address(a["v"]).at(mine * lanes), f.const(lanes), vectors * pitch * lanes, pitch * lanes, table,
     )  # fmt: skip
-    with f.loop(a["panels"]) as p:
-        outputs, width = _width(a, p.index, panel)
+    with f.loop(a["panels"]) as each:
+        outputs, width = _width(f, a, each.index, panel)
         zeros = f.address(a["zeros"])
-        locate = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + p.index * panel, zeros)
-        to = f.address(a["w"]).at(p.index * shape.products * pitch * panel + mine * width)
+        locate = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + each.index * panel, zeros)
+        to = f.address(a["w"]).at(each.index * shape.products * pitch * panel + mine * width)
         transform_images(
             f, a, locate, spread_tile, first + mine, end - mine, outputs, to, width, pitch * width, lanes, table
         )
@@ -164,7 +187,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     own = f.choose(a["sums_step"].compare("==", 0), thread * a["scratch_bytes"], 0)
     with f.loop(end, start=mine) as task:
         p, vector = task.index // vectors, task.index % vectors
-        outputs, width = _width(a, p, panel)
+        outputs, width = _width(f, a, p, panel)
         channels = (a["channels"] - vector * lanes).at_most(lanes)
         sums = f.address(a["sums"] + own).at(task.index * a["sums_step"])
         with f.loop(shape.products) as xi, tiles(f, channels, target.tile_rows) as rows:
@@ -188,8 +211,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     f.done()
 
 
-def _width(a: dict[str, Int], index: Int, panel: int) -> tuple[Int, Int]:
+def _width(f: Function, a: dict[str, Int], index: Int, panel: int) -> tuple[Int, Int]:
     """A panel's output channels: how many, and how many with the lanes that are filled up."""
     outputs = (a["outputs"] - index * panel).at_most(panel)
-    wide = outputs.compare(">", panel // 2)
-    return outputs, Int(outputs.builder, outputs.builder.select(wide, outputs._lift(panel), outputs._lift(panel // 2)))
+    return outputs, f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
