@@ -1,0 +1,157 @@
+"""Winograd's convolution, by name, where tiles, blocks and chunks go wrong; and its matrices, exactly."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from oracle import LAYOUTS, Case, Data, agree, check
+
+from convforge import Conv2dSpec, engine, reference
+from convforge.engine import passes, runtime
+from convforge.engine import target as targets
+from convforge.engine.cook_toom import POINTS, Matrix, short_convolution
+from convforge.engine.geometry import Problem
+from convforge.engine.select import Pass, considered
+from convforge.errors import UserError
+
+TILES = ("winograd 4×4", "winograd 2×2")
+NHWC = ("NHWC", "NHWC", "NHWC")
+
+
+@pytest.mark.parametrize("points", sorted(POINTS))
+def test_the_matrices_are_exact_for_every_number_of_outputs(points: int) -> None:
+    numbers = random.Random(points)
+
+    def some(count: int) -> list[Fraction]:
+        return [Fraction(numbers.randint(-99, 99), numbers.randint(1, 9)) for _ in range(count)]
+
+    def times(matrix: Matrix, vector: list[Fraction]) -> list[Fraction]:
+        return [sum((a * b for a, b in zip(row, vector, strict=True)), Fraction(0)) for row in matrix]
+
+    for outputs in range(1, points + 1):
+        taps = points + 1 - outputs
+        f, x, w = short_convolution(outputs, taps), some(points), some(taps)
+        products = [a * b for a, b in zip(times(f.kernel, w), times(f.into, x), strict=True)]
+        assert times(f.out, products) == [sum(x[i + k] * w[k] for k in range(taps)) for i in range(outputs)]
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 130])
+def test_every_tail_of_channels(channels: int, tile: str) -> None:
+    other = 1 + channels * 11 % 70
+    for layouts in (NHWC, ("NCHW", "NCHW", "NCHW")):
+        spec = Conv2dSpec(channels, other, 3, padding=1)
+        check(Case(spec, (5, 6), layouts=layouts, exact=False, algorithm=tile))
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 2), (4, 4), (5, 4), (6, 7), (8, 9), (13, 1), (1, 15), (17, 19)])
+def test_every_rest_of_a_tile(size: tuple[int, int], tile: str) -> None:
+    for padding in (1, 2, ((0, 2), (1, 3)), ((5, 0), (0, 6)), ((2, 2), (9, 9))):
+        spec = Conv2dSpec(5, 34, 3, padding=padding)  # type: ignore[arg-type]
+        check(Case(spec, size, layouts=NHWC, exact=False, algorithm=tile))
+    if min(size) >= 3:
+        check(Case(Conv2dSpec(20, 6, 3), size, layouts=NHWC, exact=False, algorithm=tile))
+
+
+@pytest.mark.parametrize("y_layout", LAYOUTS)
+@pytest.mark.parametrize("x_layout", LAYOUTS)
+def test_layouts(x_layout: str, y_layout: str) -> None:
+    for tile, w_layout, channels in zip(TILES, ("NCHW", "flipped"), (19, 6), strict=True):
+        spec = Conv2dSpec(2 * channels, 36, 3, padding=1, groups=2)
+        check(Case(spec, (6, 7), layouts=(x_layout, w_layout, y_layout), exact=False, algorithm=tile))
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("groups", [2, 3, 5])
+def test_groups(groups: int, tile: str) -> None:
+    for inputs, outputs in ((2, 3), (17, 4), (16, 40)):
+        spec = Conv2dSpec(groups * inputs, groups * outputs, 3, padding=1, groups=groups)
+        check(Case(spec, (7, 6), layouts=NHWC, exact=False, algorithm=tile))
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_blocks_and_chunks_on_any_number_of_threads(threads: int, tile: str) -> None:
+    for spec, size, batch in (
+        (Conv2dSpec(16, 40, 3, padding=1), (30, 33), 2),  # blocks
+        (Conv2dSpec(520, 33, 3, padding=1), (13, 9), 2),  # stages; sums in two parts
+        (Conv2dSpec(24, 24, 3, padding=1, bias=False), (47, 50), 3),  # a weight gradient of several chunks
+        (Conv2dSpec(300, 300, 3, padding=1), (4, 4), 1),  # few tiles, many weights
+    ):
+        check(Case(spec, size, batch=batch, layouts=NHWC, threads=threads, exact=False, algorithm=tile))
+
+
+def test_stages_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches so large that the transformed tiles are cut into chunks, here with a cache of nearly nothing."""
+    before = targets.current().l2_bytes
+    monkeypatch.setattr(targets, "_cache_bytes", lambda: (4096, 16384))
+    targets._named.cache_clear()
+    passes.prepare_forward.cache_clear()
+    try:
+        assert targets.current().l2_bytes < before
+        for tile in TILES:
+            spec = Conv2dSpec(70, 66, 3, padding=1, groups=2)
+            check(Case(spec, (21, 22), batch=3, layouts=NHWC, exact=False, algorithm=tile))
+    finally:
+        targets._named.cache_clear()
+        passes.prepare_forward.cache_clear()
+        passes.prepare_input_gradient.cache_clear()
+        passes.prepare_weight_gradient.cache_clear()
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_in_float64_nothing_but_rounding_is_left(tile: str) -> None:
+    spec = Conv2dSpec(33, 40, 3, padding=1)
+    check(Case(spec, (11, 10), dtype="float64", layouts=NHWC, exact=False, algorithm=tile))
+
+
+def test_weights_that_were_packed_before_give_the_same_numbers() -> None:
+    spec, random_numbers = Conv2dSpec(40, 50, 3, padding=1, bias=False), np.random.default_rng(1)
+    problem = Problem.of(spec, 2, (9, 9), channels_last=False)
+    x, w = (random_numbers.standard_normal(s).astype(np.float32) for s in (problem.x_shape, problem.w_shape))
+    for tile in TILES:
+        prepared = passes.prepare_forward(problem, 2, False, False, tile)
+        y, again = np.empty(problem.y_shape, np.float32), np.empty(problem.y_shape, np.float32)
+        prepared.run(x=x.ctypes.data, w=w.ctypes.data, y=y.ctypes.data)
+        kept = np.empty(prepared.packed_bytes + 64, np.uint8)
+        address = kept.ctypes.data + -kept.ctypes.data % 64
+        prepared.pack(w.ctypes.data, address)
+        runtime.workspace(prepared.workspace_bytes)
+        prepared.run(packed=address, x=x.ctypes.data, w=0, y=again.ctypes.data)
+        assert y.tobytes() == again.tobytes()
+        wanted = reference.conv2d(x, w, None, spec)
+        assert np.linalg.norm(y - wanted) < 3e-6 * np.linalg.norm(wanted)
+
+
+def test_the_error_stays_within_the_bound_where_sums_are_long() -> None:
+    for channels in (256, 512, 1200):
+        case = Case(Conv2dSpec(channels, 16, 3, padding=1), (12, 12), batch=1, layouts=NHWC, exact=False)
+        data = Data.of(case)
+        for tile in TILES:
+            got = engine.conv2d(data.x, data.w, data.bias, case.spec, algorithm=tile)
+            agree(case, data, "y", got)
+
+
+def test_who_asks_for_exactness_or_float64_gets_no_rearranged_products() -> None:
+    spec = Conv2dSpec(64, 64, 3, padding=1)
+    for which in Pass:
+        single, double = (Problem.of(spec, 1, (56, 56), dtype) for dtype in ("float32", "float64"))
+        assert considered(single, which, 2)[0].algorithm.name == "winograd 4×4"
+        assert all(choice.algorithm.exact for choice in considered(single, which, 2, exact=True))
+        assert all(choice.algorithm.exact for choice in considered(double, which, 2))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [Conv2dSpec(8, 8, 5), Conv2dSpec(8, 8, 3, 2), Conv2dSpec(8, 8, 3, dilation=2), Conv2dSpec(8, 8, 3, groups=8)],
+)
+def test_where_it_does_not_apply_the_error_names_what_does(spec: Conv2dSpec) -> None:
+    x, w = np.ones((1, 8, 9, 9), np.float32), np.ones(spec.weight_shape, np.float32)
+    with pytest.raises(
+        UserError, match=r"'winograd 4×4' does not apply to the forward of this convolution; these do: "
+    ):
+        engine.conv2d(x, w, None, spec, algorithm="winograd 4×4")
