@@ -93,8 +93,8 @@ def _panel(problem: Problem) -> int:
     return target.lanes(problem.dtype) * target.tile_vectors
 
 
-def _winograd(outputs: int) -> Algorithm:
-    shape = winograd.Shape(outputs, 3)
+def _winograd(outputs: int, taps: int) -> Algorithm:
+    shape = winograd.Shape(outputs, taps)
 
     def slide(name: str, problem: Problem, which: Pass, threads: int, bias: bool) -> Prepared:
         (s,) = which.slidings(problem)
@@ -123,7 +123,7 @@ def _winograd(outputs: int) -> Algorithm:
         cycles,
         slide,
         correlate,
-        f"tiles of {outputs}×{outputs} outputs need {shape.products} products instead of {9 * outputs**2}",
+        f"tiles of {outputs}×{outputs} outputs need {shape.products} products instead of {(outputs * taps) ** 2}",
     )
 
 
@@ -132,8 +132,9 @@ def _is_depthwise(problem: Problem, which: Pass) -> bool:
 
 
 ALGORITHMS = (
-    _winograd(4),
-    _winograd(2),
+    _winograd(4, 3),
+    _winograd(2, 3),
+    _winograd(2, 5),
     Algorithm(
         "depthwise",
         True,

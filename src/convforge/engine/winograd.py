@@ -40,7 +40,7 @@ from .blocks import tiles
 from .cook_toom import short_convolution
 from .direct import _pack_weights, pack_weights_step
 from .gemm import product_tile
-from .geometry import Sliding, scratch_pitch
+from .geometry import Axis, Sliding, scratch_pitch
 from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function
 from .prepared import Layout, Prepared, Program, Step, code, step, worth, zeros_for
@@ -51,7 +51,7 @@ TRANSFORM_WEIGHTS = Arguments("packed weights groups panels outputs channels tab
 
 # The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
 TILE_ARGUMENTS = (
-    "images height width pad_top pad_left out_height out_width tiles_h tiles_w "
+    "images height width pad_top pad_left dilation_h dilation_w out_height out_width tiles_h tiles_w "
     "groups channels outputs panels "  # channels of one group
     "x x_n x_h x_w y y_n y_h y_w zeros scratch scratch_bytes "
 )
@@ -89,9 +89,8 @@ class Shape:
 
 
 def applies(s: Sliding, shape: Shape) -> bool:
-    """A square kernel of the right size, at stride 1, without gaps."""
-    axes = (s.vertical, s.horizontal)
-    return all(a.kernel == shape.taps and a.stride == a.dilation == 1 for a in axes)
+    """A square kernel of the right size, at stride 1."""
+    return all(axis.kernel == shape.taps and axis.stride == 1 for axis in (s.vertical, s.horizontal))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -108,11 +107,15 @@ class Tiled:
 
     @property
     def high(self) -> int:
-        return -(-self.sliding.vertical.out // self.shape.outputs)
+        return self._along(self.sliding.vertical)
 
     @property
     def wide(self) -> int:
-        return -(-self.sliding.horizontal.out // self.shape.outputs)
+        return self._along(self.sliding.horizontal)
+
+    def _along(self, axis: Axis) -> int:
+        """With gaps of d, every d-th output is a convolution of its own, without gaps, of every d-th input."""
+        return axis.dilation * -(-axis.out // (axis.dilation * self.shape.outputs))
 
     @property
     def count(self) -> int:
@@ -124,6 +127,7 @@ class Tiled:
         return {
             "images": s.images, "height": s.vertical.size, "width": s.horizontal.size,
             "pad_top": s.vertical.pad, "pad_left": s.horizontal.pad,
+            "dilation_h": s.vertical.dilation, "dilation_w": s.horizontal.dilation,
             "out_height": s.vertical.out, "out_width": s.horizontal.out, "tiles_h": self.high, "tiles_w": self.wide,
             "groups": s.groups, "channels": s.channels, "outputs": s.outputs, "panels": -(-s.outputs // panel),
         }  # fmt: skip
@@ -400,7 +404,7 @@ def transform_weights(module: ir.Module, dtype: str, lanes: int, panel: int, sha
         begin = part * channels_a_task * width
         count = (tap - begin).at_most(width * channels_a_task)
         taps = f.const(shape.taps)
-        f.call(locate, table, packed.at(begin), tap * shape.taps, tap, 0, taps, 0, taps, packed)
+        f.call(locate, table, packed.at(begin), tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
         f.call(spread, table, count, weights.at(begin), tap, lanes, table)
     f.done()
 
@@ -415,12 +419,16 @@ class Tile:
 
     @classmethod
     def number(cls, a: dict[str, Int], index: Int, outputs: int) -> Tile:
-        """Tiles are numbered by (image, row, column), the last running fastest."""
+        """Tiles are numbered by (image, row, column), the last running fastest; by turns those of each dilation phase."""
         in_image = index % (a["tiles_h"] * a["tiles_w"])
+
+        def first(number: Int, gap: Int) -> Int:
+            return number // gap * gap * outputs + number % gap
+
         return cls(
             index // (a["tiles_h"] * a["tiles_w"]),
-            in_image // a["tiles_w"] * outputs,
-            in_image % a["tiles_w"] * outputs,
+            first(in_image // a["tiles_w"], a["dilation_h"]),
+            first(in_image % a["tiles_w"], a["dilation_w"]),
         )
 
 
@@ -504,7 +512,7 @@ def locate_input(
         x = f.address(a["x"]).at(tile.image * a["x_n"] + group * a["channels"])
         f.call(
             locate, table, x, a["x_h"], a["x_w"], tile.row - a["pad_top"], a["height"], tile.column - a["pad_left"],
-            a["width"], f.address(a["zeros"]),
+            a["width"], f.address(a["zeros"]), a["dilation_h"], a["dilation_w"],
         )  # fmt: skip
 
     return of
@@ -518,7 +526,20 @@ def locate_output(
     def of(t: Int, table: Pointer) -> None:
         tile = Tile.number(a, t, outputs)
         y = f.address(a["y"]).at(tile.image * a["y_n"] + channel)
-        f.call(locate, table, y, a["y_h"], a["y_w"], tile.row, a["out_height"], tile.column, a["out_width"], outside)
+        f.call(
+            locate,
+            table,
+            y,
+            a["y_h"],
+            a["y_w"],
+            tile.row,
+            a["out_height"],
+            tile.column,
+            a["out_width"],
+            outside,
+            a["dilation_h"],
+            a["dilation_w"],
+        )
 
     return of
 

@@ -110,20 +110,23 @@ def on_both_axes(f: Function, matrix: Matrix, size: int, element: Element) -> li
 
 
 def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
-    """`locate(table, x, x_h, x_w, top, height, left, width, outside)`: the addresses of a size×size patch.
+    """`locate(table, x, x_h, x_w, top, height, left, width, outside, gap_h, gap_w)`: the addresses of a size×size patch.
 
-    `x` is pixel (0, 0) of the image; pixels outside height × width get the address `outside`.
+    `x` is pixel (0, 0) of the image; the patch begins at (top, left), and its pixels are gap_h and gap_w apart. Those
+    outside height × width get the address `outside`.
     """
-    f = Function(module, f"locate_{size}", [PTR, PTR, I64, I64, I64, I64, I64, I64, PTR], dtype, internal=True)
+    kinds = [PTR, PTR, I64, I64, I64, I64, I64, I64, PTR, I64, I64]
+    f = Function(module, f"locate_{size}", kinds, dtype, internal=True)
     table, x, outside = f.pointer(0, I64), f.pointer(1), f.pointer(8)
-    x_h, x_w, top, height, left, width = (f.integer(n) for n in (2, 3, 4, 5, 6, 7))
-    inside = [f.all_of((left + j).compare(">=", 0), (left + j).compare("<", width)) for j in range(size)]
+    x_h, x_w, top, height, left, width, gap_h, gap_w = (f.integer(n) for n in (2, 3, 4, 5, 6, 7, 9, 10))
+    columns = [left + gap_w * j for j in range(size)]
+    inside = [f.all_of(column.compare(">=", 0), column.compare("<", width)) for column in columns]
     for i in range(size):
-        row = top + i
+        row = top + gap_h * i
         row_inside = f.all_of(row.compare(">=", 0), row.compare("<", height))
         here = x.at(row * x_h)
         for j in range(size):
-            pixel = f.pick(f.all_of(row_inside, inside[j]), here.at((left + j) * x_w), outside)
+            pixel = f.pick(f.all_of(row_inside, inside[j]), here.at(columns[j] * x_w), outside)
             table.at(i * size + j).put(f.builder.ptrtoint(pixel.value, I64))
     f.done()
     return f

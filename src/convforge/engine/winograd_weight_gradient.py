@@ -205,7 +205,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             dw = f.address(a["parts"]).at((group * a["panels"] + p) * panel * shape.taps**2 * a["channels"])
             here = dw.at((vector * lanes + row.index) * width)
             tap, taps = a["channels"] * width, f.const(shape.taps)
-            f.call(locate_taps, table, here, tap * shape.taps, tap, 0, taps, 0, taps, here)
+            f.call(locate_taps, table, here, tap * shape.taps, tap, 0, taps, 0, taps, here, 1, 1)
             zeros = f.address(a["zeros"])
             f.call(gather, table, width, sums.at(row.index * width), width * lanes, zeros, table)
     f.done()
