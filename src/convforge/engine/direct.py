@@ -278,9 +278,6 @@ def _pack_weights(module: ir.Module, dtype: str, lanes: int, panel: int) -> None
     taps = a["kernel_h"] * a["kernel_w"]
     parts = (a["channels"] + (_CHANNELS_A_TASK - 1)) // _CHANNELS_A_TASK
     first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
-    for_taps_inside = f.all_of(
-        a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps)
-    )
     with f.loop(end, start=first) as task:
         panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
         first_channel = task.index % parts * _CHANNELS_A_TASK
@@ -290,21 +287,39 @@ def _pack_weights(module: ir.Module, dtype: str, lanes: int, panel: int) -> None
         source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
         block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
         target = block.at(first_channel * width)
-        weights = _Weights(f, a, source, target, channels, outputs, width, lanes)
-        # How the weights of one output channel lie, where all lanes are in use:
-        whole = outputs.compare("==", width)
-        with f.if_else(f.all_of(whole, for_taps_inside)) as (taps_inside, other):  # (c, i, j), torch's contiguous
-            with taps_inside:
-                weights.pack_taps_inside()
-            with other, f.if_else(f.all_of(whole, a["w_c"].compare("==", 1))) as (channels_inside, rest):  # (i, j, c)
-                with channels_inside:
-                    weights.pack_channels_inside()
-                with rest, f.if_else(f.all_of(whole, a["w_k"].compare("==", 1))) as (lanes_inside, scattered):
-                    with lanes_inside:  # channels_last in the input gradient, where channels change places
-                        weights.pack_lanes_inside()
-                    with scattered:
-                        weights.pack_one_by_one(f.const(0), channels * taps)
+        pack_part(f, a, source, target, channels, outputs, width, lanes)
     f.done()
+
+
+def pack_part(
+    f: Function,
+    a: dict[str, Int],
+    source: Pointer,
+    target: Pointer,
+    channels: Int,
+    outputs: Int,
+    width: Int,
+    lanes: int,
+) -> None:
+    """Some input channels of one panel as [i][j][c][lane], a["channels"] of them from tap to tap."""
+    taps = a["kernel_h"] * a["kernel_w"]
+    for_taps_inside = f.all_of(
+        a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps)
+    )
+    weights = _Weights(f, a, source, target, channels, outputs, width, lanes)
+    # How the weights of one output channel lie, where all lanes are in use:
+    whole = outputs.compare("==", width)
+    with f.if_else(f.all_of(whole, for_taps_inside)) as (taps_inside, other):  # (c, i, j), torch's contiguous
+        with taps_inside:
+            weights.pack_taps_inside()
+        with other, f.if_else(f.all_of(whole, a["w_c"].compare("==", 1))) as (channels_inside, rest):  # (i, j, c)
+            with channels_inside:
+                weights.pack_channels_inside()
+            with rest, f.if_else(f.all_of(whole, a["w_k"].compare("==", 1))) as (lanes_inside, scattered):
+                with lanes_inside:  # channels_last in the input gradient, where channels change places
+                    weights.pack_lanes_inside()
+                with scattered:
+                    weights.pack_one_by_one(f.const(0), channels * taps)
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
 
 from . import target as targets
 from .blocks import tiles
 from .cook_toom import short_convolution
-from .direct import _pack_weights, pack_weights_step
+from .direct import pack_part, panels_of
 from .gemm import product_tile
 from .geometry import Axis, Sliding, scratch_pitch
 from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
@@ -47,7 +48,9 @@ from .prepared import Layout, Prepared, Program, Step, code, step, worth, zeros_
 from .target import DTYPE_BYTES, Target
 from .winograd_transforms import gather_function, locate_function, spread_function
 
-TRANSFORM_WEIGHTS = Arguments("packed weights groups panels outputs channels table table_bytes")
+TRANSFORM_WEIGHTS = Arguments(
+    "w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w weights scratch scratch_bytes"
+)
 
 # The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
 TILE_ARGUMENTS = (
@@ -206,23 +209,19 @@ def prepare(
     x, y = Dense.input(s, layout, size), Dense.output(s, layout, size)
     panels = -(-s.outputs // panel)
 
-    # Weights: as panels in the workspace, then transformed.
-    untransformed = layout.take(s.groups * panels * panel * s.channels * shape.taps**2 * size)
-    transform = {
-        "groups": s.groups, "panels": panels, "outputs": s.outputs, "channels": s.channels,
-        "table_bytes": _TABLE_BYTES,
-    }  # fmt: skip
-    table = layout.take(threads * _TABLE_BYTES)
-    packing = (
-        pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "work", untransformed),
-        step(
-            kernels["transform_weights"],
-            TRANSFORM_WEIGHTS,
-            transform,
-            {"packed": ("work", untransformed), "weights": ("packed", 0), "table": ("work", table)},
-        ),
+    part = Layout()
+    part.take(_TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size)
+    packing = step(
+        kernels["transform_weights"],
+        TRANSFORM_WEIGHTS,
+        panels_of(s, panel) | {"scratch_bytes": part.size},
+        {
+            "w": (weights, s.w_start * size),
+            "weights": ("packed", 0),
+            "scratch": ("work", layout.take(threads * part.size)),
+        },
     )
-    packed_bytes = s.groups * panels * panel * s.channels * shape.products * size
+    packed_bytes = s.groups * panels * shape.products * product_pitch(s.channels, panel, lanes) * size
 
     # Images, by blocks or by stages. Each thread's scratch begins with its table and the line for pixels outside.
     schedule = scheduled(tiled, dtype, target, threads)
@@ -255,7 +254,7 @@ def prepare(
     after = y.copies(kernels["reorder"], result, size, back=True)
     steps = [step(kernels[stage], SLIDING, numbers, at) for stage in stages]
     program = Program((*before, *steps, *after), len(before), len(before) + len(steps), rounds)
-    return Prepared(name, threads, program, layout.size, Program(packing), packed_bytes, zeros_for(s.all_channels))
+    return Prepared(name, threads, program, layout.size, Program((packing,)), packed_bytes, zeros_for(s.all_channels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +330,7 @@ def cycles(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> fl
 # ---------------------------------------------------------------------------------------------------------------------
 
 KERNELS = (
-    "pack_weights", "transform_weights", "reorder", "blocks", "transform_input", "multiply", "transform_output"
+    "transform_weights", "reorder", "blocks", "transform_input", "multiply", "transform_output"
 )  # fmt: skip
 
 
@@ -362,7 +361,6 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
         wide={r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes},
         narrow={r: product_tile(module, dtype, target, r, 1) for r in sizes},
     )
-    _pack_weights(module, dtype, lanes, panel)
     transform_weights(module, dtype, lanes, panel, shape)
     reorder(module, dtype, copy)
     form = _Form(shape, lanes, panel, target.tile_rows)
@@ -383,29 +381,40 @@ def reorder(module: ir.Module, dtype: str, copy: Function) -> None:
     f.done()
 
 
+_CHANNELS_A_PART = 32
+
+
+def product_pitch(channels: Any, width: Any, lanes: int) -> Any:
+    """Numbers from one ξ of a panel's U to the next: a cache line more than there are, because 32·c numbers are often a
+    multiple of the caches' size over their ways, and one patch's 36 vectors would all fall into the same set."""
+    return channels * width + lanes
+
+
 def transform_weights(module: ir.Module, dtype: str, lanes: int, panel: int, shape: Shape) -> None:
-    """U = G w Gᵀ: a panel's weights, [i][j][c][lane], are a patch of r×r "pixels" with c·lanes "channels"."""
-    matrix = short_convolution(shape.outputs, shape.taps).kernel
+    """U = G w Gᵀ, some input channels of a panel at a time: packed as [i][j][c][lane], which stays in L1, they are a
+    patch of r×r "pixels" with c·lanes "channels"."""
     locate = locate_function(module, dtype, shape.taps)
-    spread = spread_function(module, dtype, lanes, matrix)
+    spread = spread_function(module, dtype, lanes, short_convolution(shape.outputs, shape.taps).kernel)
     f, array, thread, threads = kernel(module, "transform_weights", dtype)
     a = TRANSFORM_WEIGHTS.read(array)
-    table = f.address(a["table"] + thread * a["table_bytes"], I64)
-    channels_a_task = 16
-    parts = (a["channels"] + (channels_a_task - 1)) // channels_a_task
+    scratch = a["scratch"] + thread * a["scratch_bytes"]
+    table, packed = f.address(scratch, I64), f.address(scratch + _TABLE_BYTES)
+    parts = (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
     first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
     with f.loop(end, start=first) as task:
         part, which = task.index % parts, task.index // parts
-        outputs = (a["outputs"] - which % a["panels"] * panel).at_most(panel)
+        channel, index, group = part * _CHANNELS_A_PART, which % a["panels"], which // a["panels"]
+        channels = (a["channels"] - channel).at_most(_CHANNELS_A_PART)
+        outputs = (a["outputs"] - index * panel).at_most(panel)
         width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-        tap = a["channels"] * width
-        packed = f.address(a["packed"]).at(which * panel * shape.taps**2 * a["channels"])
-        weights = f.address(a["weights"]).at(which * panel * shape.products * a["channels"])
-        begin = part * channels_a_task * width
-        count = (tap - begin).at_most(width * channels_a_task)
-        taps = f.const(shape.taps)
-        f.call(locate, table, packed.at(begin), tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
-        f.call(spread, table, count, weights.at(begin), tap, lanes, table)
+        source = f.address(a["w"]).at(group * a["w_g"] + index * panel * a["w_k"] + channel * a["w_c"])
+        in_part = a | {"channels": f.const(_CHANNELS_A_PART)}
+        pack_part(f, in_part, source, packed, channels, outputs, width, lanes)
+        tap, taps = width * _CHANNELS_A_PART, f.const(shape.taps)
+        f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
+        to = f.address(a["weights"]).at(which * shape.products * product_pitch(a["channels"], panel, lanes))
+        step_ = product_pitch(a["channels"], width, lanes)
+        f.call(spread, table, channels * width, to.at(channel * width), step_, lanes, table)
     f.done()
 
 
@@ -446,7 +455,8 @@ class _Panel:
         panel, products = form.panel, form.shape.products
         outputs = (a["outputs"] - index * panel).at_most(panel)
         width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-        weights = f.address(a["weights"]).at((group * a["panels"] + index) * panel * products * a["channels"])
+        pitch = product_pitch(a["channels"], panel, form.lanes)
+        weights = f.address(a["weights"]).at((group * a["panels"] + index) * products * pitch)
         return cls(group * a["outputs"] + index * panel, outputs, width, weights)
 
 
@@ -472,7 +482,7 @@ def _multiply(
     count: Int,
 ) -> None:
     """M[ξ] = V[ξ] · U[ξ] for `count` tiles and a panel: rows of `pitch` numbers times `width` columns."""
-    weights = p.weights.at(xi * a["channels"] * p.width)
+    weights = p.weights.at(xi * product_pitch(a["channels"], p.width, form.lanes))
     with f.loop(a["channels"], step=_PRODUCTS_A_PART) as part, tiles(f, count, form.tile_rows) as rows:
         arguments = (
             v.at(rows.first * a["pitch"] + part.index), a["pitch"], f.const(1), weights.at(part.index * p.width),
