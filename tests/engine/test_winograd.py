@@ -65,6 +65,19 @@ def test_layouts(x_layout: str, y_layout: str) -> None:
         check(Case(spec, (6, 7), layouts=(x_layout, w_layout, y_layout), exact=False, algorithm=tile))
 
 
+@pytest.mark.parametrize("size", [(4, 4), (7, 9), (12, 23)])
+def test_kernels_of_five_taps_and_gaps(size: tuple[int, int]) -> None:
+    for tile, kernel, dilation in (
+        ("winograd 2×2", 5, 1),
+        ("winograd 2×2", 5, (2, 1)),
+        ("winograd 4×4", 3, 2),
+        ("winograd 4×4", 3, (1, 5)),
+        ("winograd 2×2", 3, (3, 2)),
+    ):
+        spec = Conv2dSpec(19, 35, kernel, padding=((4, 5), (7, 6)), dilation=dilation)
+        check(Case(spec, size, layouts=NHWC, exact=False, algorithm=tile))
+
+
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("groups", [2, 3, 5])
 def test_groups(groups: int, tile: str) -> None:
@@ -147,7 +160,7 @@ def test_who_asks_for_exactness_or_float64_gets_no_rearranged_products() -> None
 
 @pytest.mark.parametrize(
     "spec",
-    [Conv2dSpec(8, 8, 5), Conv2dSpec(8, 8, 3, 2), Conv2dSpec(8, 8, 3, dilation=2), Conv2dSpec(8, 8, 3, groups=8)],
+    [Conv2dSpec(8, 8, 7), Conv2dSpec(8, 8, (3, 5)), Conv2dSpec(8, 8, 3, 2), Conv2dSpec(8, 8, 3, groups=8)],
 )
 def test_where_it_does_not_apply_the_error_names_what_does(spec: Conv2dSpec) -> None:
     x, w = np.ones((1, 8, 9, 9), np.float32), np.ones(spec.weight_shape, np.float32)

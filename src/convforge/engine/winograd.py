@@ -241,8 +241,8 @@ def prepare(
         stages, rounds = ["transform_input", "multiply", "transform_output"], s.groups * schedule.chunks
     scratch = Layout()
     scratch.take(2 * _TABLE_BYTES + panel * size)
-    v_bytes = shape.products * schedule.chunk * pitch * size
-    m_bytes = shape.products * schedule.chunk * panel * size
+    v_bytes = shape.products * (schedule.chunk * pitch + lanes) * size
+    m_bytes = shape.products * (schedule.chunk * panel + lanes) * size
     if schedule.by_stages:
         at["v"], at["m"] = ("work", layout.take(v_bytes)), ("work", layout.take(m_bytes * panels))
     else:
@@ -569,6 +569,12 @@ def _transform_output(
         f.call(functions.gather, here, p.outputs, m.at(t.index * p.width), step_, bias, following)
 
 
+def odd_lines(numbers: Int, lanes: int) -> Int:
+    """At least so many numbers, an odd count of vectors: a step that spreads what lies so far apart over all sets of
+    the caches."""
+    return (numbers // (2 * lanes) * 2 + 1) * lanes
+
+
 def _tables(table: Pointer, t: Int) -> tuple[Pointer, Pointer]:
     """The tables of this tile and of the next, by turns."""
     return table.at(t % 2 * TABLE), table.at((t + 1) % 2 * TABLE)
@@ -586,16 +592,18 @@ def _by_blocks(module: ir.Module, dtype: str, functions: _Functions, form: _Form
         group, block = task.index // a["chunks"], task.index % a["chunks"]
         first, after = share(a["images"] * a["tiles_h"] * a["tiles_w"], block, a["chunks"])
         count = after - first
+        v_step = odd_lines(count * a["pitch"], form.lanes)
         transform_images(
             f, a, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first,
-            count, a["channels"], v, a["pitch"], count * a["pitch"], form.lanes, table,
+            count, a["channels"], v, a["pitch"], v_step, form.lanes, table,
         )  # fmt: skip
         with f.loop(a["panels"]) as index:
             p = _Panel.of(f, a, group, index.index, form)
+            m_step = odd_lines(count * p.width, form.lanes)
             with f.loop(form.shape.products) as xi:
-                v_xi, m_xi = v.at(xi.index * count * a["pitch"]), m.at(xi.index * count * p.width)
+                v_xi, m_xi = v.at(xi.index * v_step), m.at(xi.index * m_step)
                 _multiply(f, a, functions, form, p, xi.index, v_xi, m_xi, count)
-            _transform_output(f, a, functions, form, p, first, count, m, count * p.width, table, outside)
+            _transform_output(f, a, functions, form, p, first, count, m, m_step, table, outside)
     f.done()
 
 
@@ -615,7 +623,7 @@ def _by_stages(module: ir.Module, dtype: str, functions: _Functions, form: _Form
     v = f.address(a["v"]).at(mine * a["pitch"])
     transform_images(
         f, a, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first + mine,
-        after - mine, a["channels"], v, a["pitch"], count * a["pitch"], form.lanes, table,
+        after - mine, a["channels"], v, a["pitch"], odd_lines(count * a["pitch"], form.lanes), form.lanes, table,
     )  # fmt: skip
     f.done()
 
@@ -624,8 +632,8 @@ def _by_stages(module: ir.Module, dtype: str, functions: _Functions, form: _Form
     with f.loop(after, start=mine) as task:
         xi = task.index % form.shape.products
         p = _Panel.of(f, a, group, task.index // form.shape.products, form)
-        v = f.address(a["v"]).at(xi * count * a["pitch"])
-        m = f.address(a["m"]).at(task.index * count * form.panel)
+        v = f.address(a["v"]).at(xi * odd_lines(count * a["pitch"], form.lanes))
+        m = f.address(a["m"]).at(task.index * odd_lines(count * form.panel, form.lanes))
         _multiply(f, a, functions, form, p, xi, v, m, count)
     f.done()
 
@@ -635,7 +643,7 @@ def _by_stages(module: ir.Module, dtype: str, functions: _Functions, form: _Form
     mine, after = share(count, thread, threads)
     with f.loop(a["panels"]) as index:
         p = _Panel.of(f, a, group, index.index, form)
-        m = f.address(a["m"]).at(index.index * form.shape.products * count * form.panel + mine * p.width)
-        step_ = count * form.panel
+        step_ = odd_lines(count * form.panel, form.lanes)
+        m = f.address(a["m"]).at(index.index * form.shape.products * step_ + mine * p.width)
         _transform_output(f, a, functions, form, p, first + mine, after - mine, m, step_, table, outside)
     f.done()
