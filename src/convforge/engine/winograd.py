@@ -288,8 +288,10 @@ def scheduled(tiled: Tiled, dtype: str, target: Target, threads: int) -> Schedul
 # What the model of `cycles` is made of, measured on one core of Zen 5; other CPUs differ by less than the algorithms.
 L3_BYTES_A_CYCLE = 12.0
 """V and M written by one core and read by another, through L3."""
-BYTES_A_CYCLE = 4.5
+BYTES_A_CYCLE = 3.0
 """Memory that is written for the first time, or comes from beyond L3."""
+PACKING_BYTES_A_CYCLE = 10.0
+"""Weights being transformed, where the caches hold the result."""
 CYCLES_A_STAGE = 3500.0
 """A fork, a join, and waiting for the slowest thread."""
 
@@ -321,7 +323,8 @@ def cycles(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> fl
         bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
         total += bytes_ / L3_BYTES_A_CYCLE / threads + 3 * schedule.chunks * CYCLES_A_STAGE
     if not kept:
-        total += (weights + 3 * weights * shape.taps**2 / shape.products) / BYTES_A_CYCLE / threads
+        rate = PACKING_BYTES_A_CYCLE if weights < 16 * target.l2_bytes else BYTES_A_CYCLE
+        total += weights * (1 + shape.taps**2 / shape.products) / rate / threads
     return s.groups * total
 
 

@@ -41,7 +41,6 @@ from .pack import copy_function
 from .prepared import Layout, Prepared, Program, code, step, worth, zeros_for
 from .target import DTYPE_BYTES, Target
 from .winograd import (
-    BYTES_A_CYCLE,
     CYCLES_A_STAGE,
     L3_BYTES_A_CYCLE,
     TABLE,
@@ -126,12 +125,12 @@ def cycles(s: Sliding, shape: Shape, dtype: str, threads: int) -> float:
     tasks = inputs * -(-s.outputs // (lanes * target.tile_vectors))
     busy = min(threads, tasks)
     rows = min(s.channels, lanes)
-    product = tiled.count * shape.products * inputs * outputs * max(rows, 4 * -(-rows // target.tile_rows)) / 2 / 0.85
+    product = tiled.count * shape.products * inputs * outputs * max(rows, 4 * -(-rows // target.tile_rows)) / 2 / 0.9
     transform = tiled.count * (inputs + outputs) * cycles_of_transform(shape)
     bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
     chunks = -(-tiled.count // _MOST_TILES)
     sums = 2 * (chunks - 1) * shape.products * s.channels * outputs * lanes * size
-    collected = inputs * outputs * lanes * (cycles_of_transform(shape) + shape.taps**2 * size * lanes / BYTES_A_CYCLE)
+    collected = inputs * outputs * lanes * (cycles_of_transform(shape) / 2 + shape.taps**2 * size * lanes / 10)
     shared = (transform + (bytes_ + sums) / L3_BYTES_A_CYCLE + collected) / threads
     return s.groups * (product / busy + shared) + CYCLES_A_STAGE * 2 * s.groups * chunks
 
