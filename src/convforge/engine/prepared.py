@@ -6,7 +6,6 @@ immutable, so threads may run the same one at the same time.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,20 +65,21 @@ class Program:
 
     def __init__(self, steps: tuple[Step, ...], first: int = 0, end: int = 0, rounds: int = 1) -> None:
         """The steps from `first` to before `end` are repeated `rounds` times, as a group."""
+        self.steps, self.group = steps, (first, end, rounds)
         block, starts = runtime.program([(s.kernel, s.numbers) for s in steps], first, end, rounds)
-        self.length, self.block = len(block), np.asarray(block, np.int64).tobytes()
-        self.type = ctypes.c_int64 * self.length
-        self.addresses = tuple(
+        addresses = [
             (start + position, buffer, offset)
             for s, start in zip(steps, starts, strict=True)
             for position, buffer, offset in s.addresses
-        )
+        ]
+        self.block = runtime.with_addresses(block, addresses)
+        self.address = int(self.block.ctypes.data)
+        self.bytes = 8 * len(block)  # of the copy that a call works on
 
-    def run(self, buffers: dict[str, int], threads: int) -> None:
-        block = self.type.from_buffer_copy(self.block)
-        for position, buffer, offset in self.addresses:
-            block[position] = buffers[buffer] + offset
-        runtime.run(block, threads)
+    def after(self, steps: tuple[Step, ...]) -> Program:
+        """The same with these steps before it."""
+        first, end, rounds = self.group
+        return Program((*steps, *self.steps), first + len(steps), end + len(steps), rounds)
 
 
 @dataclass(frozen=True)
@@ -94,33 +94,41 @@ class Prepared:
     threads: int
     compute: Program
     workspace_bytes: int
-    weights: Program | None = None
+    weights: Program = field(default_factory=lambda: Program(()))
     packed_bytes: int = 0
     zeros: NDArray[np.float64] = field(default_factory=lambda: _FEW_ZEROS)
+
+    @cached_property
+    def form(self) -> bytes:
+        """Says how the weights are packed: passes that agree in it can use each other's packed weights."""
+        return self.packed_bytes.to_bytes(8, "little") + self.weights.block.tobytes()
+
+    @cached_property
+    def _whole(self) -> Program:
+        return self.compute.after(self.weights.steps)
 
     @cached_property
     def _zeros(self) -> int:
         return int(self.zeros.ctypes.data)
 
-    def run(self, packed: int = 0, **buffers: int) -> None:
-        """Run on the addresses `x`, `w`, `y` and `bias`, as far as the pass knows them; `packed`, where it is given, is
-        where `pack` has been."""
-        buffers["zeros"] = self._zeros
-        kept = 0 if packed else self.packed_bytes
-        buffers["work"], alive = runtime.workspace(self.workspace_bytes + kept)
-        if self.weights is not None:
-            buffers["packed"] = packed or buffers["work"] + self.workspace_bytes
-            if not packed:
-                self.weights.run(buffers, self.threads)
-        self.compute.run(buffers, self.threads)
+    def run(self, packed: int = 0, x: int = 0, w: int = 0, y: int = 0, bias: int = 0) -> None:
+        """Run on these addresses, as far as the pass knows them; `packed`, where it is given, is where `pack` has
+        been."""
+        if packed:
+            program, room = self.compute, self.workspace_bytes
+        else:
+            program, room = self._whole, self.workspace_bytes + self.packed_bytes
+        work, alive = runtime.workspace(room + program.bytes)
+        at = packed or work + self.workspace_bytes
+        runtime.call(program.block, program.address, work + room, self.threads, x, w, y, bias, at, work, self._zeros)
         del alive  # the workspace is ours until here
 
     def pack(self, w: int, packed: int) -> None:
         """Bring the weights at `w` into the kernels' form at `packed`."""
-        if self.weights is not None:
-            work, alive = runtime.workspace(self.workspace_bytes)
-            self.weights.run({"w": w, "packed": packed, "work": work}, self.threads)
-            del alive
+        program, room = self.weights, self.workspace_bytes
+        work, alive = runtime.workspace(room + program.bytes)
+        runtime.call(program.block, program.address, work + room, self.threads, 0, w, 0, 0, packed, work, self._zeros)
+        del alive
 
 
 def worth(threads: int, macs: int) -> int:

@@ -32,7 +32,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from . import target as targets
-from .ir import I32, I64, PTR, VOID, Function, Int, kernel
+from .ir import I32, I64, PTR, VOID, Function, Int, Pointer, kernel
 from .target import Target
 
 llvm.initialize_native_target()
@@ -245,10 +245,17 @@ def _openmp() -> OpenMP | None:
 
 
 # A program is one block of numbers: first what `program` names here, then (kernel, where its arguments begin) for each
-# phase, then the arguments.
-_HEADER = ("parallel", "thread_number", "thread_count", "phases", "first", "end", "rounds")
+# phase, then the arguments; after these `length` numbers come `patches` triples (position, buffer, offset): where the
+# address of a buffer belongs.
+_HEADER = ("parallel", "thread_number", "thread_count", "phases", "first", "end", "rounds", "length", "patches")
+_LENGTH, _PATCHES = _HEADER.index("length"), _HEADER.index("patches")
+
+BUFFERS = ("x", "w", "y", "bias", "packed", "work", "zeros")
+"""The memory that a pass may work on, in the order in which `call` takes the addresses."""
 
 _Block = Any  # a ctypes array of int64
+
+_COPIED_AT_ONCE = 8
 
 
 def program(
@@ -267,14 +274,27 @@ def program(
         starts.append(len(_HEADER) + 2 * len(phases) + len(numbers))
         table += [kernel_address, starts[-1]]
         numbers += arguments
-    return [*control, len(phases), first, end, rounds, *table, *numbers], starts
+    length = len(_HEADER) + len(table) + len(numbers)
+    padding = -length % _COPIED_AT_ONCE
+    header = [*control, len(phases), first, end, rounds, length + padding, 0]
+    return [*header, *table, *numbers, *[0] * padding], starts
+
+
+def with_addresses(block: list[int], addresses: Sequence[tuple[int, str, int]]) -> NDArray[np.int64]:
+    """A program for `call`, which puts the address of each (position, buffer, byte offset) in its place."""
+    patches = [number for position, buffer, offset in addresses for number in (position, BUFFERS.index(buffer), offset)]
+    whole = np.array([*block, *patches], np.int64)
+    whole[_PATCHES] = len(addresses)
+    return whole
 
 
 def _build_run(module: ir.Module) -> None:
     """`run(block, ·, threads)`: each phase of a program, a kernel and its arguments, on all threads; then the next.
+    `call(block, copy, threads, addresses of the buffers …)`: the same on a copy, with the addresses in their places.
 
     Written in IR, so that one call from Python does all phases, each with a fork and a join of about half a
-    microsecond.
+    microsecond, and so that the addresses of a call cost nanoseconds and the program stays as it is: other threads may
+    be running it.
     """
     body_type = ir.FunctionType(VOID, [PTR, I64, I64])
     query = ir.FunctionType(I32, [])
@@ -311,11 +331,26 @@ def _build_run(module: ir.Module) -> None:
     some.done()
 
     f, block, _, threads = kernel(module, "run", "float32")
-    count, first, end, rounds = (block.at(_HEADER.index(name)).integer() for name in _HEADER[3:])
+    count, first, end, rounds = (block.at(_HEADER.index(name)).integer() for name in _HEADER[3:_LENGTH])
     f.call(some, block, 0, first, 0, threads)
     with f.loop(rounds) as turn:
         f.call(some, block, first, end, turn.index, threads)
     f.call(some, block, end, count, 0, threads)
+    f.done()
+    run = f
+
+    f = Function(module, "call", [PTR, PTR, I64, *[I64] * len(BUFFERS)], "float32")
+    block, copy, threads = f.pointer(0, I64), f.pointer(1, I64), f.integer(2)
+    buffers = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
+    for n in range(len(BUFFERS)):
+        buffers.at(n).put(f.integer(3 + n).value)
+    length, patches = block.at(_LENGTH).integer(), block.at(_PATCHES).integer()
+    with f.loop(length, step=_COPIED_AT_ONCE) as word:
+        copy.at(word.index).put(block.at(word.index).vector(_COPIED_AT_ONCE))
+    with f.loop(patches) as patch:
+        position, buffer, offset = (block.at(length + patch.index * 3 + n).integer() for n in range(3))
+        copy.at(position).put((buffers.at(buffer).integer() + offset).value)
+    f.call(run, copy, 0, threads)
     f.done()
 
 
@@ -359,7 +394,7 @@ def run(block: _Block, threads: int) -> None:
 
 def _run_on_pool(block: _Block, threads: int) -> None:
     """The same where there is no OpenMP runtime."""
-    count, first, end, rounds = block[3 : len(_HEADER)]
+    count, first, end, rounds = block[3:_LENGTH]
     turns = [(n, 0) for n in range(first)]
     turns += [(n, r) for r in range(rounds) for n in range(first, end)]
     turns += [(n, 0) for n in range(end, count)]
@@ -370,10 +405,32 @@ def _run_on_pool(block: _Block, threads: int) -> None:
         list(_pool(threads).map(lambda t: _KERNEL(kernel_address)(arguments, t, threads), range(threads)))  # noqa: B023
 
 
+def call(block: NDArray[np.int64], address: int, copy: int, threads: int, *buffers: int) -> None:
+    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`."""
+    if threads > 1 and not block[0]:
+        length = int(block[_LENGTH])
+        patched = block[:length].copy()
+        for position, buffer, offset in block[length:].reshape(-1, 3):
+            patched[position] = buffers[buffer] + offset
+        _run_on_pool((ctypes.c_int64 * length)(*patched.tolist()), threads)
+    else:
+        _caller()(address, copy, threads, *buffers)
+
+
+@cache
+def _control() -> Code:
+    return code("run", _build_run, ["run", "call"], targets.current())
+
+
 @cache
 def _runner() -> Callable[[object, int, int], None]:
-    made = code("run", _build_run, ["run"], targets.current())
-    return _KERNEL(made["run"])
+    return _KERNEL(_control()["run"])
+
+
+@cache
+def _caller() -> Callable[..., None]:
+    # Addresses and numbers alike: ctypes takes a c_void_p in half the time of a c_int64.
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (3 + len(BUFFERS)))(_control()["call"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,7 +443,7 @@ _KEPT_BYTES = 64 << 20
 
 class _Workspace(threading.local):
     buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
-    address = 0
+    address = size = 0
 
 
 _workspace = _Workspace()
@@ -398,11 +455,12 @@ def workspace(size: int) -> tuple[int, object]:
     Each calling thread keeps its last buffer, up to 64 MB: memory fresh from the system costs a page fault every 4 KB,
     which can be more than the convolution.
     """
-    if _workspace.buffer.size >= size + _ALIGNMENT:
-        return _workspace.address, _workspace.buffer
+    own = _workspace
+    if own.size >= size:
+        return own.address, own.buffer
     buffer = np.empty(size + _ALIGNMENT, np.uint8)
     address = int(buffer.ctypes.data)
     address += -address % _ALIGNMENT
     if size <= _KEPT_BYTES:
-        _workspace.buffer, _workspace.address = buffer, address
+        own.buffer, own.address, own.size = buffer, address, size
     return address, buffer
