@@ -851,3 +851,135 @@ def test_the_function_says_what_it_takes() -> None:
     assert [p.default for p in ours.values()][2:] == [None, 1, 0, 1, 1]
     by_name = convforge.conv2d(input=X, weight=W, bias=B, stride=1, padding=0, dilation=1, groups=1)
     assert torch.equal(by_name, convforge.conv2d(X, W, B, 1, 0, 1, 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Calls that were seen before take the short way, and no others
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_seen_before_changes_nothing_for_unusual_ones() -> None:
+    """What is equal to a Python table is not always the same to torch."""
+    convforge.conv2d(X, W, B, 1, 1, 1, 1)
+    convforge.conv2d(X, W, B, (1, 1), (1, 1), (1, 1), 1)
+    with pytest.raises((TypeError, RuntimeError)):
+        convforge.conv2d(X, W, B, 1.0, 1, 1, 1)  # type: ignore[arg-type]
+    with pytest.raises((TypeError, RuntimeError)):
+        convforge.conv2d(X, W, B, (1.0, 1), 1, 1, 1)  # type: ignore[arg-type]
+    with pytest.raises((TypeError, RuntimeError)):
+        convforge.conv2d(X, W, B, 1, 1, 1, 1.0)  # type: ignore[arg-type]
+    y = convforge.conv2d(X, W, B, padding=1)
+    for stride, padding in (([1, 1], [1, 1]), ((1,), (1,)), (torch.Size([1, 1]), torch.Size([1, 1]))):
+        assert torch.equal(convforge.conv2d(X, W, B, stride, padding), y)
+    apart = torch.stack([B, B + 1], 1)[:, 0]
+    assert torch.equal(convforge.conv2d(X, W, apart, padding=1), y)
+    with pytest.raises(RuntimeError):
+        convforge.conv2d(X, W, B[:3], padding=1)
+    with pytest.raises(RuntimeError):
+        convforge.conv2d(X, W, B.double(), padding=1)
+    with pytest.raises(RuntimeError):
+        convforge.conv2d(X, W.double(), B, padding=1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning"
+)  # sizes are looked at, as torch.jit warns of all such code
+def test_modes_around_a_call_seen_before() -> None:
+    """Autocast, tracing, transforms, tangents and subclasses still see what the short way would not show them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, w = randn(2, 4, 6, 7), randn(5, 4, 3, 3)
+    y = convforge.conv2d(x, w)
+    assert torch.equal(convforge.conv2d(x, w), y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert convforge.conv2d(x, w).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert convforge.conv2d(x, w).dtype == torch.float32
+    assert torch.equal(torch.jit.trace(lambda a: convforge.conv2d(a, w), x)(x + 1), convforge.conv2d(x + 1, w))
+    assert torch.equal(torch.func.vmap(lambda a: convforge.conv2d(a, w))(x[None])[0], y)
+    close(convforge.conv2d(torch._neg_view(x), w), -y)
+    close(convforge.conv2d(x, torch._neg_view(w)), -y)
+    assert convforge.conv2d(x.to("meta"), w.to("meta")).device.type == "meta"
+    with FlopCounterMode(display=False):
+        assert torch.equal(convforge.conv2d(x, w), y)
+    seen: list[str] = []
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        assert torch.equal(convforge.conv2d(x, w), y)
+    assert "conv2d" in seen
+
+
+def test_settings_that_change_between_calls() -> None:
+    x, w = randn(2, 32, 12, 12), randn(32, 32, 3, 3)
+    y, threads = convforge.conv2d(x, w), torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            close(convforge.conv2d(x, w), y)
+    finally:
+        torch.set_num_threads(threads)
+    with convforge.set_precision("exact"):
+        close(convforge.conv2d(x, w), y)
+    for dtype in (torch.float64, torch.bfloat16):
+        assert convforge.conv2d(x.to(dtype), w.to(dtype)).dtype == dtype
+
+
+def test_imported_under_autocast() -> None:
+    """What is usual for the dispatcher is learned apart from what is set where the import happens to be."""
+    import subprocess
+    import sys
+
+    program = """
+import torch, convforge
+x, w = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)
+with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+    assert convforge.conv2d(x, w).dtype == torch.bfloat16
+assert convforge.conv2d(x, w).dtype == torch.float32
+from convforge import ops
+assert ops._is_plain(x, w, None)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_short_way_is_taken() -> None:
+    """By tensors and parameters, in and outside inference mode; in backward, too."""
+    from convforge import ops
+
+    x, w, b = randn(2, 4, 6, 7), torch.nn.Parameter(randn(5, 4, 3, 3)), torch.nn.Parameter(randn(5))
+    assert ops._is_plain(x, w, b)
+    with torch.no_grad(), torch.inference_mode():
+        assert ops._is_plain(x, w, b)
+        assert ops._is_plain(x + 1, w, None)
+    y = convforge.conv2d(x, w, b)
+    assert "_Convolution" in type(y.grad_fn).__name__
+    assert ops._is_plain(torch.ones(()).expand(y.shape), w, None)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by compiled autograd itself
+def test_compiled_autograd() -> None:
+    x, w = randn(2, 3, 6, 6, grad=True), randn(4, 3, 3, 3, grad=True)
+    wanted = torch.autograd.grad(F.conv2d(x, w, padding=1).square().sum(), (x, w))
+    torch._dynamo.reset()
+    loss = convforge.conv2d(x, w, padding=1).square().sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward()
+    for t, their in zip((x, w), wanted, strict=True):
+        assert t.grad is not None
+        torch.testing.assert_close(t.grad, their, rtol=1e-4, atol=1e-4)
+
+
+def test_batched_gradients() -> None:
+    x, w = randn(2, 3, 6, 6, grad=True), randn(4, 3, 3, 3, grad=True)
+    directions = randn(3, 2, 4, 4, 4)
+    for function in (convforge.conv2d, F.conv2d):
+        y = function(x, w)
+        each = [torch.autograd.grad(y, (x, w), g, retain_graph=True) for g in directions]
+        got = torch.autograd.grad(y, (x, w), directions, is_grads_batched=True)
+        for n, batched in enumerate(got):
+            torch.testing.assert_close(batched, torch.stack([one[n] for one in each]), rtol=1e-4, atol=1e-4)

@@ -8,20 +8,30 @@ Three operators are closed under differentiation, so any order of derivative is 
 
 What the engine does not take (other devices, complex or integer numbers, arguments that are wrong) goes to torch's own
 `conv2d`, which computes it or raises the error that torch's users know.
+
+A call from Python with nothing special about it (plain tensors, no tracing, transform, mode, autocast or profiler) does
+not go through torch's dispatcher: a plan that was made when its sizes were first met is run at once.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from . import kept
 from .engine.geometry import Problem
 from .engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from .engine.prepared import Prepared
+from .kept import drop_kept_weights, kept_weights
 from .precision import get_precision
 from .spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad
 
@@ -60,6 +70,10 @@ def conv2d(
     >>> conv2d(torch.ones(1, 3, 7, 7), torch.ones(8, 3, 3, 3), stride=2).shape
     torch.Size([1, 8, 3, 3])
     """
+    if not torch.compiler.is_compiling():
+        at_once = _plain_call(input, weight, bias, stride, padding, dilation, groups)
+        if at_once is not None:
+            return at_once
     tensors = (input, weight) if bias is None else (input, weight, bias)
     if has_torch_function(tensors):
         overridden: Tensor = handle_torch_function(
@@ -128,23 +142,30 @@ def _engine_takes(
         return False  # an exported program is for others: it holds the plain convolution
     if _under_functorch() or _has_tangent(tensors):
         return False  # vmap and forward-mode derivatives are torch's
-    channels, (outs, per_group, kh, kw) = x.shape[-3], w.shape
+    return _sizes_fit(x.shape, w.shape, None if bias is None else bias.shape, stride, sides, dilation, groups)
+
+
+def _sizes_fit(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    bias_shape: Sequence[int] | None,
+    stride: Any,
+    sides: Sides,
+    dilation: Any,
+    groups: int,
+) -> bool:
+    channels, (outs, per_group, kh, kw) = x_shape[-3], w_shape
     if not isinstance(groups, int) or groups < 1 or outs % groups or channels != per_group * groups or outs == 0:
         return False
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != outs):
+    if bias_shape is not None and (len(bias_shape) != 1 or bias_shape[0] != outs):
         return False
     if min(*stride, *dilation) < 1 or min(*sides[0], *sides[1]) < 0:
         return False
-    if (
-        channels == 0
-        or kh == 0
-        or kw == 0
-        or x.shape[-2] == 0
-        or x.shape[-1] == 0
-        or (x.dim() == 4 and x.shape[0] == 0)
-    ):
+    if channels == 0 or kh == 0 or kw == 0 or x_shape[-2] == 0 or x_shape[-1] == 0:
         return False
-    return all(output_size(x.shape[a - 2], w.shape[a + 2], stride[a], sides[a], dilation[a]) >= 1 for a in (0, 1))
+    if len(x_shape) == 4 and x_shape[0] == 0:
+        return False
+    return all(output_size(x_shape[a - 2], w_shape[a + 2], stride[a], sides[a], dilation[a]) >= 1 for a in (0, 1))
 
 
 def _under_functorch() -> bool:
@@ -193,21 +214,48 @@ _input_gradient_op = torch.ops.convforge.conv2d_input_gradient.default
 _weight_gradient_op = torch.ops.convforge.conv2d_weight_gradient.default
 
 
+_Sizes: TypeAlias = tuple[int, ...]
+_Geometry: TypeAlias = tuple[_Sizes, _Sizes, _Sizes, int]
+"""Stride, padding, dilation, groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One of the passes, as far as it depends on sizes, layouts and settings alone, and what it writes to."""
+
+    prepared: Prepared | None
+    """None where there is nothing to compute: the tensors are empty."""
+    dtype: torch.dtype
+    shape: _Sizes
+    strides: _Sizes
+    geometry: _Geometry
+    channels_last: bool
+
+    def output(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+
+
 def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensor:
     if x.dtype.itemsize == 2:
         wide = _forward(x.float(), w.float(), None if bias is None else bias.float(), stride, pads, dilation, groups)
         return wide.to(x.dtype)
-    y = _forward_fake(x, w, bias, stride, pads, dilation, groups)
-    if y.numel():
-        problem = _problem(x, w, y, stride, pads, dilation, groups)
-        if bias is not None:
-            if bias.dtype != x.dtype or bias.shape != (w.shape[0],):
-                raise RuntimeError(
-                    f"the bias must be {w.shape[0]} numbers of {x.dtype}, not {bias.shape}, {bias.dtype}."
-                )
-            bias = bias.contiguous()
-        prepared = prepare_forward(problem, torch.get_num_threads(), bias is not None, get_precision() == "exact")
-        prepared.run(x=x.data_ptr(), w=w.data_ptr(), y=y.data_ptr(), bias=0 if bias is None else bias.data_ptr())
+    dtype = _common_dtype(x, w)
+    if bias is not None:
+        if bias.dtype != dtype or bias.shape != (w.shape[0],):
+            raise RuntimeError(f"the bias must be {w.shape[0]} numbers of {dtype}, not {bias.shape}, {bias.dtype}.")
+        bias = bias.contiguous()
+    geometry = _geometry(stride, pads, dilation, groups)
+    plan = _forward_plan(dtype, x.shape, x.stride(), w.shape, w.stride(), bias is not None, geometry, *_settings())
+    return _run_forward(plan, x, w, bias, keep=not w.requires_grad)
+
+
+def _run_forward(plan: _Plan, x: Tensor, w: Tensor, bias: Tensor | None, keep: bool) -> Tensor:
+    """`keep` says that the weights are not being trained: their packed form may be kept."""
+    y, prepared = plan.output(), plan.prepared
+    if prepared is not None:
+        packed, alive = kept.packed(w, prepared) if keep and prepared.packed_bytes else (0, None)
+        prepared.run(packed, x.data_ptr(), w.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr())
+        del alive  # the packed weights are needed until here
     return y
 
 
@@ -216,12 +264,16 @@ def _input_gradient(
 ) -> Tensor:
     if g.dtype.itemsize == 2:
         return _input_gradient(g.float(), w.float(), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
-    dx = _input_gradient_fake(g, w, size, stride, pads, dilation, groups, channels_last)
-    if not g.numel():
+    dtype, geometry = _common_dtype(g, w), _geometry(stride, pads, dilation, groups)
+    plan = _input_gradient_plan(
+        dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *_settings()
+    )
+    dx, prepared = plan.output(), plan.prepared
+    if prepared is None:
         return dx.zero_()
-    problem = _problem(dx, w, g, stride, pads, dilation, groups)
-    prepared = prepare_input_gradient(problem, torch.get_num_threads(), get_precision() == "exact")
-    prepared.run(x=dx.data_ptr(), w=w.data_ptr(), y=g.data_ptr())
+    packed, alive = kept.packed(w, prepared) if prepared.packed_bytes and not w.requires_grad else (0, None)
+    prepared.run(packed, dx.data_ptr(), w.data_ptr(), g.data_ptr())
+    del alive
     return dx
 
 
@@ -230,54 +282,145 @@ def _weight_gradient(
 ) -> Tensor:
     if x.dtype.itemsize == 2:
         return _weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
-    dw = _weight_gradient_fake(x, g, kernel, stride, pads, dilation, groups, channels_last)
-    if not g.numel():
+    dtype, geometry = _common_dtype(x, g), _geometry(stride, pads, dilation, groups)
+    plan = _weight_gradient_plan(
+        dtype, x.shape, x.stride(), g.shape, g.stride(), tuple(kernel), geometry, channels_last, *_settings()
+    )
+    dw, prepared = plan.output(), plan.prepared
+    if prepared is None:
         return dw.zero_()
-    problem = _problem(x, dw, g, stride, pads, dilation, groups)
-    prepared = prepare_weight_gradient(problem, torch.get_num_threads(), get_precision() == "exact")
-    prepared.run(x=x.data_ptr(), w=dw.data_ptr(), y=g.data_ptr())
+    prepared.run(0, x.data_ptr(), dw.data_ptr(), g.data_ptr())
     return dw
 
 
-def _problem(x: Tensor, w: Tensor, y: Tensor, stride: Any, pads: Any, dilation: Any, groups: int) -> Problem:
-    if not x.dtype == w.dtype == y.dtype:
-        raise RuntimeError(f"convforge's operators take tensors of one dtype, not {x.dtype}, {w.dtype} and {y.dtype}.")
-    fits = (x.shape[0], x.shape[1], w.shape[0]) == (y.shape[0], w.shape[1] * groups, y.shape[1])
-    fits = fits and w.shape[0] % groups == 0 and y.shape[2:] == _out_size(x, w, stride, pads, dilation)
+def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+    if a.dtype != b.dtype:
+        raise RuntimeError(f"convforge's operators take tensors of one dtype, not {a.dtype} and {b.dtype}.")
+    return a.dtype
+
+
+def _geometry(stride: Sequence[int], pads: Sequence[int], dilation: Sequence[int], groups: int) -> _Geometry:
+    return tuple(stride), tuple(pads), tuple(dilation), groups
+
+
+def _settings() -> tuple[int, bool]:
+    """Threads, and whether products must not be rearranged."""
+    return torch.get_num_threads(), get_precision() == "exact"
+
+
+_PLANS = 4096
+
+
+@lru_cache(_PLANS)
+def _forward_plan(
+    dtype: torch.dtype,
+    x_shape: _Sizes,
+    x_strides: _Sizes,
+    w_shape: _Sizes,
+    w_strides: _Sizes,
+    bias: bool,
+    geometry: _Geometry,
+    threads: int,
+    exact: bool,
+) -> _Plan:
+    channels_last = _nhwc(x_shape, x_strides) or _nhwc(w_shape, w_strides)
+    shape = (x_shape[0], w_shape[0], *_out_size(x_shape, w_shape, *geometry[:3]))
+    strides = _dense_strides(shape, channels_last)
+    problem = _problem(dtype, x_shape, w_shape, shape, geometry, x_strides, w_strides, strides)
+    prepared = prepare_forward(problem, threads, bias, exact) if prod(shape) else None
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last)
+
+
+@lru_cache(_PLANS)
+def _input_gradient_plan(
+    dtype: torch.dtype,
+    g_shape: _Sizes,
+    g_strides: _Sizes,
+    w_shape: _Sizes,
+    w_strides: _Sizes,
+    size: _Sizes,
+    geometry: _Geometry,
+    channels_last: bool,
+    threads: int,
+    exact: bool,
+) -> _Plan:
+    shape = (g_shape[0], w_shape[1] * geometry[3], *size)
+    strides = _dense_strides(shape, channels_last)
+    problem = _problem(dtype, shape, w_shape, g_shape, geometry, strides, w_strides, g_strides)
+    prepared = prepare_input_gradient(problem, threads, exact) if prod(g_shape) else None
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last)
+
+
+@lru_cache(_PLANS)
+def _weight_gradient_plan(
+    dtype: torch.dtype,
+    x_shape: _Sizes,
+    x_strides: _Sizes,
+    g_shape: _Sizes,
+    g_strides: _Sizes,
+    kernel: _Sizes,
+    geometry: _Geometry,
+    channels_last: bool,
+    threads: int,
+    exact: bool,
+) -> _Plan:
+    shape = (g_shape[1], x_shape[1] // geometry[3], *kernel)
+    strides = _dense_strides(shape, channels_last)
+    problem = _problem(dtype, x_shape, shape, g_shape, geometry, x_strides, strides, g_strides)
+    prepared = prepare_weight_gradient(problem, threads, exact) if prod(g_shape) else None
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last)
+
+
+def _dense_strides(shape: _Sizes, channels_last: bool) -> _Sizes:
+    return torch.empty(shape, device="meta", memory_format=_memory_format(channels_last)).stride()
+
+
+def _problem(
+    dtype: torch.dtype,
+    x: _Sizes,
+    w: _Sizes,
+    y: _Sizes,
+    geometry: _Geometry,
+    x_strides: _Sizes,
+    w_strides: _Sizes,
+    y_strides: _Sizes,
+) -> Problem:
+    stride, pads, dilation, groups = geometry
+    fits = len(x) == len(w) == len(y) == 4 and (x[0], x[1], w[0]) == (y[0], w[1] * groups, y[1])
+    fits = fits and w[0] % groups == 0 and y[2:] == _out_size(x, w, stride, pads, dilation)
     if not fits:  # the kernels would read or write beside the tensors
         raise RuntimeError(
-            f"a convolution of input {tuple(x.shape)} with weight {tuple(w.shape)} at stride {tuple(stride)}, padding "
-            f"{tuple(pads)}, dilation {tuple(dilation)}, groups {groups} does not give output {tuple(y.shape)}."
+            f"a convolution of input {tuple(x)} with weight {tuple(w)} at stride {stride}, padding {pads}, "
+            f"dilation {dilation}, groups {groups} does not give output {tuple(y)}."
         )
     return Problem(
-        dtype="float32" if x.dtype == torch.float32 else "float64",
-        x_shape=tuple(x.shape),  # type: ignore[arg-type]
-        w_shape=tuple(w.shape),  # type: ignore[arg-type]
-        y_shape=tuple(y.shape),  # type: ignore[arg-type]
-        stride=tuple(stride),
+        dtype="float32" if dtype == torch.float32 else "float64",
+        x_shape=tuple(x),  # type: ignore[arg-type]
+        w_shape=tuple(w),  # type: ignore[arg-type]
+        y_shape=tuple(y),  # type: ignore[arg-type]
+        stride=stride,  # type: ignore[arg-type]
         pads=(pads[0], pads[2]),
-        dilation=tuple(dilation),
+        dilation=dilation,  # type: ignore[arg-type]
         groups=groups,
-        x_strides=x.stride(),  # type: ignore[arg-type]
-        w_strides=w.stride(),  # type: ignore[arg-type]
-        y_strides=y.stride(),  # type: ignore[arg-type]
+        x_strides=x_strides,  # type: ignore[arg-type]
+        w_strides=w_strides,  # type: ignore[arg-type]
+        y_strides=y_strides,  # type: ignore[arg-type]
     )
 
 
-# What comes out, without computing it: for tracing with fake tensors, and as the buffer that the real ones write to.
+# What comes out, without computing it: for tracing with fake tensors.
 
 
 def _forward_fake(
     x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int
 ) -> Tensor:
-    out = _out_size(x, w, stride, pads, dilation)
+    out = _out_size(x.shape, w.shape, stride, pads, dilation)
     return _empty(x, (x.shape[0], w.shape[0], *out), is_channels_last(x) or is_channels_last(w))
 
 
-def _out_size(x: Tensor, w: Tensor, stride: Any, pads: Any, dilation: Any) -> tuple[int, int]:
+def _out_size(x: Sequence[int], w: Sequence[int], stride: Any, pads: Any, dilation: Any) -> tuple[int, int]:
     height, width = (
-        output_size(x.shape[2 + a], w.shape[2 + a], stride[a], (pads[2 * a], pads[2 * a + 1]), dilation[a])
-        for a in (0, 1)
+        output_size(x[2 + a], w[2 + a], stride[a], (pads[2 * a], pads[2 * a + 1]), dilation[a]) for a in (0, 1)
     )
     return height, width
 
@@ -295,18 +438,25 @@ def _weight_gradient_fake(
 
 
 def _empty(like: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_memory_format(channels_last))
+
+
+def _memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def is_channels_last(t: Tensor) -> bool:
     """Whether torch would call this channels_last when it chooses an output's memory format: its strides are those of
     NHWC and of nothing else (the rule of `suggest_memory_format`)."""
-    n, c, h, w = t.stride()
-    if not c <= w <= h <= n or (n == c and n > 0 and t.shape[1] > 1):
+    return _nhwc(t.shape, t.stride())
+
+
+def _nhwc(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    n, c, h, w = strides
+    if not c <= w <= h <= n or (n == c and n > 0 and shape[1] > 1):
         return False
     floor = 0
-    for size, step, batch in ((t.shape[1], c, 0), (t.shape[3], w, 0), (t.shape[2], h, 0), (t.shape[0], n, 1)):
+    for size, step, batch in ((shape[1], c, 0), (shape[3], w, 0), (shape[2], h, 0), (shape[0], n, 1)):
         if size == 0 or step < floor or (batch and floor == c):
             return False
         floor = step * size if size > 1 else step
@@ -393,4 +543,148 @@ def _autocast(x: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Tens
 
 _library.impl("conv2d", _autocast, "AutocastCPU")
 
-__all__ = ["conv2d", "is_channels_last", "resolve_padding"]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plain calls
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _plain_call(
+    x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Tensor | None:
+    """The convolution, if there is nothing about the call that the dispatcher would have to see to; None otherwise, and
+    for everything that is unusual or wrong."""
+    if not _is_plain(x, w, bias):
+        return None
+    if not (_is_exact(stride) and _is_exact(padding) and _is_exact(dilation) and type(groups) is int):
+        return None
+    plan = _plain_plan(
+        x.dtype, x.shape, x.stride(), w.dtype, w.shape, w.stride(),
+        None if bias is None else (bias.dtype, bias.shape, bias.stride()),
+        stride, padding, dilation, groups, *_settings(),
+    )  # fmt: skip
+    if plan is None:
+        return None
+    if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
+        y: Tensor = _apply(x, w, bias, plan)
+        return y
+    return _run_forward(plan, x, w, bias, keep=True)
+
+
+@lru_cache(_PLANS)
+def _plain_plan(
+    x_dtype: torch.dtype,
+    x_shape: _Sizes,
+    x_strides: _Sizes,
+    w_dtype: torch.dtype,
+    w_shape: _Sizes,
+    w_strides: _Sizes,
+    bias: tuple[torch.dtype, _Sizes, _Sizes] | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    threads: int,
+    exact: bool,
+) -> _Plan | None:
+    if x_dtype not in (torch.float32, torch.float64) or w_dtype != x_dtype:
+        return None
+    if len(x_shape) != 4 or len(w_shape) != 4 or (bias and (bias[0] != x_dtype or bias[2] != (1,))):
+        return None
+    steps, gaps = _pair(stride), _pair(dilation)
+    sides = steps and gaps and resolve_padding(padding, x_shape[2:], w_shape[2:], steps, gaps)
+    if not (steps and gaps and sides):
+        return None
+    if not _sizes_fit(x_shape, w_shape, bias[1] if bias else None, steps, sides, gaps, groups):
+        return None
+    geometry = (steps, (*sides[0], *sides[1]), gaps, groups)
+    return _forward_plan(x_dtype, x_shape, x_strides, w_shape, w_strides, bias is not None, geometry, threads, exact)
+
+
+def _is_exact(argument: Any) -> bool:
+    """Whether it is a word, an integer, a pair of integers or pairs of them. (To a table of plans 1, 1.0 and True would
+    all be the same.)"""
+    kind = type(argument)
+    if kind is int or kind is str:
+        return True
+    if kind is not tuple or len(argument) != 2:
+        return False
+    first, second = argument
+    if type(first) is int and type(second) is int:
+        return True
+    return type(first) is tuple and type(second) is tuple and _is_exact(first) and _is_exact(second)
+
+
+_keys, _included, _excluded = (
+    torch._C._dispatch_keys,
+    torch._C._dispatch_tls_local_include_set,
+    torch._C._dispatch_tls_local_exclude_set,
+)
+
+
+def _plain_keys() -> tuple[frozenset[int], frozenset[tuple[int, int]]]:
+    """What the dispatcher knows of plain tensors and of a thread in which nothing is set, in inference mode or not."""
+    tensors, states = set(), set()
+
+    def note() -> None:  # on a thread of its own, since it may be under autocast that we are imported
+        for inference in (False, True):
+            with torch.inference_mode(inference):
+                tensors.add(_keys(torch.empty(0)).raw_repr())
+                states.add((_included().raw_repr(), _excluded().raw_repr()))
+
+    thread = threading.Thread(target=note)
+    thread.start()
+    thread.join()
+    return frozenset(tensors), frozenset(states)
+
+
+_PLAIN_TENSORS, _PLAIN_STATES = _plain_keys()
+_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
+_forward_ad: Any = torch.autograd.forward_ad
+
+
+def _is_plain(a: Tensor, b: Tensor, c: Tensor | None) -> bool:
+    """Whether they are torch's own dense tensors on the CPU, and whether the dispatcher has nothing to do but to call
+    the kernel: no subclass, mode, transform, tracer, autocast, profiler, tangent, or negation yet to be done."""
+    return (
+        type(a) in _PLAIN_TYPES
+        and type(b) in _PLAIN_TYPES
+        and (c is None or (type(c) in _PLAIN_TYPES and _keys(c).raw_repr() in _PLAIN_TENSORS))
+        and _keys(a).raw_repr() in _PLAIN_TENSORS
+        and _keys(b).raw_repr() in _PLAIN_TENSORS
+        and (_included().raw_repr(), _excluded().raw_repr()) in _PLAIN_STATES
+        and _forward_ad._current_level < 0
+        and not torch._C._is_torch_function_mode_enabled()
+        and not torch._C._autograd._profiler_enabled()
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    """The derivative of a plain call. A derivative of it in turn is left to the operators."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.plan = plan
+        return _run_forward(plan, x, w, bias, keep=not w.requires_grad)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        x, w = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        for_x, for_w, for_bias, _ = ctx.needs_input_grad
+        plain = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _is_plain(x, w, g)
+        dx = dw = None
+        if for_x:
+            of_input = _input_gradient if plain else _input_gradient_op
+            dx = of_input(g, w, x.shape[2:], *plan.geometry, plan.channels_last)
+        if for_w:
+            of_weight = _weight_gradient if plain else _weight_gradient_op
+            dw = of_weight(x, g, w.shape[2:], *plan.geometry, plan.channels_last)
+        return dx, dw, g.sum((0, 2, 3)) if for_bias else None, None
+
+
+# Function.apply without its questions about functorch, which a plain call has answered.
+_apply: Any = super(torch.autograd.Function, _Convolution).apply
+
+__all__ = ["conv2d", "drop_kept_weights", "is_channels_last", "kept_weights", "resolve_padding"]

@@ -137,10 +137,17 @@ class Function:
     """A function under construction."""
 
     def __init__(
-        self, module: ir.Module, name: str, arguments: Sequence[Any], dtype: str, *, internal: bool = False
+        self,
+        module: ir.Module,
+        name: str,
+        arguments: Sequence[Any],
+        dtype: str,
+        *,
+        internal: bool = False,
+        result: Any = VOID,
     ) -> None:
         self.module, self.dtype, self.float = module, dtype, FLOATS[dtype]
-        self.function = ir.Function(module, ir.FunctionType(VOID, list(arguments)), name)
+        self.function = ir.Function(module, ir.FunctionType(result, list(arguments)), name)
         if internal:
             self.function.linkage = "internal"
             self.function.attributes.add("noinline")

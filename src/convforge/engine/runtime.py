@@ -458,9 +458,14 @@ def workspace(size: int) -> tuple[int, object]:
     own = _workspace
     if own.size >= size:
         return own.address, own.buffer
-    buffer = np.empty(size + _ALIGNMENT, np.uint8)
-    address = int(buffer.ctypes.data)
-    address += -address % _ALIGNMENT
+    address, buffer = memory(size)
     if size <= _KEPT_BYTES:
         own.buffer, own.address, own.size = buffer, address, size
     return address, buffer
+
+
+def memory(size: int) -> tuple[int, NDArray[np.uint8]]:
+    """The address of `size` new bytes, aligned to a cache line, and what keeps them alive."""
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    address = int(buffer.ctypes.data)
+    return address + -address % _ALIGNMENT, buffer

@@ -1,0 +1,273 @@
+"""Packed weights are kept while the weights stay as they are, and never longer."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import convforge
+from convforge import kept
+from convforge.ops import drop_kept_weights, kept_weights
+
+SMALL = (16, 8, 3, 3)  # 4.6 KB: its fingerprint covers everything
+LARGE = (160, 160, 3, 3)  # 922 KB: four turns
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept_before() -> Iterator[None]:
+    drop_kept_weights()
+    yield
+    drop_kept_weights()
+
+
+def image(w: Tensor, size: int = 6) -> Tensor:
+    return torch.randn(1, w.shape[1], size, size, dtype=w.dtype)
+
+
+def is_right(w: Tensor, x: Tensor | None = None) -> bool:
+    """Whether our convolution with these weights is torch's."""
+    x = image(w) if x is None else x
+    ours, theirs = convforge.conv2d(x, w, padding=1).detach(), F.conv2d(x, w, padding=1).detach()
+    return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max() + 1e-30)
+
+
+def kept_of(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Weights whose packed form is kept and has been used."""
+    w = torch.randn(shape, dtype=dtype)
+    for n in range(3):
+        assert is_right(w)
+        assert kept_weights()["weights"] == (n > 0)
+    return w
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_kept_from_the_second_time_on(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    w = kept_of(shape, dtype)
+    assert kept_weights()["bytes"] >= w.nbytes
+
+
+CHANGES: dict[str, Callable[[Tensor], object]] = {
+    "in place": lambda w: w.mul_(2),
+    "one number": lambda w: w[1, 2, 0, 1].add_(9),
+    "by index": lambda w: w.__setitem__((slice(None), 3), 1.0),
+    "copied into": lambda w: w.copy_(torch.randn_like(w)),
+    "through a view": lambda w: w.view(-1)[17:].zero_(),
+    "through a detached one": lambda w: w.detach().neg_(),
+    "other data": lambda w: setattr(w, "data", torch.randn_like(w)),
+    "other data, other layout": lambda w: setattr(w, "data", w.contiguous(memory_format=torch.channels_last) * 2),
+    "other data of another size": lambda w: setattr(w, "data", torch.randn(w.shape[0] + 8, *w.shape[1:])),
+    # behind torch's back
+    "data, in place": lambda w: w.data.mul_(2),
+    "data, signs": lambda w: w.data.neg_(),
+    "data, clamped": lambda w: w.data.clamp_(-1, 1),
+    "data, zeros": lambda w: w.data.zero_(),
+    "NumPy": lambda w: w.numpy().__imul__(3),
+    "DLPack": lambda w: torch.from_dlpack(w.numpy()).add_(1),
+    "storage": lambda w: w.untyped_storage().copy_(torch.randn_like(w).untyped_storage()),
+    "back and forth": lambda w: [setattr(w, "data", w.data * 2) for _ in range(2)],
+}
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_are_noticed_at_once(name: str, shape: tuple[int, ...]) -> None:
+    w = kept_of(shape)
+    for _ in range(2):
+        CHANGES[name](w)
+        for _ in range(4):  # noticed; packed and kept again; used
+            assert is_right(w)
+
+
+def test_one_number_behind_torchs_back() -> None:
+    w = kept_of(SMALL)
+    w.numpy()[3, 1, 2, 2] += 5
+    assert is_right(w)
+    w = kept_of(LARGE)
+    w.numpy()[3, 1, 2, 2] += 500
+    turns = -(-w.nbytes // (256 << 10))
+    assert any(is_right(w) for _ in range(turns))
+    for _ in range(turns + 2):
+        assert is_right(w)
+
+
+def test_what_is_trained_is_not_kept() -> None:
+    w = torch.randn(SMALL, requires_grad=True)
+    x = image(w).requires_grad_()
+    for _ in range(4):
+        convforge.conv2d(x, w).sum().backward()
+    assert kept_weights() == {"weights": 0, "bytes": 0}
+    with torch.no_grad():
+        for _ in range(3):
+            assert is_right(w)
+    assert kept_weights()["weights"] == 1
+    optimizer = torch.optim.SGD([w], lr=1.0)
+    for _ in range(3):
+        convforge.conv2d(x, w).square().sum().backward()
+        optimizer.step()
+        assert is_right(w)
+        with torch.no_grad():
+            assert is_right(w)
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_frozen_weights_are_kept_for_the_input_gradient(shape: tuple[int, ...]) -> None:
+    w = torch.randn(shape)
+
+    def gradients_are_right() -> None:
+        x = image(w).requires_grad_()
+        (ours,) = torch.autograd.grad(convforge.conv2d(x, w, padding=1).square().sum(), x)
+        (theirs,) = torch.autograd.grad(F.conv2d(x, w, padding=1).square().sum(), x)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+    gradients_are_right()
+    gradients_are_right()
+    once = kept_weights()["bytes"]
+    gradients_are_right()
+    assert kept_weights() == {"weights": 1, "bytes": once}
+    w.data.mul_(3)
+    for _ in range(3):
+        gradients_are_right()
+
+
+def test_what_is_kept_goes_with_the_weights() -> None:
+    layer = convforge.nn.Conv2d(8, 16, 3)
+    with torch.no_grad():
+        for _ in range(3):
+            layer(torch.randn(1, 8, 6, 6))
+    assert kept_weights()["weights"] == 1
+    del layer
+    gc.collect()
+    assert kept_weights() == {"weights": 0, "bytes": 0}
+
+
+def test_image_sizes_that_are_packed_alike_share_what_is_kept() -> None:
+    w = kept_of(SMALL)
+    bytes_of_one = kept_weights()["bytes"]
+    for size in (7, 9, 8, 7):
+        assert is_right(w, image(w, size))
+    assert kept_weights()["bytes"] == bytes_of_one
+
+
+def test_weights_made_anew_are_not_kept() -> None:
+    base = torch.randn(SMALL)
+    x = image(base)
+    for _ in range(4):
+        convforge.conv2d(x, base * 2)
+        convforge.conv2d(x, base[:])
+    assert kept_weights() == {"weights": 0, "bytes": 0}
+
+
+def test_views_with_gaps_are_not_kept() -> None:
+    """The numbers between are not theirs, and those behind them may not exist."""
+    base = torch.randn(32, 8, 3, 3)
+    for w in (base[::2], base[:, :4], base[:, :1].expand(-1, 4, -1, -1), base.transpose(2, 3)[:, ::2]):
+        for _ in range(4):
+            assert is_right(w)
+        assert kept_weights()["weights"] == 0
+        base.data.mul_(2)
+        assert is_right(w)
+
+
+def test_inference_mode() -> None:
+    with torch.inference_mode():
+        inside = torch.randn(SMALL)
+        for _ in range(4):
+            assert is_right(inside)
+        assert kept_weights()["weights"] == 0
+        inside.mul_(2)
+        assert is_right(inside)
+    outside = torch.randn(SMALL)
+    with torch.inference_mode():
+        for _ in range(3):
+            assert is_right(outside)
+        assert kept_weights()["weights"] == 1
+        outside.mul_(2)
+        assert is_right(outside)
+
+
+def test_copies_and_files_do_not_carry_it() -> None:
+    layer = convforge.nn.Conv2d(8, 16, 3)
+    before = io.BytesIO()
+    torch.save(layer, before)
+    x = torch.randn(1, 8, 6, 6)
+    with torch.no_grad():
+        for _ in range(3):
+            y = layer(x)
+        twin = copy.deepcopy(layer)
+        assert kept_weights()["weights"] == 1
+        twin.weight.mul_(0)
+        assert torch.equal(layer(x), y)
+        assert torch.equal(twin(x)[0, :, 0, 0], twin.bias)
+        layer.load_state_dict(twin.state_dict())
+        assert torch.equal(layer(x), twin(x))
+    after = io.BytesIO()
+    torch.save(layer, after)
+    assert len(after.getvalue()) == len(before.getvalue())
+
+
+def test_drop() -> None:
+    w = kept_of(SMALL)
+    drop_kept_weights()
+    assert kept_weights() == {"weights": 0, "bytes": 0}
+    for _ in range(3):
+        assert is_right(w)
+    assert kept_weights()["weights"] == 1
+
+
+def test_a_tensor_at_the_id_of_one_that_is_gone() -> None:
+    """Ids come back; what was kept for the first must not serve the second."""
+    for _ in range(20):
+        w = torch.randn(SMALL)
+        for _ in range(3):
+            assert is_right(w)
+        del w
+    assert len(kept._known) <= 1
+
+
+def test_threads_that_use_and_change_the_same_weights() -> None:
+    weights = [torch.randn(SMALL) for _ in range(4)]
+    x = torch.randn(1, 8, 6, 6)
+    wrong: list[int] = []
+
+    def use(seed: int) -> None:
+        with torch.no_grad():
+            for n in range(60):
+                w = weights[(n + seed) % 4]
+                if not is_right(w, x):
+                    wrong.append(n)
+                if n % 16 == seed:
+                    drop_kept_weights()
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_child_has_its_own() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # OpenMP's own threads do not survive a fork
+    try:
+        w = kept_of(SMALL)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if is_right(w) and is_right(w.mul_(2)) and is_right(w) and is_right(w) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert is_right(w)
+        assert kept_weights()["weights"] == 1
+    finally:
+        torch.set_num_threads(threads)
