@@ -4,9 +4,9 @@ F(m, r) computes m neighbouring outputs of a kernel of r taps, yᵢ = Σₖ x₍
 
     y = Aᵀ [ (G w) ⊙ (Bᵀ x) ]
 
-Where that comes from. Multiplying the polynomials w(t) and v(t), of r and m coefficients, gives one of n coefficients. It
-is determined by its values w(aⱼ)·v(aⱼ) at n − 1 points aⱼ and by its leading coefficient, "the value at infinity": n
-products. G and A evaluate at the points. With Nⱼ = ∏ₗ≠ⱼ (aⱼ − aₗ) taken into G:
+Where that comes from. Multiplying the polynomials w(t) and v(t), of r and m coefficients, gives one of n coefficients.
+It is determined by its values w(aⱼ)·v(aⱼ) at n − 1 points aⱼ and by its leading coefficient, "the value at infinity":
+n products. G and A evaluate at the points. With Nⱼ = ∏ₗ≠ⱼ (aⱼ − aₗ) taken into G:
 
     Gⱼₖ = aⱼᵏ / Nⱼ      Aⱼᵢ = aⱼⁱ      and the last row of each is (0 … 0 1)
 

@@ -106,7 +106,7 @@ _BYTES_A_CYCLE = 4.5
 
 def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> float:
     """What the multiply-adds take, two vectors a cycle at the nine tenths that large layers reach (lanes beyond the
-    last output channel count as well), or the weights' way from memory; and, where they are not `kept`, packing them."""
+    last output channel count as well), or the weights' way from memory; where they are not `kept`, packing too."""
     target = targets.current()
     lanes, total = target.lanes(dtype), 0.0
     for s in slidings:

@@ -12,14 +12,17 @@ The sum over input channels stands inside, so for each of the n² places ξ it i
 F(4×4, 3×3) has 36 products for 16 outputs of 9 products each: 4 times fewer. F(2×2, 3×3) has 2.25 times fewer, from
 weights that grow 1.8 times instead of 4 times: it is for images so small that weights, not products, are the limit.
 
-When it applies: 3×3 kernels at stride 1 without dilation, float32 unless asked for by name. Rounding errors grow with the
-points: a relative error of 1.4e-6 at 256 channels, against 2.3e-7 for direct sums; precision "exact" does without.
+F(2×2, 5×5) has the points of the first, and 36 products instead of 100.
+
+When it applies: 3×3 and 5×5 kernels at stride 1, with or without gaps (dilation d: every d-th output is a convolution
+of its own), float32 unless asked for by name. Rounding errors grow with the points: a relative error of 1.5e-6 at 256
+channels for F(4×4, 3×3) and 5e-7 for F(2×2, 3×3), against 2.3e-7 for direct sums; precision "exact" does without.
 
 The steps: pack the weights as panels (`direct.py`), transform them to U: [group][panel][ξ][c][lane]; that is the form
 that is kept for inference. Then one of two schedules:
 
-- by blocks: a thread takes a block of tiles through all three stages. V and a panel of M stay in its L2, U comes from L3
-  once a block:  for block: V ← x;  for panel: { for ξ: M[ξ] ← V[ξ]·U[panel][ξ];  y ← M }.
+- by blocks: a thread takes a block of tiles through all three stages. V and a panel of M stay in its L2, U comes from
+  L3 once a block:  for block: V ← x;  for panel: { for ξ: M[ξ] ← V[ξ]·U[panel][ξ];  y ← M }.
   Each weight that is loaded meets T tiles, so U takes 128/T bytes a cycle: 9 for 14 tiles, 3 for 42.
 - by stages: all threads transform a chunk of tiles, then share out the products (panel, ξ), then transform back. U is
   streamed once a chunk, and once only for a small image; V and M cross the cores through L3, (C + K)·32 cycles for C·K
@@ -431,7 +434,7 @@ class Tile:
 
     @classmethod
     def number(cls, a: dict[str, Int], index: Int, outputs: int) -> Tile:
-        """Tiles are numbered by (image, row, column), the last running fastest; by turns those of each dilation phase."""
+        """By (image, row, column), the last running fastest; where there are gaps, those of each phase by turns."""
         in_image = index % (a["tiles_h"] * a["tiles_w"])
 
         def first(number: Int, gap: Int) -> Int:

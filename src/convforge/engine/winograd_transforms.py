@@ -1,18 +1,19 @@
-"""The transforms of Winograd's convolution as code: patches of pixels to products' factors, sums of products to pixels.
+"""The transforms of Winograd's convolution as code: pixels to factors of products, sums of products to pixels.
 
-Both sides work on vectors: a patch is p×p vectors (of channels), each anywhere in memory, and a matrix is applied to its
-columns and then to its rows,
+Both sides work on vectors: a patch is p×p vectors (of channels), each anywhere in memory, and a matrix is applied to
+its columns and then to its rows,
 
     spread:   p×p pixels → n×n values, at regular distances            M X Mᵀ
     gather:   n×n values, at regular distances → p×p pixels (+ bias)   M X Mᵀ
 
-Where a patch's pixels are, a table of p·p addresses says, filled by `locate`. For pixels outside the image it holds the
-address of a row of zeros (to read) or of a line that nobody reads (to write). So borders, ragged edges, cropping and any
-stride between pixels need no code of their own, and an address loaded beside each vector costs nothing that counts.
+Where a patch's pixels are, a table of p·p addresses says, filled by `locate`. For pixels outside the image it holds
+the address of a row of zeros (to read) or of a line that nobody reads (to write). So borders, ragged edges, cropping
+and any stride between pixels need no code of their own, and an address loaded beside each vector costs nothing that
+counts.
 
 The matrices are full of equal and opposite entries, because the points come in pairs ±a (see `cook_toom.py`):
-`combine` computes what two rows, or two columns, have in common once. Bᵀ takes 16 vector operations instead of 26, Aᵀ 13
-instead of 18; a 6×6 patch is 12 such products for each vector of channels.
+`combine` computes what two rows, or two columns, have in common once. Bᵀ takes 16 vector operations instead of 26, Aᵀ
+13 instead of 18; a 6×6 patch is 12 such products for each vector of channels.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def on_both_axes(f: Function, matrix: Matrix, size: int, element: Element) -> li
 
 
 def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
-    """`locate(table, x, x_h, x_w, top, height, left, width, outside, gap_h, gap_w)`: the addresses of a size×size patch.
+    """`locate(table, x, x_h, x_w, top, height, left, width, outside, gap_h, gap_w)`: a size×size patch's addresses.
 
     `x` is pixel (0, 0) of the image; the patch begins at (top, left), and its pixels are gap_h and gap_w apart. Those
     outside height × width get the address `outside`.
@@ -133,7 +134,7 @@ def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
 
 
 def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
-    """`spread(table, channels, out, step, vector_step, next)`: value ξ of vector v goes to out[ξ·step + v·vector_step].
+    """`spread(table, channels, out, step, vector_step, next)`: value ξ of vector v to out[ξ·step + v·vector_step].
 
     Lanes beyond the last channel become zeros. `next` is the table of the patch that will be asked for after this one.
     """
@@ -166,7 +167,7 @@ def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -
 
 
 def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
-    """`gather(table, channels, values, step, base, next)`: pixels = M X Mᵀ + base, for vectors side by side at values[ξ·step].
+    """`gather(table, channels, values, step, base, next)`: pixels = M X Mᵀ + base, from vectors at values[ξ·step + …].
 
     `base` is one number a channel; lanes beyond `channels` are not stored.
     """

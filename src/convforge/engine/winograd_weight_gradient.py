@@ -13,16 +13,16 @@ places ξ there is one matrix product, whose sum runs over tiles:
 When it applies: as the forward pass (`winograd.py`). F(3×3, 4×4) needs 4 times fewer products, and its rounding errors
 are those of a direct float32 sum (1.3e-6 at 256 channels): the sums over tiles are 16 times shorter.
 
-The loops, for a group, and a chunk of tiles so small that a panel of W stays in L2 (128 tiles: 36·128·128 bytes = 590 KB):
+The loops, for a group and a chunk of tiles, so few that a panel of W stays in L2 (128: 36·128·128 bytes = 590 KB):
 
     for tile:                   V ← x, W ← dy                     shared out by tiles
     for (panel, 16 channels):   for ξ: S[ξ] += Vᵀ[ξ] W[ξ]         shared out among the threads
                                 after the last chunk: dw ← S
 
 V is [ξ][vector of channels][tile][lane], so that the 16 channels of a task are one stream of cache lines, of which the
-register tile broadcasts two times 8 numbers. Where one chunk is enough, S of a task (36·16·32 numbers, 74 KB) never leaves
-its thread's L2; else it is kept between the chunks. The tiles of a chunk are an odd number in memory: the 36·C/16 lines
-that one patch is written to would else fall into the same few sets of the cache.
+register tile broadcasts two times 8 numbers. Where one chunk is enough, S of a task (36·16·32 numbers, 74 KB) never
+leaves its thread's L2; else it is kept between the chunks. The tiles of a chunk are an odd number in memory: the
+36·C/16 lines that one patch is written to would else fall into the same few sets of the cache.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     pitch, vectors = a["chunk_pitch"], (a["channels"] + (lanes - 1)) // lanes
     transform_images(
         f, a, locate_input(f, a, locate_patch, shape.outputs, group), spread_patch, first + mine, end - mine,
-        a["channels"], f.address(a["v"]).at(mine * lanes), f.const(lanes), vectors * pitch * lanes, pitch * lanes, table,
+        a["channels"], f.address(a["v"]).at(mine * lanes), f.const(lanes), vectors * pitch * lanes, pitch * lanes,
+        table,
     )  # fmt: skip
     with f.loop(a["panels"]) as each:
         outputs, width = _width(f, a, each.index, panel)
