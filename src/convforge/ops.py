@@ -230,6 +230,8 @@ class _Plan:
     strides: _Sizes
     geometry: _Geometry
     channels_last: bool
+    keep: bool = False
+    """Whether the weights are not being trained, so that their packed form may be kept."""
 
     def output(self) -> Tensor:
         return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
@@ -245,15 +247,17 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
             raise RuntimeError(f"the bias must be {w.shape[0]} numbers of {dtype}, not {bias.shape}, {bias.dtype}.")
         bias = bias.contiguous()
     geometry = _geometry(stride, pads, dilation, groups)
-    plan = _forward_plan(dtype, x.shape, x.stride(), w.shape, w.stride(), bias is not None, geometry, *_settings())
-    return _run_forward(plan, x, w, bias, keep=not w.requires_grad)
+    keep = not w.requires_grad
+    plan = _forward_plan(
+        dtype, x.shape, x.stride(), w.shape, w.stride(), bias is not None, geometry, *_settings(), keep
+    )
+    return _run_forward(plan, x, w, bias)
 
 
-def _run_forward(plan: _Plan, x: Tensor, w: Tensor, bias: Tensor | None, keep: bool) -> Tensor:
-    """`keep` says that the weights are not being trained: their packed form may be kept."""
+def _run_forward(plan: _Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     y, prepared = plan.output(), plan.prepared
     if prepared is not None:
-        packed, alive = kept.packed(w, prepared) if keep and prepared.packed_bytes else (0, None)
+        packed, alive = kept.packed(w, prepared) if plan.keep and prepared.packed_bytes else (0, None)
         prepared.run(packed, x.data_ptr(), w.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr())
         del alive  # the packed weights are needed until here
     return y
@@ -266,12 +270,13 @@ def _input_gradient(
         return _input_gradient(g.float(), w.float(), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
     dtype, geometry = _common_dtype(g, w), _geometry(stride, pads, dilation, groups)
     plan = _input_gradient_plan(
-        dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *_settings()
-    )
+        dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *_settings(),
+        not w.requires_grad,
+    )  # fmt: skip
     dx, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dx.zero_()
-    packed, alive = kept.packed(w, prepared) if prepared.packed_bytes and not w.requires_grad else (0, None)
+    packed, alive = kept.packed(w, prepared) if plan.keep and prepared.packed_bytes else (0, None)
     prepared.run(packed, dx.data_ptr(), w.data_ptr(), g.data_ptr())
     del alive
     return dx
@@ -322,13 +327,14 @@ def _forward_plan(
     geometry: _Geometry,
     threads: int,
     exact: bool,
+    keep: bool,
 ) -> _Plan:
     channels_last = _nhwc(x_shape, x_strides) or _nhwc(w_shape, w_strides)
     shape = (x_shape[0], w_shape[0], *_out_size(x_shape, w_shape, *geometry[:3]))
     strides = _dense_strides(shape, channels_last)
     problem = _problem(dtype, x_shape, w_shape, shape, geometry, x_strides, w_strides, strides)
-    prepared = prepare_forward(problem, threads, bias, exact) if prod(shape) else None
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last)
+    prepared = prepare_forward(problem, threads, bias, exact, kept=keep) if prod(shape) else None
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, keep)
 
 
 @lru_cache(_PLANS)
@@ -343,12 +349,13 @@ def _input_gradient_plan(
     channels_last: bool,
     threads: int,
     exact: bool,
+    keep: bool,
 ) -> _Plan:
     shape = (g_shape[0], w_shape[1] * geometry[3], *size)
     strides = _dense_strides(shape, channels_last)
     problem = _problem(dtype, shape, w_shape, g_shape, geometry, strides, w_strides, g_strides)
-    prepared = prepare_input_gradient(problem, threads, exact) if prod(g_shape) else None
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last)
+    prepared = prepare_input_gradient(problem, threads, exact, kept=keep) if prod(g_shape) else None
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, keep)
 
 
 @lru_cache(_PLANS)
@@ -558,17 +565,18 @@ def _plain_call(
         return None
     if not (_is_exact(stride) and _is_exact(padding) and _is_exact(dilation) and type(groups) is int):
         return None
+    recorded = torch.is_grad_enabled()
     plan = _plain_plan(
         x.dtype, x.shape, x.stride(), w.dtype, w.shape, w.stride(),
         None if bias is None else (bias.dtype, bias.shape, bias.stride()),
-        stride, padding, dilation, groups, *_settings(),
+        stride, padding, dilation, groups, *_settings(), not (recorded and w.requires_grad),
     )  # fmt: skip
     if plan is None:
         return None
-    if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
+    if recorded and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
         y: Tensor = _apply(x, w, bias, plan)
         return y
-    return _run_forward(plan, x, w, bias, keep=True)
+    return _run_forward(plan, x, w, bias)
 
 
 @lru_cache(_PLANS)
@@ -586,6 +594,7 @@ def _plain_plan(
     groups: int,
     threads: int,
     exact: bool,
+    keep: bool,
 ) -> _Plan | None:
     if x_dtype not in (torch.float32, torch.float64) or w_dtype != x_dtype:
         return None
@@ -598,7 +607,9 @@ def _plain_plan(
     if not _sizes_fit(x_shape, w_shape, bias[1] if bias else None, steps, sides, gaps, groups):
         return None
     geometry = (steps, (*sides[0], *sides[1]), gaps, groups)
-    return _forward_plan(x_dtype, x_shape, x_strides, w_shape, w_strides, bias is not None, geometry, threads, exact)
+    return _forward_plan(
+        x_dtype, x_shape, x_strides, w_shape, w_strides, bias is not None, geometry, threads, exact, keep
+    )
 
 
 def _is_exact(argument: Any) -> bool:
@@ -666,7 +677,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.plan = plan
-        return _run_forward(plan, x, w, bias, keep=not w.requires_grad)
+        return _run_forward(plan, x, w, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
