@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import UserError
-from . import depthwise, direct, direct_weight_gradient, winograd, winograd_weight_gradient
+from . import depthwise, direct, direct_weight_gradient, tuned, winograd, winograd_weight_gradient
 from . import target as targets
 from .geometry import Problem, Sliding
 from .prepared import Prepared
@@ -169,12 +169,15 @@ def considered(problem: Problem, which: Pass, threads: int, exact: bool = False,
 def choose(
     problem: Problem, which: Pass, threads: int, exact: bool = False, algorithm: str = "", kept: bool = False
 ) -> Choice:
-    """The best of them; or `algorithm`, the one that is asked for by name.
+    """The best of them: the one that was measured to be, if that was done (`tuned.py`), else by the model; or
+    `algorithm`, the one that is asked for by name.
 
     Raises `UserError` where that one does not apply.
     """
     if not algorithm:
-        return considered(problem, which, threads, exact, kept)[0]
+        choices = considered(problem, which, threads, exact, kept)
+        measured = tuned.chosen(problem, which.value, threads, kept) if len(choices) > 1 else None
+        return next((choice for choice in choices if choice.algorithm.name == measured), choices[0])
     rows = [a for a in _applying(problem, which) if a.exact or not exact]
     for choice in _sorted(rows, problem, which, threads, kept):
         if choice.algorithm.name == algorithm:

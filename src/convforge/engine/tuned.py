@@ -1,0 +1,116 @@
+"""Choices that were measured on this machine, kept on disk: what `convforge tune` writes and `select` asks first.
+
+The model of `select` is right to a few per cent for most layers; where it is not, a measurement is. The file is JSON,
+beside the compiled code in the cache folder: a table from the problem (sizes, layouts, threads, target) to the name of
+the algorithm. Nothing in it is executed; a name that does not apply, or a file that cannot be read, is left aside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from . import runtime
+from . import target as targets
+from .geometry import Problem
+from .prepared import Prepared
+
+_NAME = "choices.json"
+_MOST_BYTES = 16 << 20
+
+
+def chosen(problem: Problem, which: str, threads: int, kept: bool) -> str | None:
+    """The algorithm that was measured to be the quickest, if this problem was measured."""
+    table = _table()
+    return table.get(_key(problem, which, threads, kept)) if table else None
+
+
+def keep(choices: Iterable[tuple[Problem, str, int, bool, str]]) -> Path | None:
+    """Add choices, (problem, pass, threads, kept, algorithm), to those on disk; where they are now, if anywhere."""
+    table = _table()
+    table |= {_key(problem, which, threads, kept): name for problem, which, threads, kept, name in choices}
+    folder = runtime.cache_folder()
+    if folder is None:
+        return None
+    handle, temporary = tempfile.mkstemp(dir=folder)
+    with open(handle, "w", encoding="utf-8") as file:
+        json.dump(table, file, indent=0, sort_keys=True)
+    os.replace(temporary, folder / _NAME)
+    return folder / _NAME
+
+
+def quickest(prepared: dict[str, Prepared], problem: Problem, kept: bool, seconds: float) -> dict[str, float]:
+    """Median seconds of each, taken in rounds so that a slow moment of the machine meets all of them."""
+    numbers = np.random.default_rng(0)
+    x, w, y = (_filled(numbers, shape, strides, problem.dtype) for shape, strides in _tensors(problem))
+    bias = np.zeros(problem.y_shape[1], problem.dtype)
+
+    def contender(one: Prepared) -> Callable[[], None]:
+        address, memory = runtime.memory(one.packed_bytes) if kept and one.packed_bytes else (0, None)
+        if address:
+            one.pack(w.ctypes.data, address)
+
+        def run(_alive: object = memory) -> None:
+            one.run(address, x.ctypes.data, w.ctypes.data, y.ctypes.data, bias.ctypes.data)
+
+        return run
+
+    runs = {name: contender(one) for name, one in prepared.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _tensors(p: Problem) -> Iterable[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return (p.x_shape, p.x_strides), (p.w_shape, p.w_strides), (p.y_shape, p.y_strides)
+
+
+def _filled(
+    numbers: np.random.Generator, shape: tuple[int, ...], strides: tuple[int, ...], dtype: str
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Random numbers in an array of the given layout (strides ≥ 0)."""
+    size = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    flat = numbers.standard_normal(size, np.float32).astype(dtype)
+    view: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.lib.stride_tricks.as_strided(
+        flat, shape, [step * flat.itemsize for step in strides]
+    )
+    return view
+
+
+def _key(problem: Problem, which: str, threads: int, kept: bool) -> str:
+    p = problem
+    parts: tuple[object, ...] = (
+        targets.current().name, threads, which, "kept" if kept else "packed", p.dtype, p.x_shape, p.w_shape, p.y_shape,
+        p.stride, p.pads, p.dilation, p.groups, p.x_strides, p.w_strides, p.y_strides,
+    )  # fmt: skip
+    return " ".join(str(part).replace(" ", "") for part in parts)
+
+
+@cache
+def _table() -> dict[str, str]:
+    folder = runtime.cache_folder()
+    if folder is None:
+        return {}
+    try:
+        with open(folder / _NAME, "rb") as file:
+            found = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: name for key, name in found.items() if isinstance(name, str)}

@@ -1,0 +1,73 @@
+"""Measured choices: they are taken before the model's, and whatever is wrong with the file is left aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from convforge import Conv2dSpec
+from convforge.engine import passes, tuned
+from convforge.engine.geometry import Problem
+from convforge.engine.select import Pass, choose, considered
+
+PROBLEM = Problem.of(Conv2dSpec(64, 64, 3, padding=1), 1, (56, 56))
+FORWARD = Pass.FORWARD
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
+    tuned._table.cache_clear()
+    yield
+    tuned._table.cache_clear()
+
+
+def _taken(**how: bool) -> str:
+    return choose(PROBLEM, FORWARD, 2, **how).algorithm.name
+
+
+def test_a_measured_choice_is_taken_for_its_problem_alone_and_read_again_from_disk() -> None:
+    assert _taken() == "winograd 4×4"
+    path = tuned.keep([(PROBLEM, FORWARD.value, 2, False, "direct")])
+    assert path is not None
+    assert path.is_file()
+    tuned._table.cache_clear()
+    assert _taken() == "direct"
+    assert _taken(kept=True) == "winograd 4×4"
+    assert choose(PROBLEM, FORWARD, 1).algorithm.name == "winograd 4×4"
+    assert choose(PROBLEM, Pass.INPUT_GRADIENT, 2).algorithm.name == "winograd 4×4"
+    other = Problem.of(Conv2dSpec(64, 64, 3, padding=1), 1, (55, 56))
+    tuned.keep([(other, FORWARD.value, 2, False, "winograd 2×2")])
+    tuned._table.cache_clear()
+    assert _taken() == "direct"
+    assert choose(other, FORWARD, 2).algorithm.name == "winograd 2×2"
+
+
+def test_exactness_is_not_given_up_for_a_measurement() -> None:
+    tuned.keep([(PROBLEM, FORWARD.value, 2, False, "winograd 2×2")])
+    assert _taken() == "winograd 2×2"
+    assert _taken(exact=True) == "direct"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a": 1}', b"[" * 100_000])
+def test_a_damaged_file_is_left_aside(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "choices.json").write_bytes(content)
+    assert _taken() == "winograd 4×4"
+
+
+def test_a_name_that_does_not_apply_is_left_aside() -> None:
+    tuned.keep([(PROBLEM, FORWARD.value, 2, False, "depthwise")])
+    assert _taken() == "winograd 4×4"
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_algorithm_that_applies_is_timed(channels_last: bool) -> None:
+    problem = Problem.of(Conv2dSpec(20, 24, 3, padding=1), 2, (9, 10), channels_last=channels_last)
+    for kept in (True, False):
+        names = [choice.algorithm.name for choice in considered(problem, FORWARD, 2)]
+        prepared = {name: passes.prepare_forward(problem, 2, False, False, name) for name in names}
+        times = tuned.quickest(prepared, problem, kept, seconds=0)
+        assert list(times) == names
+        assert all(seconds > 0 for seconds in times.values())
