@@ -190,7 +190,10 @@ class Dense:
         if self.offset is None:
             return ()
         names = ("to", "of") if back else ("of", "to")
-        numbers = dict(zip(("images", "channels", "height", "width"), self.shape, strict=True))
+        n, c, h, w = self.shape
+        if all(strides[2] == w * strides[3] for strides in (self.strides, self.used)):
+            h, w = 1, h * w  # rows that touch are one long row
+        numbers = {"images": n, "channels": c, "height": h, "width": w}
         for name, strides in zip(names, (self.strides, self.used), strict=True):
             numbers |= {f"{name}_{axis}": stride for axis, stride in zip("nchw", strides, strict=True)}
         at = {names[0]: (buffer, self.start * size), names[1]: ("work", self.offset)}
@@ -374,16 +377,23 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     _by_stages(module, dtype, functions, form)
 
 
+_PIXELS_A_TASK = 512
+
+
 def reorder(module: ir.Module, dtype: str, copy: Function) -> None:
-    """Images from one layout to another, row by row."""
+    """Images from one layout to another: row by row, in pieces."""
     f, array, thread, threads = kernel(module, "reorder", dtype)
     a = REORDER.read(array)
-    first, end = share(a["images"] * a["height"], thread, threads)
+    pieces = (a["width"] + (_PIXELS_A_TASK - 1)) // _PIXELS_A_TASK
+    first, end = share(a["images"] * a["height"] * pieces, thread, threads)
     with f.loop(end, start=first) as task:
-        image, row = task.index // a["height"], task.index % a["height"]
-        source = f.address(a["of"]).at(image * a["of_n"] + row * a["of_h"])
-        to = f.address(a["to"]).at(image * a["to_n"] + row * a["to_h"])
-        f.call(copy, to, a["to_c"], a["to_w"], source, a["of_c"], a["of_w"], a["channels"], a["width"])
+        piece, rest = task.index % pieces, task.index // pieces
+        image, row = rest // a["height"], rest % a["height"]
+        pixel = piece * _PIXELS_A_TASK
+        pixels = (a["width"] - pixel).at_most(_PIXELS_A_TASK)
+        source = f.address(a["of"]).at(image * a["of_n"] + row * a["of_h"] + pixel * a["of_w"])
+        to = f.address(a["to"]).at(image * a["to_n"] + row * a["to_h"] + pixel * a["to_w"])
+        f.call(copy, to, a["to_c"], a["to_w"], source, a["of_c"], a["of_w"], a["channels"], pixels)
     f.done()
 
 
