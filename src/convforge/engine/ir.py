@@ -15,7 +15,7 @@ one array of numbers, named once by an `Arguments` class of the algorithm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -172,6 +172,10 @@ class Function:
     def const(self, number: int) -> Int:
         return Int(self.builder, ir.Constant(I64, number))
 
+    def vector(self, value: Value) -> Vector:
+        """A vector to calculate with."""
+        return Vector(self, value)
+
     def zeros(self, lanes: int) -> Value:
         return ir.Constant(ir.VectorType(self.float, lanes), [0.0] * lanes)
 
@@ -243,8 +247,22 @@ class Function:
             b.branch(done)
         b.position_at_end(done)
 
-    def done(self) -> None:
-        self.builder.ret_void()
+    def only_if(self, condition: Value, values: Sequence[Value], changed: Callable[[], Sequence[Value]]) -> list[Value]:
+        """`changed()` where the condition holds, else `values`; the code of `changed` then does not run at all."""
+        b = self.builder
+        before = b.block
+        with b.if_then(condition):
+            results = changed()
+            inside = b.block
+        phis = [b.phi(value.type) for value in values]
+        for phi, value, result in zip(phis, values, results, strict=True):
+            phi.add_incoming(value, before)
+            phi.add_incoming(result, inside)
+        return phis
+
+    def done(self, result: Value = None) -> None:
+        """The function's end, with what it returns."""
+        self.builder.ret_void() if result is None else self.builder.ret(result)
 
     def _lift(self, value: Int | Pointer | int) -> Value:
         return ir.Constant(I64, value) if isinstance(value, int) else value.value
@@ -320,6 +338,97 @@ class Function:
                     vectors[i], vectors[i + m] = self.shuffle(a, b, low), self.shuffle(a, b, high)
             m *= 2
         return vectors
+
+
+class Vector:
+    """Lanes of numbers, calculated with as a formula is written; a Python number stands for itself in every lane.
+
+    A sum of a product is one instruction, and one rounding, only where `fma` says so.
+    """
+
+    __slots__ = ("f", "value")
+
+    def __init__(self, f: Function, value: Value) -> None:
+        self.f, self.value = f, value
+
+    @property
+    def lanes(self) -> int:
+        return int(self.value.type.count)
+
+    def _lift(self, other: VectorLike) -> Value:
+        return other.value if isinstance(other, Vector) else ir.Constant(self.value.type, [other] * self.lanes)
+
+    def _new(self, value: Value) -> Vector:
+        return Vector(self.f, value)
+
+    def __add__(self, other: VectorLike) -> Vector:
+        return self._new(self.f.builder.fadd(self.value, self._lift(other)))
+
+    def __sub__(self, other: VectorLike) -> Vector:
+        return self._new(self.f.builder.fsub(self.value, self._lift(other)))
+
+    def __mul__(self, other: VectorLike) -> Vector:
+        return self._new(self.f.builder.fmul(self.value, self._lift(other)))
+
+    def __truediv__(self, other: VectorLike) -> Vector:
+        return self._new(self.f.builder.fdiv(self.value, self._lift(other)))
+
+    def __rsub__(self, other: float) -> Vector:
+        return self._new(self.f.builder.fsub(self._lift(other), self.value))
+
+    def __rtruediv__(self, other: float) -> Vector:
+        return self._new(self.f.builder.fdiv(self._lift(other), self.value))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __neg__(self) -> Vector:
+        return self._new(self.f.builder.fneg(self.value))
+
+    def __abs__(self) -> Vector:
+        return self.masked((1 << (_bytes(self.value.type.element) * 8 - 1)) - 1)
+
+    def fma(self, factor: VectorLike, summand: VectorLike) -> Vector:
+        """self·factor + summand, rounded once where the target can."""
+        return self._new(self.f.fma(self.value, self._lift(factor), self._lift(summand)))
+
+    def above(self, number: float) -> Value:
+        """A mask of the lanes above `number`; NaN is not."""
+        return self.f.builder.fcmp_ordered(">", self.value, self._lift(number))
+
+    def below(self, number: float) -> Value:
+        """A mask of the lanes below `number`; NaN is not."""
+        return self.f.builder.fcmp_ordered("<", self.value, self._lift(number))
+
+    def where(self, mask: Value, other: VectorLike) -> Vector:
+        """Its own lanes where the mask has them, else the other's."""
+        return self._new(self.f.builder.select(mask, self.value, self._lift(other)))
+
+    def at_least(self, number: float) -> Vector:
+        """max(self, number) in every lane; NaN stays NaN. x86's `max(number, self)` is exactly that."""
+        return self._new(self.f.builder.select(self.below(number), self._lift(number), self.value))
+
+    def at_most(self, number: float) -> Vector:
+        """min(self, number) in every lane; NaN stays NaN."""
+        return self._new(self.f.builder.select(self.above(number), self._lift(number), self.value))
+
+    def masked(self, bits: int) -> Vector:
+        """The numbers' bits, those of `bits` only."""
+        integers = self._integers()
+        kept = self.f.builder.and_(integers, ir.Constant(integers.type, [bits] * self.lanes))
+        return self._new(self.f.builder.bitcast(kept, self.value.type))
+
+    def shifted_left(self, bits: int) -> Vector:
+        """The numbers' bits, moved up."""
+        integers = self._integers()
+        moved = self.f.builder.shl(integers, ir.Constant(integers.type, [bits] * self.lanes))
+        return self._new(self.f.builder.bitcast(moved, self.value.type))
+
+    def _integers(self) -> Value:
+        element = ir.IntType(_bytes(self.value.type.element) * 8)
+        return self.f.builder.bitcast(self.value, ir.VectorType(element, self.lanes))
+
+
+VectorLike: TypeAlias = Vector | float
 
 
 def kernel(module: ir.Module, name: str, dtype: str) -> tuple[Function, Pointer, Int, Int]:
