@@ -115,7 +115,7 @@ def _optimised(build: Callable[[ir.Module], None], target: Target) -> tuple[llvm
 
 def _machine(target: Target) -> llvm.TargetMachine:
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", jit=True
+        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
     )
 
 
