@@ -147,14 +147,7 @@ def check(case: Case, data: Data | None = None) -> None:
     bias = embed(data.bias.reshape(1, -1, 1, 1), "NCHW", np.nan)[1].reshape(-1) if spec.bias else None
 
     def into(shape: Sequence[int], layout: str, run: Callable[[Array], Array]) -> Array:
-        buffer, out = embed(np.full(shape, np.nan, case.dtype), layout, SENTINEL)
-        before = buffer.copy()
-        result = run(out)
-        assert result is out
-        after = embed(out.copy(), layout, SENTINEL)[0]
-        assert before.dtype == after.dtype
-        assert buffer.tobytes() == after.tobytes(), "something was written beside the output"
-        return out
+        return written(np.full(shape, np.nan, case.dtype), layout, run)
 
     got = {
         "y": into(data.dy.shape, y_layout, lambda out: engine.conv2d(x, w, bias, spec, out=out, **how)),
@@ -168,6 +161,17 @@ def check(case: Case, data: Data | None = None) -> None:
     }
     for name, result in got.items():
         agree(case, data, name, result)
+
+
+def written(values: Array, layout: str, run: Callable[[Array], Array]) -> Array:
+    """What `run` writes into an array of that layout, which holds `values` before; nothing beside it may change."""
+    buffer, out = embed(values, layout, SENTINEL)
+    result = run(out)
+    assert result is out
+    after = embed(out.copy(), layout, SENTINEL)[0]
+    assert buffer.dtype == after.dtype
+    assert buffer.tobytes() == after.tobytes(), "something was written beside the output"
+    return out
 
 
 def agree(case: Case, data: Data, name: str, result: Array) -> None:

@@ -37,24 +37,47 @@ def conv2d(
     threads: int = 0,
     exact: bool = False,
     algorithm: str = "",
+    activation: str = "",
+    residual: Array | None = None,
 ) -> Array:
     """The forward pass; into `out`, of any layout, where it is given. `threads` 0 takes all cores.
 
     `exact` leaves out algorithms that rearrange the products (Winograd); `algorithm` asks for one by its name.
+
+    With an `activation` (`epilogue.ACTIVATIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
+    the result is activation(convolution + bias + residual), in the same pass over memory.
     """
     images, height, width = _image_shape(x, "x", spec.in_channels)
     shape = (images, spec.out_channels, *spec.output_size((height, width)))
-    y = np.empty(shape, x.dtype) if out is None else out
+    if residual is not None:
+        _fits(residual, "residual", shape)
+    y = out if out is not None else np.empty(shape, x.dtype) if residual is None else np.empty_like(residual)
     _fits(w, "w", spec.weight_shape)
     _fits(y, "out", shape)
     if bias is not None:
         _fits(bias, "bias", (spec.out_channels,))
+    if residual is not None and (residual.dtype, residual.strides) != (y.dtype, y.strides):
+        raise ValueError(
+            f"residual must be {y.dtype} with out's strides {y.strides}, not {residual.dtype} with {residual.strides}."
+        )
     if y.size:
         bias = None if bias is None else np.ascontiguousarray(bias, x.dtype)
         prepared = prepare_forward(
-            _problem(x, w, y, spec), threads or usable_threads(), bias is not None, exact, algorithm
+            _problem(x, w, y, spec),
+            threads or usable_threads(),
+            bias is not None,
+            exact,
+            algorithm,
+            activation=activation,
+            residual=residual is not None,
         )
-        prepared.run(x=_address(x), w=_address(w), y=_address(y), bias=0 if bias is None else _address(bias))
+        prepared.run(
+            x=_address(x),
+            w=_address(w),
+            y=_address(y),
+            bias=0 if bias is None else _address(bias),
+            residual=0 if residual is None else _address(residual),
+        )
     return y
 
 

@@ -38,6 +38,7 @@ from llvmlite import ir
 
 from . import target as targets
 from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from .epilogue import Epilogue
 from .gemm import forward_tile
 from .geometry import Sliding, blocking
 from .ir import Arguments, Function, Int, Pointer, Value, kernel, share
@@ -49,8 +50,9 @@ PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels k
 
 SLIDING = Arguments(
     BLOCK_ARGUMENTS
-    + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part bias bias_step staging"
-    # outputs: channels of one group; depth: input channels that are summed for one of them
+    + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
+    + " bias bias_step residual zeros staging"
+    # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0
 )
 
 
@@ -59,7 +61,7 @@ _PRODUCTS_A_PART = 512
 
 
 def prepare(
-    name: str, slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, str, str], bias: bool
+    name: str, slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, str, str], epilogue: Epilogue
 ) -> Prepared:
     """Each sliding, one after the other. `roles` are the buffers read, multiplied by, and written."""
     source, weights, result = roles
@@ -69,7 +71,7 @@ def prepare(
     packing: list[Step] = []
     steps: list[Step] = []
     packed_layout, workspace_bytes = Layout(), 0
-    kernels = code(build, ("pack_weights", "sliding"), dtype, target, slidings[0].lanewise)
+    kernels = code(build, ("pack_weights", "sliding"), dtype, target, slidings[0].lanewise, epilogue.activation)
     for s in slidings:
         layout = Layout()  # the slidings run one after the other and share the memory
         v, h = s.vertical, s.horizontal
@@ -86,15 +88,18 @@ def prepare(
         numbers = blocks.arguments(s)
         slide = numbers | _sum_parts(v.kernel, numbers["runs"], numbers["run_length"]) | {
             "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
-            "bias_step": int(bias), "staging": staging, "scratch_bytes": per_thread,
+            "bias_step": int(epilogue.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
         }  # fmt: skip
         at = {
             "x": (source, s.x_start * size),
             "y": (result, s.y_start * size),
             "weights": ("packed", packed),
             "scratch": ("work", scratch),
-            "bias": ("bias", 0) if bias else ("zeros", 0),
+            "bias": ("bias", 0) if epilogue.bias else ("zeros", 0),
+            "zeros": ("zeros", 0),
         }
+        if epilogue.residual:
+            at["residual"] = ("residual", s.y_start * size)
         steps.append(step(kernels["sliding"], SLIDING, slide, at))
         workspace_bytes = max(workspace_bytes, layout.size)
     return Prepared(name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size)
@@ -140,13 +145,14 @@ def _sum_parts(tap_rows: int, runs: int, run_length: int) -> dict[str, int]:
     return {"u_part": max(u_part, 1), "v_part": max(v_part, 1), "l_part": max(l_part, 1)}
 
 
-def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:
+def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False, activation: str = "") -> None:
     """Adds the kernels `pack_weights` and `sliding` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
     _pack_weights(module, dtype, lanes, panel)
-    wide = {r: forward_tile(module, dtype, target, r, target.tile_vectors, lanewise) for r in _sizes(target)}
-    narrow = {r: forward_tile(module, dtype, target, r, 1, lanewise) for r in _sizes(target)}
+    sizes, vectors = range(1, target.tile_rows + 1), target.tile_vectors
+    wide = {r: forward_tile(module, dtype, target, r, vectors, lanewise, activation) for r in sizes}
+    narrow = {r: forward_tile(module, dtype, target, r, 1, lanewise, activation) for r in sizes}
 
     f, array, thread, threads = kernel(module, "sliding", dtype)
     a = SLIDING.read(array)
@@ -165,10 +171,6 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
         _panel(f, a, block, x, scratch, panel_index, panel, wide, narrow, copy, target.tile_rows)
         task.carry([index.value])
     f.done()
-
-
-def _sizes(target: Target) -> range:
-    return range(1, target.tile_rows + 1)
 
 
 def _panel(
@@ -196,41 +198,48 @@ def _panel(
 
     # Channels side by side: straight into the output. Otherwise into scratch, and from there across.
     straight = a["y_c"].compare("==", 1)
-    y = f.address(a["y"]).at(
+    corner = (
         block.image * a["y_n"] + first_output * a["y_c"] + block.first_row * a["y_h"] + block.first_column * a["y_w"]
     )
+    y, residual = f.address(a["y"]).at(corner), f.address(a["residual"]).at(corner)
     staged = scratch.at(a["staging"])
     to = f.pick(straight, y, staged)
     to_row = f.choose(straight, a["y_h"], block.columns * panel)
     to_column = f.choose(straight, a["y_w"], panel)
 
+    # Rows that touch go across as one. A residual goes to where the sums will be, so that they are added to it.
+    one_row = a["y_h"].compare("==", block.columns * a["y_w"])
+    rows = f.choose(one_row, 1, block.rows)
+    columns = f.choose(one_row, block.rows * block.columns, block.columns)
+    zeros, has_residual = f.address(a["zeros"]), a["residual"].compare("!=", 0)
+    with f.if_(f.all_of(has_residual, a["y_c"].compare("!=", 1))), f.loop(rows) as row:
+        here, there = staged.at(row.index * columns * panel), residual.at(row.index * a["y_h"])
+        f.call(copy, here, f.const(1), panel, there, a["y_c"], a["y_w"], outputs, columns)
+    residual = f.pick(straight, residual, staged)
+
+    begin_step = f.choose(has_residual, to_column, 0)
     with _parts(f, a) as part:
         part_weights = weights.at(((part.u * a["runs"] + part.v) * a["run_length"] + part.l) * width)
         part_input = x.at(part.u * a["slot_i"] * a["row_pitch"] + part.v * a["run_step"] + part.l)
         with f.loop(block.rows) as row, tiles(f, block.columns, tile_rows) as tile:
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
-            target = to.at(row.index * to_row + tile.first * to_column)
-            base = f.pick(part.first, bias, target)
-            base_step = f.choose(part.first, 0, to_column)
+            offset = row.index * to_row + tile.first * to_column
+            target = to.at(offset)
+            base = f.pick(part.first, residual.at(offset), target)
+            base_step = f.choose(part.first, begin_step, to_column)
             arguments = (
                 pixel, a["slot_i"] * a["row_pitch"], a["run_step"], part.u_count, part.v_count, part.l_count,
-                part_weights, target, to_column, base, base_step, outputs, a["stride_w"] * a["pitch"],
+                part_weights, target, to_column, f.pick(part.first, bias, zeros), base, base_step, outputs,
+                a["stride_w"] * a["pitch"], f.choose(part.last, 1, 0),
             )  # fmt: skip
             with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
                 with two:
                     f.dispatch(tile.size, wide, *arguments)
                 with one:
                     f.dispatch(tile.size, narrow, *arguments)
-    with f.if_(a["y_c"].compare("!=", 1)):
-        # Rows that touch go across as one.
-        one_row = a["y_h"].compare("==", block.columns * a["y_w"])
-        rows = f.choose(one_row, 1, block.rows)
-        columns = f.choose(one_row, block.rows * block.columns, block.columns)
-        with f.loop(rows) as row:
-            target = y.at(row.index * a["y_h"])
-            f.call(
-                copy, target, a["y_c"], a["y_w"], staged.at(row.index * to_row), f.const(1), to_column, outputs, columns
-            )
+    with f.if_(a["y_c"].compare("!=", 1)), f.loop(rows) as row:
+        here, there = staged.at(row.index * columns * panel), y.at(row.index * a["y_h"])
+        f.call(copy, there, a["y_c"], a["y_w"], here, f.const(1), panel, outputs, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +247,7 @@ class _Part:
     """A part of the sum over (u: tap row, v: run, l: number of the run): where it begins, and how much of each."""
 
     first: Value
+    last: Value
     u: Int
     v: Int
     l: Int  # noqa: E741  (the index of the sum above)
@@ -259,6 +269,11 @@ def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
     ):
         yield _Part(
             f.all_of(u.index.compare("==", 0), v.index.compare("==", 0), number.index.compare("==", 0)),
+            f.all_of(
+                (u.index + a["u_part"]).compare(">=", a["kernel_h"]),
+                (v.index + a["v_part"]).compare(">=", a["runs"]),
+                (number.index + a["l_part"]).compare(">=", a["run_length"]),
+            ),
             u.index,
             v.index,
             number.index,

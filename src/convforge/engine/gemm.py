@@ -16,40 +16,46 @@ is loaded as vectors instead of being broadcast. A step then has 28 + 2 loads fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
+from .epilogue import apply
 from .ir import I64, PTR, Function, Int, Pointer, Value
 from .target import Target
 
 
 def forward_tile(
-    module: ir.Module, dtype: str, target: Target, rows: int, vectors: int, lanewise: bool = False
+    module: ir.Module, dtype: str, target: Target, rows: int, vectors: int, lanewise: bool = False, activation: str = ""
 ) -> Function:
     """Sums for `rows` neighbouring output pixels and `vectors` vectors of output channels.
 
-        y[r, :] = base + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·V_count + v)·length + l, :]
+        y[r, :] = base[r, :] + b + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·V_count + v)·length + l, :]
 
     A run of `length` numbers lies side by side in x: the channels of one pixel, or, where pixels touch, the channels of
     a whole row of taps; `u` and `v` count the runs. That `pixel_step` is a number of the call, not of the code, costs
     an addition a row and step, which the integer units do beside the multipliers; in return one compiled tile serves
     every convolution.
 
-    Arguments: x, x_u, x_v, u_count, v_count, length, w, y, y_step, base, base_step, channels, pixel_step. `base` is
-    what the finished sums are added to: the bias (base_step 0), or y itself (base_step = y_step) when a part of the
-    sum was done before. Of the vectors' lanes, the first `channels` are stored.
+    Arguments: x, x_u, x_v, u_count, v_count, length, w, y, y_step, bias, base, base_step, channels, pixel_step,
+    finished. `bias` is b, or zeros: where the sums begin. `base` is what they are added to: y itself when a part of the
+    sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels` are stored.
+    When the sum is `finished` (1, else 0), the activation is applied to what is stored.
     """
     lanes = target.lanes(dtype)
     name = f"forward_{rows}x{vectors}"
-    f = Function(module, name, [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, I64, I64, I64], dtype, internal=True)
-    x, w, y, base = f.pointer(0), f.pointer(6), f.pointer(7), f.pointer(9)
-    x_u, x_v, u_count, v_count, length, y_step, base_step, channels, pixel_step = (
-        f.integer(n) for n in (1, 2, 3, 4, 5, 8, 10, 11, 12)
+    types = [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, PTR, I64, I64, I64, I64]
+    f = Function(module, name, types, dtype, internal=True)
+    x, w, y, bias, base = (f.pointer(n) for n in (0, 6, 7, 9, 10))
+    x_u, x_v, u_count, v_count, length, y_step, base_step, channels, pixel_step, finished = (
+        f.integer(n) for n in (1, 2, 3, 4, 5, 8, 11, 12, 13, 14)
     )
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
 
     # Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop.
     masks = [f.first_lanes(channels - v * lanes, lanes) for v in range(vectors)]
-    sums: list[Value] = [f.zeros(lanes) for _ in tile]
+    biases = [f.load_masked(bias.at(v * lanes), lanes, masks[v]) for v in range(vectors)]
+    sums: list[Value] = [biases[v] for _, v in tile]
     step = vectors * lanes
     with f.loop(u_count, carry=[w.value, *sums]) as tap_row:
         with f.loop(v_count, carry=tap_row.values) as tap_run:
@@ -65,9 +71,17 @@ def forward_tile(
             tap_run.carry(c.values)
         tap_row.carry(tap_run.values)
     _, *sums = tap_row.values
-    bases = [f.load_masked(base.at(base_step * r + v * lanes), lanes, masks[v]) for r, v in tile]
-    sums = [f.add(total, before) for total, before in zip(sums, bases, strict=True)]
-    whole = channels.compare(">=", step)
+    whole, cut, has_base = channels.compare(">=", step), channels.compare("<", step), base_step.compare("!=", 0)
+    places = [base.at(base_step * r + v * lanes) for r, v in tile]
+
+    def with_base(load: Callable[[Pointer, int], Value]) -> list[Value]:
+        before = [load(place, v) for place, (_, v) in zip(places, tile, strict=True)]
+        return [f.add(total, number) for total, number in zip(sums, before, strict=True)]
+
+    sums = f.only_if(f.all_of(has_base, whole), sums, lambda: with_base(lambda place, v: place.vector(lanes)))
+    sums = f.only_if(f.all_of(has_base, cut), sums, lambda: with_base(lambda p, v: f.load_masked(p, lanes, masks[v])))
+    if activation:
+        sums = f.only_if(finished.compare("!=", 0), sums, lambda: [apply(f, activation, total) for total in sums])
     with f.if_else(whole) as (full, partial):
         with full:
             for (r, v), total in zip(tile, sums, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from .epilogue import Epilogue
 from .geometry import Problem
 from .prepared import Prepared
 from .select import Pass, choose
@@ -11,15 +12,24 @@ from .select import Pass, choose
 
 @lru_cache(maxsize=4096)
 def prepare_forward(
-    problem: Problem, threads: int, bias: bool, exact: bool = False, algorithm: str = "", kept: bool = False
+    problem: Problem,
+    threads: int,
+    bias: bool,
+    exact: bool = False,
+    algorithm: str = "",
+    kept: bool = False,
+    activation: str = "",
+    residual: bool = False,
 ) -> Prepared:
-    """y from x, w and, where `bias`, one number an output channel.
+    """y = activation(x ⋆ w + bias + residual): `bias`, where there is one, is a number an output channel; `residual`
+    has y's shape and lies in memory as y does; it may be y itself.
 
     `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name; `kept` says that
     the caller keeps the packed weights.
     """
-    row = choose(problem, Pass.FORWARD, threads, exact, algorithm, kept).algorithm
-    return row.slide(row.name, problem, Pass.FORWARD, threads, bias)
+    epilogue = Epilogue(bias, activation, residual)
+    row = choose(problem, Pass.FORWARD, threads, exact, algorithm, kept, epilogue.fused).algorithm
+    return row.slide(row.name, problem, Pass.FORWARD, threads, epilogue)
 
 
 @lru_cache(maxsize=4096)
@@ -28,7 +38,7 @@ def prepare_input_gradient(
 ) -> Prepared:
     """x's gradient, into `x`, from y's gradient, in `y`, and w."""
     row = choose(problem, Pass.INPUT_GRADIENT, threads, exact, algorithm, kept).algorithm
-    return row.slide(row.name, problem, Pass.INPUT_GRADIENT, threads, False)
+    return row.slide(row.name, problem, Pass.INPUT_GRADIENT, threads, Epilogue())
 
 
 @lru_cache(maxsize=4096)

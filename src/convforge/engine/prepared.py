@@ -111,7 +111,7 @@ class Prepared:
     def _zeros(self) -> int:
         return int(self.zeros.ctypes.data)
 
-    def run(self, packed: int = 0, x: int = 0, w: int = 0, y: int = 0, bias: int = 0) -> None:
+    def run(self, packed: int = 0, x: int = 0, w: int = 0, y: int = 0, bias: int = 0, residual: int = 0) -> None:
         """Run on these addresses, as far as the pass knows them; `packed`, where it is given, is where `pack` has
         been."""
         if packed:
@@ -120,14 +120,16 @@ class Prepared:
             program, room = self._whole, self.workspace_bytes + self.packed_bytes
         work, alive = runtime.workspace(room + program.bytes)
         at = packed or work + self.workspace_bytes
-        runtime.call(program.block, program.address, work + room, self.threads, x, w, y, bias, at, work, self._zeros)
+        buffers = (x, w, y, bias, residual, at, work, self._zeros)
+        runtime.call(program.block, program.address, work + room, self.threads, *buffers)
         del alive  # the workspace is ours until here
 
     def pack(self, w: int, packed: int) -> None:
         """Bring the weights at `w` into the kernels' form at `packed`."""
         program, room = self.weights, self.workspace_bytes
         work, alive = runtime.workspace(room + program.bytes)
-        runtime.call(program.block, program.address, work + room, self.threads, 0, w, 0, 0, packed, work, self._zeros)
+        buffers = (0, w, 0, 0, 0, packed, work, self._zeros)
+        runtime.call(program.block, program.address, work + room, self.threads, *buffers)
         del alive
 
 

@@ -250,7 +250,7 @@ def _openmp() -> OpenMP | None:
 _HEADER = ("parallel", "thread_number", "thread_count", "phases", "first", "end", "rounds", "length", "patches")
 _LENGTH, _PATCHES = _HEADER.index("length"), _HEADER.index("patches")
 
-BUFFERS = ("x", "w", "y", "bias", "packed", "work", "zeros")
+BUFFERS = ("x", "w", "y", "bias", "residual", "packed", "work", "zeros")
 """The memory that a pass may work on, in the order in which `call` takes the addresses."""
 
 _Block = Any  # a ctypes array of int64

@@ -13,6 +13,7 @@ from enum import StrEnum
 from ..errors import UserError
 from . import depthwise, direct, direct_weight_gradient, tuned, winograd, winograd_weight_gradient
 from . import target as targets
+from .epilogue import Epilogue
 from .geometry import Problem, Sliding
 from .prepared import Prepared
 
@@ -45,9 +46,11 @@ class Algorithm:
     applies: Callable[[Problem, Pass], bool]
     cycles: Callable[[Problem, Pass, int, bool], float]
     """What it takes on so many threads, by the model; the last argument says whether packed weights are kept."""
-    slide: Callable[[str, Problem, Pass, int, bool], Prepared]
+    slide: Callable[[str, Problem, Pass, int, Epilogue], Prepared]
     correlate: Callable[[str, Problem, int], Prepared]
     reason: str
+    fuses: bool = False
+    """Whether `slide` applies an activation and adds a residual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class Choice:
         return self.algorithm.reason
 
 
-def _slide_direct(name: str, problem: Problem, which: Pass, threads: int, bias: bool) -> Prepared:
-    return direct.prepare(name, which.slidings(problem), problem.dtype, threads, which.roles, bias)
+def _slide_direct(name: str, problem: Problem, which: Pass, threads: int, epilogue: Epilogue) -> Prepared:
+    return direct.prepare(name, which.slidings(problem), problem.dtype, threads, which.roles, epilogue)
 
 
 def _correlate_direct(name: str, problem: Problem, threads: int) -> Prepared:
@@ -78,9 +81,9 @@ def _cycles_direct(problem: Problem, which: Pass, threads: int, kept: bool) -> f
     return direct.cycles(slidings, problem.dtype, threads, kept)
 
 
-def _slide_depthwise(name: str, problem: Problem, which: Pass, threads: int, bias: bool) -> Prepared:
+def _slide_depthwise(name: str, problem: Problem, which: Pass, threads: int, epilogue: Epilogue) -> Prepared:
     slidings = [depthwise.by_panels(s, _panel(problem)) for s in which.slidings(problem)]
-    return direct.prepare(name, slidings, problem.dtype, threads, which.roles, bias)
+    return direct.prepare(name, slidings, problem.dtype, threads, which.roles, epilogue)
 
 
 def _correlate_depthwise(name: str, problem: Problem, threads: int) -> Prepared:
@@ -96,9 +99,9 @@ def _panel(problem: Problem) -> int:
 def _winograd(outputs: int, taps: int) -> Algorithm:
     shape = winograd.Shape(outputs, taps)
 
-    def slide(name: str, problem: Problem, which: Pass, threads: int, bias: bool) -> Prepared:
+    def slide(name: str, problem: Problem, which: Pass, threads: int, epilogue: Epilogue) -> Prepared:
         (s,) = which.slidings(problem)
-        return winograd.prepare(name, s, shape, problem.dtype, threads, which.roles, bias)
+        return winograd.prepare(name, s, shape, problem.dtype, threads, which.roles, epilogue.bias)
 
     def correlate(name: str, problem: Problem, threads: int) -> Prepared:
         (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
@@ -143,6 +146,7 @@ ALGORITHMS = (
         _slide_depthwise,
         _correlate_depthwise,
         "every channel has a kernel of its own, so vectors run along channels on both sides",
+        fuses=True,
     ),
     Algorithm(
         "direct",
@@ -152,22 +156,32 @@ ALGORITHMS = (
         _slide_direct,
         _correlate_direct,
         "it multiplies each input by each weight that it meets",
+        fuses=True,
     ),
 )
 
 
-def considered(problem: Problem, which: Pass, threads: int, exact: bool = False, kept: bool = False) -> list[Choice]:
+def considered(
+    problem: Problem, which: Pass, threads: int, exact: bool = False, kept: bool = False, fused: bool = False
+) -> list[Choice]:
     """Every algorithm that may be taken, the best first.
 
     Those that rearrange the products are for float32 only: who computes in float64 wants its digits. `kept` says that
-    the weights' packed form is kept between calls, so that a larger one costs less.
+    the weights' packed form is kept between calls, so that a larger one costs less; `fused`, that there is an
+    activation or a residual.
     """
-    exact = exact or problem.dtype != "float32"
-    return _sorted([a for a in _applying(problem, which) if a.exact or not exact], problem, which, threads, kept)
+    rows = [a for a in _applying(problem, which, fused) if a.exact or (problem.dtype == "float32" and not exact)]
+    return _sorted(rows, problem, which, threads, kept)
 
 
 def choose(
-    problem: Problem, which: Pass, threads: int, exact: bool = False, algorithm: str = "", kept: bool = False
+    problem: Problem,
+    which: Pass,
+    threads: int,
+    exact: bool = False,
+    algorithm: str = "",
+    kept: bool = False,
+    fused: bool = False,
 ) -> Choice:
     """The best of them: the one that was measured to be, if that was done (`tuned.py`), else by the model; or
     `algorithm`, the one that is asked for by name.
@@ -175,10 +189,10 @@ def choose(
     Raises `UserError` where that one does not apply.
     """
     if not algorithm:
-        choices = considered(problem, which, threads, exact, kept)
+        choices = considered(problem, which, threads, exact, kept, fused)
         measured = tuned.chosen(problem, which.value, threads, kept) if len(choices) > 1 else None
         return next((choice for choice in choices if choice.algorithm.name == measured), choices[0])
-    rows = [a for a in _applying(problem, which) if a.exact or not exact]
+    rows = [a for a in _applying(problem, which, fused) if a.exact or not exact]
     for choice in _sorted(rows, problem, which, threads, kept):
         if choice.algorithm.name == algorithm:
             return choice
@@ -186,8 +200,8 @@ def choose(
     raise UserError(f"{algorithm!r} does not apply to the {which} of this convolution; these do: {names}.")
 
 
-def _applying(problem: Problem, which: Pass) -> list[Algorithm]:
-    return [a for a in ALGORITHMS if a.applies(problem, which)]
+def _applying(problem: Problem, which: Pass, fused: bool) -> list[Algorithm]:
+    return [a for a in ALGORITHMS if (a.fuses or not fused) and a.applies(problem, which)]
 
 
 def _sorted(rows: list[Algorithm], problem: Problem, which: Pass, threads: int, kept: bool) -> list[Choice]:
