@@ -96,7 +96,7 @@ def compile_object(build: Callable[[ir.Module], None], target: Target) -> bytes:
 
 def _optimised(build: Callable[[ir.Module], None], target: Target) -> tuple[llvm.TargetMachine, llvm.ModuleRef]:
     module = ir.Module("convforge")
-    module.triple = llvm.get_process_triple()
+    module.triple = target.triple or llvm.get_process_triple()
     build(module)
     machine = _machine(target)
     parsed = llvm.parse_assembly(str(module))
@@ -114,7 +114,10 @@ def _optimised(build: Callable[[ir.Module], None], target: Target) -> tuple[llvm
 
 
 def _machine(target: Target) -> llvm.TargetMachine:
-    return llvm.Target.from_default_triple().create_target_machine(
+    if target.triple:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    return llvm.Target.from_triple(target.triple or llvm.get_default_triple()).create_target_machine(
         cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
     )
 

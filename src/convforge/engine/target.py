@@ -36,6 +36,8 @@ class Target:
     tile_vectors: int
     l1_bytes: int
     l2_bytes: int
+    triple: str = ""
+    """The machine, as LLVM names it; "" for the one that is here."""
 
     def lanes(self, dtype: str) -> int:
         """Numbers of `dtype` in one vector."""
@@ -76,19 +78,16 @@ def _named(wanted: str) -> Target:
     if name not in names:
         raise UserError(f"CONVFORGE_TARGET={wanted!r} is not one of this CPU's targets: {', '.join(names)}.")
     needs, vector_bytes, registers, rows, vectors = _table()[name]
-    l1, l2 = _cache_bytes()
-    return Target(
-        name=name,
-        # 'baseline' must run on every CPU of the architecture; the others are tuned for the one that is here.
-        cpu="" if name == "baseline" else llvm.get_host_cpu_name(),
-        features="" if name == "baseline" else _feature_string(name, needs),
-        vector_bytes=vector_bytes,
-        registers=registers,
-        tile_rows=rows,
-        tile_vectors=vectors,
-        l1_bytes=l1,
-        l2_bytes=l2,
-    )
+    # 'baseline' must run on every CPU of the architecture; the others are tuned for the one that is here.
+    cpu = "" if name == "baseline" else llvm.get_host_cpu_name()
+    features = "" if name == "baseline" else _feature_string(name, needs)
+    return Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_cache_bytes())
+
+
+def arm64() -> Target:
+    """Every arm64 CPU under Linux, whatever this machine is: to generate code for them, not to run it here."""
+    _, vector_bytes, registers, rows, vectors = _ARM64["baseline"]
+    return Target("baseline", "", "", vector_bytes, registers, rows, vectors, *_USUAL_CACHE_BYTES, "aarch64-linux-gnu")
 
 
 def _feature_string(name: str, needs: set[str]) -> str:
@@ -109,10 +108,14 @@ def _host_features() -> frozenset[str]:
     return frozenset(feature for feature, on in llvm.get_host_cpu_features().items() if on)
 
 
+_USUAL_CACHE_BYTES = (32 << 10, 512 << 10)
+"""L1 data and L2 cache that every recent CPU has."""
+
+
 @cache
 def _cache_bytes() -> tuple[int, int]:
-    """L1 data and L2 cache of the first core; where the system does not say, sizes that every recent CPU has."""
-    sizes = {1: 32 << 10, 2: 512 << 10}
+    """L1 data and L2 cache of the first core, as far as the system says."""
+    sizes = dict(zip((1, 2), _USUAL_CACHE_BYTES, strict=True))
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             level = int((index / "level").read_text())

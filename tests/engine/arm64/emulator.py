@@ -1,0 +1,112 @@
+"""Passes prepared for arm64, compiled, linked and run by an emulator: the very programs that run on such a machine.
+
+While passes are prepared, `engine.target.current` is arm64 and `engine.runtime.code` writes libraries instead of
+loading code: a kernel's "address" is its line in a list, which the harness replaces by the address it has there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from llvmlite import ir
+
+from convforge.engine import runtime, target
+from convforge.engine.prepared import Prepared
+
+Array = np.ndarray[Any, Any]
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+LIBRARIES = "/usr/aarch64-linux-gnu"  # where Debian puts arm64's C library
+
+
+def missing() -> str:
+    """What must be installed first; "" where nothing is missing."""
+    needs = {
+        COMPILER: shutil.which(COMPILER),
+        EMULATOR: shutil.which(EMULATOR),
+        "libc6-dev-arm64-cross": Path(LIBRARIES).is_dir(),
+    }
+    return ", ".join(name for name, there in needs.items() if not there)
+
+
+class Arm64:
+    """An arm64 machine in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.target = folder, target.arm64()
+        self.lines: list[str] = []
+        self._codes: dict[tuple[object, ...], runtime.Code] = {}
+        self._numbers = itertools.count()
+        self.harness = folder / "harness"
+        _run(COMPILER, "-O1", "-Wall", "-Werror", "-o", self.harness, Path(__file__).parent / "harness.c", "-ldl")
+        self.code("runner", runtime._build_run, ["call"], self.target)
+
+    def prepares(self, patch: pytest.MonkeyPatch) -> None:
+        """From now on, passes are prepared for this machine."""
+        patch.setattr(target, "current", lambda: self.target)
+        patch.setattr(runtime, "code", self.code)
+
+    def code(
+        self,
+        name: str,
+        build: Callable[[ir.Module], None],
+        kernels: Sequence[str],
+        to: target.Target,
+        *parameters: object,
+    ) -> runtime.Code:
+        """In place of `runtime.code`."""
+        key = (name, *parameters)
+        if key not in self._codes:
+            assert to is self.target
+            library = self.folder / f"{next(self._numbers)}.so"
+            library.with_suffix(".o").write_bytes(runtime._object_code(repr((name, to, *parameters)), build, to))
+            _run(COMPILER, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, library.with_suffix(".o"))
+            first = len(self.lines)
+            self.lines += [f"{library} {kernel}" for kernel in kernels]
+            self._codes[key] = runtime.Code({kernel: first + n for n, kernel in enumerate(kernels)})
+        return self._codes[key]
+
+    def run(self, prepared: Prepared, **given: tuple[Array, Array]) -> None:
+        """Run the pass. `given` names its buffers: memory, which is changed in place, and the view of it that is the
+        tensor. Work memory begins as NaN, and what lies behind it must stay so."""
+        nan, size = np.full(8, np.nan), {"work": prepared.workspace_bytes, "packed": prepared.packed_bytes}
+        for name, length in size.items():
+            memory = np.full(-(-length // 8) + nan.size, np.nan)
+            given[name] = (memory, memory)
+        given["zeros"] = (prepared.zeros.copy(),) * 2
+
+        program = prepared.compute.after(prepared.weights.steps).block
+        header = len(runtime._HEADER)
+        job = [np.array([prepared.threads, header, program.size], np.int64), program]
+        job.append(np.array([len(runtime.BUFFERS)], np.int64))
+        nothing = (np.empty(0),) * 2
+        buffers = [given.get(name, nothing) for name in runtime.BUFFERS]
+        for memory, view in buffers:
+            job += [np.array([memory.nbytes, _address(view) - _address(memory)], np.int64), memory]
+        kernels, job_file, result = (self.folder / name for name in ("kernels", "job", "result"))
+        kernels.write_text("\n".join(self.lines))
+        job_file.write_bytes(b"".join(part.tobytes() for part in job))
+        _run(EMULATOR, "-L", LIBRARIES, self.harness, kernels, job_file, result)
+
+        content = np.fromfile(result, np.uint8)
+        for memory, _ in buffers:
+            memory.view(np.uint8)[:] = content[: memory.nbytes]
+            content = content[memory.nbytes :]
+        for name in size:
+            assert given[name][0][-nan.size :].tobytes() == nan.tobytes(), f"something was written behind {name!r}"
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {done.stderr}"

@@ -1,0 +1,88 @@
+/* Runs a program of kernels in an emulator: harness KERNELS JOB RESULT
+ *
+ * KERNELS: a line for each kernel, "library symbol"; a program calls them by line number. Line 0 is the runner.
+ * JOB, in words of 64 bits: threads; how many words the program's header has, and the program; the program; how many
+ * buffers; for each of them its bytes, where in it the address lies that the kernels are given, and its content.
+ * RESULT: the buffers' contents, one after the other.
+ */
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MOST_KERNELS = 1000, MOST_BUFFERS = 12, CACHE_LINE = 64 };
+
+static void check(int ok, const char *what) {
+    if (!ok) {
+        fprintf(stderr, "harness: %s\n", what);
+        exit(1);
+    }
+}
+
+/* What the program takes for an OpenMP runtime: a team whose threads run one after the other. */
+
+static int thread, team;
+static int thread_number(void) { return thread; }
+static int thread_count(void) { return team; }
+static void parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags) {
+    (void)flags;
+    team = threads;
+    for (thread = 0; thread < team; thread++) body(data);
+}
+
+static char paths[MOST_KERNELS][256], symbols[MOST_KERNELS][64];
+
+static int64_t address_of_kernel(int64_t line) {
+    void *library = dlopen(paths[line], RTLD_NOW);
+    check(library != NULL, "a library of kernels does not load");
+    void *found = dlsym(library, symbols[line]);
+    check(found != NULL, symbols[line]);
+    return (int64_t)found;
+}
+
+static int64_t word(FILE *file) {
+    int64_t value;
+    check(fread(&value, sizeof value, 1, file) == 1, "JOB ends too early");
+    return value;
+}
+
+/* In memory of exactly that size, so that nothing lies between it and what the emulator guards. */
+static char *bytes(FILE *file, int64_t size) {
+    char *memory = aligned_alloc(CACHE_LINE, (size + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    check(memory != NULL && fread(memory, 1, size, file) == (size_t)size, "JOB ends too early");
+    return memory;
+}
+
+int main(int count, char **names) {
+    check(count == 4, "usage: harness KERNELS JOB RESULT");
+    FILE *kernels = fopen(names[1], "r"), *job = fopen(names[2], "rb"), *result = fopen(names[3], "wb");
+    check(kernels && job && result, "a file does not open");
+    for (int line = 0; line < MOST_KERNELS && fscanf(kernels, "%255s %63s", paths[line], symbols[line]) == 2; line++) {}
+
+    int64_t threads = word(job), header = word(job), length = word(job);
+    int64_t *program = (int64_t *)bytes(job, length * 8);
+    program[0] = (int64_t)parallel, program[1] = (int64_t)thread_number, program[2] = (int64_t)thread_count;
+    for (int64_t phase = 0; phase < program[3]; phase++) {
+        int64_t *kernel = &program[header + 2 * phase];
+        *kernel = address_of_kernel(*kernel);
+    }
+
+    int64_t buffers = word(job), size[MOST_BUFFERS], at[MOST_BUFFERS] = {0};
+    char *memory[MOST_BUFFERS];
+    check(buffers <= MOST_BUFFERS, "too many buffers");
+    for (int64_t n = 0; n < buffers; n++) {
+        size[n] = word(job);
+        int64_t inside = word(job);
+        memory[n] = bytes(job, size[n]);
+        at[n] = (int64_t)memory[n] + inside;
+    }
+
+    /* The runner takes as many addresses as it knows buffers; those beyond stay unread. */
+    void (*call)(int64_t *, int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                 int64_t, int64_t, int64_t, int64_t) = (void *)address_of_kernel(0);
+    call(program, malloc(length * 8), threads, at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9],
+         at[10], at[11]);
+
+    for (int64_t n = 0; n < buffers; n++) check(fwrite(memory[n], 1, size[n], result) == (size_t)size[n], "disk full");
+    return fclose(result);
+}

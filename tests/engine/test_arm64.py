@@ -1,0 +1,92 @@
+"""Every algorithm on arm64: its code, linked into a small program and run by an emulator, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from arm64 import emulator
+from arm64.emulator import Arm64
+from oracle import BOUND, SENTINEL, Case, Data, embed, error
+from test_epilogue import TORCH
+
+from convforge import Conv2dSpec
+from convforge.engine import Problem, select
+from convforge.engine.epilogue import ACTIVATIONS, Epilogue
+from convforge.engine.select import Algorithm, Pass
+
+pytestmark = pytest.mark.skipif(bool(emulator.missing()), reason=f"not installed: {emulator.missing()}")
+
+CASES = (
+    Case(Conv2dSpec(17, 37, 3, padding=1), (9, 10)),
+    Case(Conv2dSpec(9, 20, 5, padding=2), (9, 10)),
+    Case(Conv2dSpec(12, 40, 3, 2, padding=1, groups=2), (11, 9)),
+    Case(Conv2dSpec(3, 40, 7, 2, padding=3), (17, 16)),
+    Case(Conv2dSpec(600, 21, 1), (4, 5)),
+    Case(Conv2dSpec(37, 37, 3, padding=1, groups=37), (15, 14)),
+    Case(Conv2dSpec(37, 37, 3, 2, padding=1, groups=37), (23, 20)),
+)
+
+
+@pytest.fixture(scope="module")
+def arm64(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arm64]:
+    machine = Arm64(tmp_path_factory.mktemp("arm64"))
+    with pytest.MonkeyPatch.context() as patch:
+        machine.prepares(patch)
+        yield machine
+
+
+def check(machine: Arm64, algorithm: Algorithm, which: Pass, case: Case, layout: str, activation: str = "") -> None:
+    """One pass in poisoned memory: right, complete, nothing else touched. With an activation there is a residual."""
+    data = Data.of(case)
+    problem = Problem.of(case.spec, case.batch, case.size, case.dtype, layout == "NHWC")
+    if which is Pass.WEIGHT_GRADIENT:
+        prepared = algorithm.correlate(algorithm.name, problem, case.threads)
+    else:
+        epilogue = Epilogue(which is Pass.FORWARD, activation, bool(activation))
+        prepared = algorithm.slide(algorithm.name, problem, which, case.threads, epilogue)
+    assert prepared.threads == case.threads, "too little work for so many threads"
+
+    result, buffer = {
+        Pass.FORWARD: ("y", "y"),
+        Pass.INPUT_GRADIENT: ("dx", "x"),
+        Pass.WEIGHT_GRADIENT: ("dw", "w"),
+    }[which]
+    tensors = {"x": data.x, "w": data.w, "y": data.dy, "residual": data.dy}
+    given = {name: embed(values, layout, np.nan) for name, values in tensors.items()}
+    given["bias"] = embed(data.bias.reshape(1, -1, 1, 1), "NCHW", np.nan)
+    given[buffer] = embed(np.full_like(tensors[buffer], np.nan), layout, SENTINEL)
+    machine.run(prepared, **given)
+
+    memory, got = given[buffer]
+    assert memory.tobytes() == embed(got.copy(), layout, SENTINEL)[0].tobytes(), (
+        "something was written beside the result"
+    )
+    wanted = data.wanted[result]
+    if activation:
+        wanted = TORCH[activation](torch.from_numpy(wanted + data.dy)).numpy()
+    allowed = BOUND[case.dtype] * (1 if algorithm.exact else 3)
+    assert error(got, wanted) <= allowed, f"{which} of {case}: {error(got, wanted):.1e}, allowed {allowed:.0e}"
+
+
+@pytest.mark.parametrize("which", Pass, ids=str)
+@pytest.mark.parametrize("algorithm", select.ALGORITHMS, ids=lambda row: row.name)
+def test_every_algorithm(algorithm: Algorithm, which: Pass, arm64: Arm64) -> None:
+    met = 0
+    for layout, dtype, threads in (("NHWC", "float32", 1), ("NHWC", "float64", 3), ("NCHW", "float32", 3)):
+        for case in CASES:
+            case = replace(case, dtype=dtype, threads=threads)
+            if algorithm.applies(Problem.of(case.spec, case.batch, case.size, dtype, layout == "NHWC"), which):
+                check(arm64, algorithm, which, case, layout)
+                met += 1
+    assert met, "none of the cases is for this algorithm"
+
+
+@pytest.mark.parametrize(("activation", "dtype"), [*((name, "float32") for name in ACTIVATIONS), ("gelu", "float64")])
+def test_every_activation(activation: str, dtype: str, arm64: Arm64) -> None:
+    (direct,) = (row for row in select.ALGORITHMS if row.name == "direct")
+    for layout in ("NHWC", "NCHW"):
+        check(arm64, direct, Pass.FORWARD, replace(CASES[0], dtype=dtype), layout, activation)
