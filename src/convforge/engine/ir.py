@@ -114,6 +114,10 @@ class Pointer:
     def integer(self) -> Int:
         return Int(self.builder, self.scalar())
 
+    def number(self) -> Int:
+        """The address itself as an integer."""
+        return Int(self.builder, self.builder.ptrtoint(self.value, I64))
+
 
 def _bytes(element: Any) -> int:
     return element.width // 8 if isinstance(element, ir.IntType) else (8 if isinstance(element, ir.DoubleType) else 4)

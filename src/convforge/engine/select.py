@@ -101,7 +101,7 @@ def _winograd(outputs: int, taps: int) -> Algorithm:
 
     def slide(name: str, problem: Problem, which: Pass, threads: int, epilogue: Epilogue) -> Prepared:
         (s,) = which.slidings(problem)
-        return winograd.prepare(name, s, shape, problem.dtype, threads, which.roles, epilogue.bias)
+        return winograd.prepare(name, s, shape, problem.dtype, threads, which.roles, epilogue)
 
     def correlate(name: str, problem: Problem, threads: int) -> Prepared:
         (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
@@ -127,6 +127,7 @@ def _winograd(outputs: int, taps: int) -> Algorithm:
         slide,
         correlate,
         f"tiles of {outputs}×{outputs} outputs need {shape.products} products instead of {(outputs * taps) ** 2}",
+        fuses=True,
     )
 
 

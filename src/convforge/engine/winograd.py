@@ -43,13 +43,14 @@ from . import target as targets
 from .blocks import tiles
 from .cook_toom import short_convolution
 from .direct import pack_part, panels_of
+from .epilogue import Epilogue
 from .gemm import product_tile
 from .geometry import Axis, Sliding, scratch_pitch
 from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function
 from .prepared import Layout, Prepared, Program, Step, code, step, worth, zeros_for
 from .target import DTYPE_BYTES, Target
-from .winograd_transforms import gather_function, locate_function, spread_function
+from .winograd_transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 
 TRANSFORM_WEIGHTS = Arguments(
     "w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w weights scratch scratch_bytes"
@@ -62,7 +63,7 @@ TILE_ARGUMENTS = (
     "x x_n x_h x_w y y_n y_h y_w zeros scratch scratch_bytes "
 )
 SLIDING = Arguments(
-    TILE_ARGUMENTS + "weights bias bias_step pitch v m chunk chunks"
+    TILE_ARGUMENTS + "weights bias bias_step residual pitch v m chunk chunks"
     # pitch: numbers a row of V; v, m: of all threads, or (by blocks) where they are in each thread's scratch;
     # chunk: the most tiles of a block or chunk, chunks: how many of them
 )
@@ -201,7 +202,7 @@ class Dense:
 
 
 def prepare(
-    name: str, s: Sliding, shape: Shape, dtype: str, threads: int, roles: tuple[str, str, str], bias: bool
+    name: str, s: Sliding, shape: Shape, dtype: str, threads: int, roles: tuple[str, str, str], epilogue: Epilogue
 ) -> Prepared:
     """`roles` are the buffers read, multiplied by, and written."""
     source, weights, result = roles
@@ -210,7 +211,7 @@ def prepare(
     panel = lanes * target.tile_vectors
     threads = worth(threads, s.macs)
     tiled = Tiled(s, shape)
-    kernels = code(build, KERNELS, dtype, target, shape)
+    kernels = code(build, KERNELS, dtype, target, shape, epilogue.activation)
     layout = Layout()
     x, y = Dense.input(s, layout, size), Dense.output(s, layout, size)
     panels = -(-s.outputs // panel)
@@ -233,15 +234,21 @@ def prepare(
     schedule = scheduled(tiled, dtype, target, threads)
     pitch = scratch_pitch(-(-s.channels // lanes) * lanes, 1, size)
     numbers = tiled.arguments(panel) | x.arguments("x") | y.arguments("y") | {
-        "bias_step": int(bias), "pitch": pitch, "chunk": schedule.chunk, "chunks": schedule.chunks,
+        "bias_step": int(epilogue.bias), "residual": 0,
+        "pitch": pitch, "chunk": schedule.chunk, "chunks": schedule.chunks,
     }  # fmt: skip
     at = {
         "x": x.address(source, size),
         "y": y.address(result, size),
         "weights": ("packed", 0),
-        "bias": ("bias", 0) if bias else ("zeros", 0),
+        "bias": ("bias", 0) if epilogue.bias else ("zeros", 0),
         "zeros": ("zeros", 0),
     }
+    before = x.copies(kernels["reorder"], source, size)
+    if epilogue.residual:
+        residual = Dense.output(s, layout, size)
+        at["residual"] = residual.address("residual", size)
+        before += residual.copies(kernels["reorder"], "residual", size)
     stages, rounds = ["blocks"], 1
     if schedule.by_stages:
         stages, rounds = ["transform_input", "multiply", "transform_output"], s.groups * schedule.chunks
@@ -256,7 +263,6 @@ def prepare(
     numbers["scratch_bytes"] = scratch.size
     at["scratch"] = ("work", layout.take(scratch.size * threads))
 
-    before = x.copies(kernels["reorder"], source, size)
     after = y.copies(kernels["reorder"], result, size, back=True)
     steps = [step(kernels[stage], SLIDING, numbers, at) for stage in stages]
     program = Program((*before, *steps, *after), len(before), len(before) + len(steps), rounds)
@@ -356,7 +362,7 @@ class _Functions:
     narrow: dict[int, Function]
 
 
-def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
+def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
     """Adds the `KERNELS` to the module."""
     lanes = target.lanes(dtype)
     panel = lanes * target.tile_vectors
@@ -367,7 +373,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
         locate_input=locate_function(module, dtype, shape.points),
         locate_output=locate_function(module, dtype, shape.outputs),
         spread=spread_function(module, dtype, lanes, matrices.into),
-        gather=gather_function(module, dtype, lanes, matrices.out),
+        gather=gather_function(module, dtype, lanes, matrices.out, activation),
         wide={r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes},
         narrow={r: product_tile(module, dtype, target, r, 1) for r in sizes},
     )
@@ -579,11 +585,13 @@ def _transform_output(
 
     locate = locate_output(f, a, functions.locate_output, form.shape.outputs, p.first_output, outside)
     bias = f.address(a["bias"]).at(p.first_output * a["bias_step"])
+    distance = f.choose(a["residual"].compare("!=", 0), a["residual"] - a["y"], NO_RESIDUAL)
     locate(first, table)
     with f.loop(count) as t:
         here, following = _tables(table, t.index)
         locate(first + t.index + 1, following)
-        f.call(functions.gather, here, p.outputs, m.at(t.index * p.width), step_, bias, following)
+        values = m.at(t.index * p.width)
+        f.call(functions.gather, here, p.outputs, values, step_, bias, following, distance, outside.number())
 
 
 def odd_lines(numbers: Int, lanes: int) -> Int:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from llvmlite import ir
 
 from .cook_toom import Matrix
+from .epilogue import apply
 from .ir import I64, PTR, Function, Int, Pointer, Value
 
 Element = Callable[[int, int], Value]
@@ -166,34 +167,55 @@ def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -
     return f
 
 
-def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
-    """`gather(table, channels, values, step, base, next)`: pixels = M X Mᵀ + base, from vectors at values[ξ·step + …].
+NO_RESIDUAL = 1
+"""In place of a distance: numbers are never one byte apart."""
 
-    `base` is one number a channel; lanes beyond `channels` are not stored.
+
+def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix, activation: str = "") -> Function:
+    """`gather(table, channels, values, step, base, next, residual, outside)`: pixels = activation(M X Mᵀ + base + r),
+    from vectors at values[ξ·step + …].
+
+    `base` is one number a channel; lanes beyond `channels` are not stored. r lies `residual` bytes from each pixel but
+    those `outside`, or is nothing (`NO_RESIDUAL`).
     """
     size, count = len(matrix), len(matrix[0])
-    f = Function(module, f"gather_{count}x{size}", [PTR, I64, PTR, I64, PTR, PTR], dtype, internal=True)
+    types = [PTR, I64, PTR, I64, PTR, PTR, I64, I64]
+    f = Function(module, f"gather_{count}x{size}", types, dtype, internal=True)
     table, values, base, following = f.pointer(0, I64), f.pointer(2), f.pointer(4), f.pointer(5, I64)
-    channels, step = f.integer(1), f.integer(3)
+    channels, step, residual, outside = (f.integer(n) for n in (1, 3, 6, 7))
 
-    def vector(v: Int, added: Value, store: Callable[[Pointer, Value], None]) -> None:
+    def vector(v: Int, mask: Value | None, residuals: bool) -> None:
         def element(i: int, j: int) -> Value:
             return values.at(step * (i * count + j) + v * lanes).vector(lanes)
 
+        def load(place: Pointer) -> Value:
+            return place.vector(lanes) if mask is None else f.load_masked(place, lanes, mask)
+
         for n in range(size * size):
             f.prefetch(f.address(following.at(n).integer()).at(v * lanes), write=True)
+        added = load(base.at(v * lanes))
         for i, row in enumerate(on_both_axes(f, matrix, count, element)):
             for j, value in enumerate(row):
-                pixel = f.address(table.at(i * size + j).integer())
-                store(pixel.at(v * lanes), f.add(value, added))
+                pixel = table.at(i * size + j).integer()
+                value = f.add(value, added)
+                if residuals:
+                    there = f.choose(pixel.compare("==", outside), outside, pixel + residual)
+                    value = f.add(value, load(f.address(there).at(v * lanes)))
+                value, place = apply(f, activation, value), f.address(pixel).at(v * lanes)
+                place.put(value) if mask is None else f.put_masked(place, value, mask)
 
-    whole = channels // lanes
-    with f.loop(whole) as v:
-        vector(v.index, base.at(v.index * lanes).vector(lanes), Pointer.put)
-    rest = channels - whole * lanes
-    with f.if_(rest.compare(">", 0)):
-        mask = f.first_lanes(rest, lanes)
-        added = f.load_masked(base.at(whole * lanes), lanes, mask)
-        vector(whole, added, lambda pixel, value: f.put_masked(pixel, value, mask))
+    def all_vectors(residuals: bool) -> None:
+        whole = channels // lanes
+        with f.loop(whole) as v:
+            vector(v.index, None, residuals)
+        rest = channels - whole * lanes
+        with f.if_(rest.compare(">", 0)):
+            vector(whole, f.first_lanes(rest, lanes), residuals)
+
+    with f.if_else(residual.compare("==", NO_RESIDUAL)) as (without, with_residual):
+        with without:
+            all_vectors(False)
+        with with_residual:
+            all_vectors(True)
     f.done()
     return f

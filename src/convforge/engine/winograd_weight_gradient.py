@@ -54,7 +54,7 @@ from .winograd import (
     reorder,
     transform_images,
 )
-from .winograd_transforms import gather_function, locate_function, spread_function
+from .winograd_transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 
 ACCUMULATE = Arguments(
     TILE_ARGUMENTS + "v w sums sums_step parts chunks chunk_pitch"
@@ -207,7 +207,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             tap, taps = a["channels"] * width, f.const(shape.taps)
             f.call(locate_taps, table, here, tap * shape.taps, tap, 0, taps, 0, taps, here, 1, 1)
             zeros = f.address(a["zeros"])
-            f.call(gather, table, width, sums.at(row.index * width), width * lanes, zeros, table)
+            f.call(gather, table, width, sums.at(row.index * width), width * lanes, zeros, table, NO_RESIDUAL, 0)
     f.done()
 
 
