@@ -1,0 +1,155 @@
+"""ONNX Runtime and OpenVINO, each in a process of its own: their threads wait for work by spinning, as torch's do, and
+in one process they would take the cores from each other.
+
+Both read the layer as an ONNX model of one node, with the weights as constants, so they bring these into their own form
+before anything is timed, and both take float32 in NCHW. They only know the forward pass.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .timing import burst
+
+Array = NDArray[np.float32]
+Run = Callable[[], object]
+
+NAMES = ("onnxruntime", "openvino")
+_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+class PeerError(Exception):
+    """A peer that cannot compute a layer, or whose process has ended."""
+
+
+def available() -> list[str]:
+    """The peers that are installed, if there is `onnx` to write models for them."""
+    return [name for name in NAMES if find_spec(name)] if find_spec("onnx") else []
+
+
+class Peer:
+    """One peer's process. Use it as a context manager."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.title = _TITLES[name]
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, name, threads), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()  # its next read ends it
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.terminate()
+
+    def load(self, model: bytes, x: Array) -> Array:
+        """Make this the layer that bursts run, and compute it once. Raises `PeerError`."""
+        result: Array = self._ask((model, x))
+        return result
+
+    def burst(self) -> list[float]:
+        """Seconds of each of some runs of the layer, measured where they ran."""
+        times: list[float] = self._ask(None)
+        return times
+
+    def _ask(self, question: tuple[bytes, Array] | None) -> Any:
+        try:
+            self._connection.send(question)
+            worked, answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise PeerError(f"{self.title}'s process has ended") from error
+        if not worked:
+            raise PeerError(f"{self.title}: {answer}")
+        return answer
+
+
+def onnx_model(
+    w: Array, x_shape: Sequence[int], y_shape: Sequence[int], stride: Sequence[int], pads: Sequence[int],
+    dilation: Sequence[int], groups: int,
+) -> bytes:  # fmt: skip
+    """A convolution as an ONNX model with `x`, `y` and constant weights; `pads` are (top, left)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"], strides=list(stride), pads=[*pads, *pads], dilations=list(dilation), group=groups
+    )
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x_shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(y_shape))],
+        [numpy_helper.from_array(w, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the peer's process
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, name: str, threads: int) -> None:
+    load = _onnxruntime if name == "onnxruntime" else _openvino
+    run: Run | None = None
+    while True:
+        try:
+            question = connection.recv()
+        except (EOFError, OSError, KeyboardInterrupt):
+            return
+        try:
+            if question is None:
+                assert run is not None
+                answer: Any = burst(run)
+            else:
+                run = None  # frees the layer before
+                model, x = question
+                run, result = load(model, x, threads)
+                run()
+                answer = result()
+            connection.send((True, answer))
+        except KeyboardInterrupt:
+            return
+        except Exception as error:
+            connection.send((False, str(error).strip().partition("\n")[0]))
+
+
+def _onnxruntime(model: bytes, x: Array, threads: int) -> tuple[Run, Callable[[], Array]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    # Its threads spin during a run, but not on into the other contenders' turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()  # no copies of what goes in and comes out
+    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
+    binding.bind_output("y")
+    return lambda: session.run_with_iobinding(binding), lambda: np.array(binding.copy_outputs_to_cpu()[0])
+
+
+def _openvino(model: bytes, x: Array, threads: int) -> tuple[Run, Callable[[], Array]]:
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 where the CPU has it
+    }
+    request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+    return request.infer, lambda: np.array(request.get_output_tensor().data)

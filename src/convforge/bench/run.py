@@ -1,0 +1,232 @@
+"""All of it together: layers in, rows of data out."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ..engine.select import ALGORITHMS, Pass, choose, considered
+from ..errors import UserError
+from ..precision import set_precision
+from . import machine, memory
+from .contenders import CHANNELS_LAST, OURS, PLAIN, Work, relative_error
+from .layers import Layer
+from .machine import Machine
+from .peers import Peer, PeerError, onnx_model
+from .timing import Burst, burst, interleaved
+
+ALL = "all"
+"""The name that stands for every algorithm that applies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to measure. `algorithm` '' leaves the choice to the engine, `ALL` times every one beside the chosen."""
+
+    threads: int
+    seconds: float = 0.5
+    passes: tuple[Pass, ...] = tuple(Pass)
+    exact: bool = False
+    algorithm: str = ""
+    peers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One contender on one pass of one layer."""
+
+    seconds: float
+    error: float
+    """Relative L2 error of its result against float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One pass of one layer. `others` are those it is compared with, `algorithms` the engine's own, where all were
+    asked for."""
+
+    layer: Layer
+    which: Pass
+    algorithm: str
+    ours: Timing
+    others: dict[str, Timing]
+    algorithms: dict[str, Timing] = field(default_factory=dict)
+
+    @property
+    def operations_per_second(self) -> float:
+        return self.layer.flops / self.ours.seconds
+
+    @property
+    def fastest(self) -> str:
+        """The name of the fastest of the others."""
+        return min(self.others, key=lambda name: self.others[name].seconds)
+
+    @property
+    def ratio(self) -> float:
+        """The time of the fastest of the others over ours: above 1 we are faster."""
+        return self.others[self.fastest].seconds / self.ours.seconds
+
+    @property
+    def loss(self) -> float:
+        """How much longer the chosen algorithm takes than the best one that applies: 0.1 is a tenth."""
+        best = min((timing.seconds for timing in self.algorithms.values()), default=self.ours.seconds)
+        return max(0.0, self.ours.seconds / best - 1)
+
+    def to_dict(self, limits: Machine) -> dict[str, Any]:
+        """Ready for JSON; operations and bytes are counted, seconds measured."""
+        layer, which = self.layer, self.which
+        attainable = limits.attainable(layer.intensity(which))
+
+        def timed(timing: Timing) -> dict[str, float]:
+            return {"seconds": timing.seconds, "gflops": layer.flops / timing.seconds / 1e9, "error": timing.error}
+
+        return {
+            "layer": layer.text(), "name": layer.name, "count": layer.count, "pass": which.value,
+            "algorithm": self.algorithm, "flops": layer.flops, "bytes": layer.bytes(which),
+            "intensity": layer.intensity(which), "roofline_gflops": attainable / 1e9,
+            "of_peak": self.operations_per_second / limits.peak,
+            "of_roofline": self.operations_per_second / attainable,
+            OURS: timed(self.ours), "others": {name: timed(timing) for name, timing in self.others.items()},
+            "algorithms": {name: timed(timing) for name, timing in self.algorithms.items()},
+            "fastest_other": self.fastest, "ratio": self.ratio,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was measured in one run."""
+
+    limits: Machine
+    memory_kept: bool | None
+    versions: dict[str, str]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def geometric_mean(self, which: Pass | None = None) -> float | None:
+        """Of the ratios, over all passes or one; None where there is none."""
+        ratios = [row.ratio for row in self.rows if which in (None, row.which)]
+        return statistics.geometric_mean(ratios) if ratios else None
+
+    def to_dict(self) -> dict[str, Any]:
+        limits = self.limits
+        return {
+            "machine": {
+                "target": limits.target, "threads": limits.threads, "fma_peak_gflops": limits.peak / 1e9,
+                "memory_gb_per_s": limits.memory / 1e9, "cache_gb_per_s": limits.cache / 1e9,
+            },
+            "memory_kept": self.memory_kept,
+            "versions": self.versions,
+            "rows": [row.to_dict(limits) for row in self.rows],
+            "geometric_mean": {
+                "all": self.geometric_mean(), **{which.value: self.geometric_mean(which) for which in Pass}
+            },
+            "notes": self.notes,
+        }  # fmt: skip
+
+
+def check_algorithm(name: str) -> None:
+    """Raise `UserError` unless the engine has an algorithm of this name, or it is '' or 'all'."""
+    names = [algorithm.name for algorithm in ALGORITHMS]
+    if name not in ("", ALL, *names):
+        raise UserError(f"there is no algorithm {name!r}; there are {', '.join(names)}, and {ALL!r} for each of them.")
+
+
+def check_fits(layers: Iterable[Layer]) -> None:
+    """Raise `UserError` where a layer is larger than this machine's memory, before anything is measured."""
+    for layer in layers:
+        # All tensors in two memory formats, and in float64 twice: once the truth, once the difference to it.
+        numbers = sum(torch.Size(shape).numel() for shape in (layer.x_shape, layer.y_shape)) + layer.spec.weights
+        problem = memory.check_fits(numbers * (2 * 4 + 2 * 8))
+        if problem:
+            raise UserError(f"{layer} cannot be measured here: {problem}; try a smaller batch or image.")
+
+
+def measure(
+    layers: Sequence[Layer], settings: Settings, watch: Callable[[Iterable[Layer]], Iterable[Layer]] = iter
+) -> Report:
+    """Measure every layer; `watch` may show how far it is. Ctrl-C ends it early, with what there is by then.
+
+    Raises:
+        UserError: for an algorithm that does not exist, and layers that do not fit into memory.
+    """
+    check_algorithm(settings.algorithm)
+    check_fits(layers)
+    rows: list[Row] = []
+    notes: dict[str, None] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    limits = machine.measure(settings.threads)
+    try:
+        with ExitStack() as stack, torch.no_grad(), set_precision("exact" if settings.exact else "fast"):
+            peers = [stack.enter_context(Peer(name, settings.threads)) for name in settings.peers]
+            for layer in watch(layers):
+                rows += _layer(Work(layer), layer, settings, peers, notes)
+                # The machine's clock changes with its temperature and its neighbours: the best moment is the limit.
+                limits = limits.at_its_best(machine.fma_peak(settings.threads))
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        notes["Stopped before the last layer."] = None
+    finally:
+        torch.set_num_threads(before)
+    return Report(limits, memory.is_kept(), _versions(settings.peers), tuple(rows), tuple(notes))
+
+
+def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], notes: dict[str, None]) -> Iterator[Row]:
+    """One row a pass."""
+    for which in settings.passes:
+        names = [choice.algorithm.name for choice in considered(work.problem, which, settings.threads, settings.exact)]
+        if settings.algorithm not in ("", ALL, *names):
+            notes[f"{settings.algorithm!r} does not apply to the {which} of some of the layers; left out."] = None
+            continue
+        own = names if settings.algorithm == ALL else []
+        chosen = "" if settings.algorithm == ALL else settings.algorithm
+        engine = partial(work.with_algorithm, which, settings.threads, settings.exact)
+        here = {
+            OURS: engine(chosen) if settings.algorithm else work.ours(which),
+            CHANNELS_LAST: work.torch(which, channels_last=True),
+            PLAIN: work.torch(which, channels_last=False),
+        } | {name: engine(name) for name in own}  # fmt: skip
+        truth = work.truth(which)
+        errors = {name: relative_error(run(), truth) for name, run in here.items()}
+        bursts: dict[str, Burst] = {name: partial(burst, run) for name, run in here.items()}
+        if which is Pass.FORWARD:
+            for peer in peers:
+                try:
+                    errors[peer.title] = relative_error(_load(peer, work), truth)
+                    bursts[peer.title] = peer.burst
+                except PeerError as error:
+                    notes[f"{error}."] = None
+        del truth
+        try:
+            times = interleaved(list(bursts.values()), settings.seconds)
+        except PeerError as error:  # it computed the layer once; without it, then
+            notes[f"{error}."] = None
+            bursts = {name: run for name, run in bursts.items() if name in here}
+            times = interleaved(list(bursts.values()), settings.seconds)
+        timings = {name: Timing(time, errors[name]) for name, time in zip(bursts, times, strict=True)}
+        algorithm = choose(work.problem, which, settings.threads, settings.exact, chosen).algorithm.name
+        yield Row(
+            layer, which, algorithm, timings.pop(OURS),
+            algorithms={name: timings.pop(name) for name in own}, others=timings,
+        )  # fmt: skip
+
+
+def _load(peer: Peer, work: Work) -> torch.Tensor:
+    s, layer = work.layer.spec, work.layer
+    weights, x = work.plain.w.numpy(), work.plain.x.numpy()
+    model = onnx_model(weights, layer.x_shape, layer.y_shape, s.stride, work.pads, s.dilation, s.groups)
+    return torch.from_numpy(peer.load(model, x))
+
+
+def _versions(peers: Sequence[str]) -> dict[str, str]:
+    known = {name: version(name) for name in ("torch", "llvmlite", *peers)}
+    return {"python": platform.python_version(), **known}

@@ -1,0 +1,171 @@
+"""`convforge bench`: layers side by side with the libraries that could compute them instead."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..bench.layers import Layer
+    from ..engine.select import Pass
+
+_HELP = """
+Time convolution layers side by side with PyTorch, ONNX Runtime and OpenVINO.
+
+Each layer runs in all three passes of training: forward, input gradient, weight gradient. PyTorch runs in both of its \
+memory formats; ONNX Runtime and OpenVINO, where they are installed together with onnx, in processes of their own and \
+forward only. Contenders take turns, and medians are compared. Every result is first checked against float64. The FMA \
+peak and the memory's bandwidth are measured in the same run, so every figure stands beside what the machine can do.
+
+[bold]LAYERS[/] are any number of
+
+• a layer: [cyan]64,56x56,128,3x3,stride=2,padding=1,groups=1,batch=1[/] (channels, size, outputs, kernel, options)
+
+• a layer as benchdnn writes it: [cyan]mb1ic64ih56oc128oh28kh3sh2ph1[/]
+
+• a model, in any form that [cyan]convforge plan[/] takes; equal layers are measured once
+
+Without LAYERS and [cyan]--list[/], a dozen layers of all common kinds.
+
+[bold]Examples[/]
+
+The list of a published network, sixteen images at once:
+[cyan]convforge bench --list tests/shapes/vgg_19.txt --batch 16[/]
+
+A model's layers, as in inference, with a picture:
+[cyan]convforge bench torchvision:resnet50 --passes forward --plot roofline.png[/]
+
+Was the right algorithm chosen?
+[cyan]convforge bench 64,56,64,3,padding=1 --algorithm all[/]
+
+Times of a shared machine wander; run it while nothing else does. Freed memory is kept for the next call, which \
+[cyan]--plain-malloc[/] turns off: PyTorch's own setting, in which page faults can cost more than the convolution.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+
+    @app.command("bench", help=_HELP)
+    def bench(
+        layers: Annotated[
+            list[str] | None, typer.Argument(metavar="[LAYERS]…", help="Layers and models, in the forms above.")
+        ] = None,
+        list_: Annotated[
+            list[Path] | None,
+            typer.Option("--list", metavar="FILE", help="A file with a layer a line, in either notation; # comments."),
+        ] = None,
+        batch: Annotated[
+            int | None,
+            typer.Option("--batch", min=1, help="Images at once; without it 1, or what a layer itself says."),
+        ] = None,
+        input: Annotated[
+            str | None, typer.Option("--input", metavar="CxHxW", help="Image size for models, as in plan.")
+        ] = None,
+        passes: Annotated[
+            str, typer.Option("--passes", metavar="LIST", help="Which of forward, input and weight.")
+        ] = "forward,input,weight",
+        threads: Annotated[
+            int | None, typer.Option("--threads", min=1, help="For all contenders; by default as many as PyTorch uses.")
+        ] = None,
+        seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Time for each pass of each layer.")] = 0.5,
+        exact: Annotated[
+            bool, typer.Option("--exact", help="Only algorithms that multiply each input by each weight.")
+        ] = False,
+        algorithm: Annotated[
+            str,
+            typer.Option(
+                "--algorithm", metavar="NAME", help="The engine uses this one; 'all' times each beside the chosen one."
+            ),
+        ] = "",
+        alone: Annotated[bool, typer.Option("--torch-only", help="Leave ONNX Runtime and OpenVINO out.")] = False,
+        plot: Annotated[
+            Path | None, typer.Option("--plot", metavar="FILE", help="Draw the roofline: .png, .svg or .pdf.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Everything that was measured, as JSON.")] = False,
+        plain_malloc: Annotated[
+            bool, typer.Option("--plain-malloc", help="Do not ask glibc to keep freed memory.")
+        ] = False,
+    ) -> None:
+        from ..bench import memory
+
+        if not plain_malloc:
+            memory.restart_keeping()
+        # torch takes a second to import, and `--help` should not.
+        import torch
+        from rich.console import Console
+
+        from ..bench import layers as notation
+        from ..bench import peers, run
+        from ..bench import plot as picture
+        from ..bench.table import WIDTH, as_table
+        from ..models.resolve import parse_shape
+
+        wanted = parse_passes(passes)
+        if plot is not None:
+            picture.check(plot)
+        image = parse_shape(input) if input is not None else None
+        found: list[Layer] = []
+        said: list[str] = []
+        for text in layers or []:
+            if notation.is_spec(text):
+                found.append(notation.parse(text, batch))
+            else:
+                more, sentence = notation.of_model(text, image, batch or 1)
+                found += more
+                said += [sentence] if sentence else []
+        for path in list_ or []:
+            found += notation.read_list(path, batch)
+        settings = run.Settings(
+            threads or torch.get_num_threads(),
+            seconds,
+            wanted,
+            exact,
+            algorithm,
+            () if alone or "forward" not in wanted else tuple(peers.available()),
+        )
+        found = found or [notation.parse(text, batch) for text in notation.USUAL]
+        report = run.measure(found, settings, _progress)
+        if as_json:
+            typer.echo(json.dumps(report.to_dict(), indent=1))
+        else:
+            console = Console(highlight=False, emoji=False)
+            if not console.is_terminal:
+                console = Console(highlight=False, emoji=False, width=WIDTH)
+            console.print(as_table(report), *said, sep="\n")
+        if plot is not None and report.rows:
+            picture.write(report, plot)
+            typer.echo(f"The roofline is in {plot}.", err=True)
+
+
+def parse_passes(text: str) -> tuple[Pass, ...]:
+    """Passes by the first word of their names, in the order in which they are run.
+
+    Raises:
+        UserError: where one is not known, or none is given.
+    """
+    from ..engine.select import Pass
+    from ..errors import UserError
+
+    by_word = {which.value.split()[0]: which for which in Pass}
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in by_word:
+            raise UserError(f"--passes is a list of {', '.join(by_word)}, not {text!r}.")
+    return tuple(which for word, which in by_word.items() if word in words)
+
+
+def _progress(layers: Iterable[Layer]) -> Iterable[Layer]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        return layers
+    return track(list(layers), "Measuring", console=console, transient=True)
