@@ -55,8 +55,9 @@ class Tensors:
 class Work:
     """One layer with its data: what each contender runs, and what must come out."""
 
-    def __init__(self, layer: Layer, seed: int = 0) -> None:
-        self.layer = layer.evenly_padded()
+    def __init__(self, layer: Layer, evenly: bool = True, seed: int = 0) -> None:
+        """`evenly`: with padding that every library can have (`Layer.evenly_padded`)."""
+        self.layer = layer.evenly_padded() if evenly else layer
         s = self.layer.spec
         (top, _), (left, _) = s.sides(self.layer.size)
         self.pads = (top, left)

@@ -243,6 +243,10 @@ def _benchdnn(line: str) -> Layer:
         size, out, kernel = value("i", 0), value("o", 0), value("k", 0)
         stride, gap, before = value("s", 1), value("d", 0) + 1, value("p", 0)
         after = max(0, (out - 1) * stride + gap * (kernel - 1) + 1 - size - before)
+        if after >= gap * (kernel - 1) + 1:
+            raise UserError(
+                f"the output in {line!r} is larger than image and padding are; it would be all padding there."
+            )
         if output_size(size, kernel, stride, (before, before), gap) == out:
             after = before  # the same convolution, in the words of libraries that pad evenly
         return size, out, kernel, stride, gap, before, after

@@ -95,7 +95,7 @@ def fma_peak(threads: int) -> float:
     rounds = 20
     # The arguments are the numbers themselves: zeros, so that nothing overflows.
     run = _program(address, [0] * (32 * lanes), rounds, threads)
-    return 2 * lanes * sums * _STEPS * rounds * threads / _best(run, tries=50)
+    return 2 * lanes * sums * _STEPS * rounds * threads / _best(run)
 
 
 def bandwidth(threads: int, size: int) -> float:
@@ -123,7 +123,7 @@ def bandwidth(threads: int, size: int) -> float:
     numbers = {"data": data.ctypes.data, "vectors": data.size // lanes, "sink": sink.ctypes.data}
     rounds = max(1, (64 << 20) // size)
     run = _program(address, _STREAM.pack(numbers), rounds, threads)
-    return rounds * data.size // (lanes * sums) * (lanes * sums) * 4 / _best(run, tries=12)
+    return rounds * data.size // (lanes * sums) * (lanes * sums) * 4 / _best(run)
 
 
 def _program(address: int, arguments: list[int], rounds: int, threads: int) -> Callable[[], None]:
@@ -132,10 +132,12 @@ def _program(address: int, arguments: list[int], rounds: int, threads: int) -> C
     return lambda: runtime.run(program, threads)
 
 
-def _best(run: Callable[[], None], tries: int) -> float:
-    best = float("inf")
-    for _ in range(tries):
-        begin = time.perf_counter()
+def _best(run: Callable[[], None]) -> float:
+    """The shortest time of a twentieth of a second of tries."""
+    best, begin = float("inf"), time.perf_counter()
+    end = begin + 0.05
+    while begin < end:
         run()
-        best = min(best, time.perf_counter() - begin)
+        now = time.perf_counter()
+        best, begin = min(best, now - begin), now
     return best

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from math import prod
 from typing import Any
 
 import torch
@@ -143,7 +144,7 @@ def check_fits(layers: Iterable[Layer]) -> None:
     """Raise `UserError` where a layer is larger than this machine's memory, before anything is measured."""
     for layer in layers:
         # All tensors in two memory formats, and in float64 twice: once the truth, once the difference to it.
-        numbers = sum(torch.Size(shape).numel() for shape in (layer.x_shape, layer.y_shape)) + layer.spec.weights
+        numbers = prod(layer.x_shape) + prod(layer.y_shape) + layer.spec.weights
         problem = memory.check_fits(numbers * (2 * 4 + 2 * 8))
         if problem:
             raise UserError(f"{layer} cannot be measured here: {problem}; try a smaller batch or image.")

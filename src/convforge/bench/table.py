@@ -88,8 +88,9 @@ def _narrow_columns() -> list[_Column]:
 def _all_columns(report: Report) -> list[_Column]:
     names = dict.fromkeys(name for row in report.rows for name in row.others)
     others = [_Column(_SHORT.get(name, name), partial(_ratio, name=name)) for name in names]
-    compared = [_FASTER] if any(row.algorithms for row in report.rows) else []
-    return [_ALGORITHM, _TIME, _SPEED, _OF_PEAK, _OF_ROOF, *others, _RATIO, _ERROR, *compared]
+    if any(row.algorithms for row in report.rows):
+        return [_ALGORITHM, _TIME, _OF_PEAK, *others, _RATIO, _ERROR, _FASTER]
+    return [_ALGORITHM, _TIME, _SPEED, _OF_PEAK, _OF_ROOF, *others, _RATIO, _ERROR]
 
 
 def _ratio(row: Row, _: Machine, name: str) -> str:
@@ -153,6 +154,8 @@ def _below(report: Report) -> Iterator[str]:
         "Ratio: the fastest library's time over ours, above 1 we are faster; below a library's name: its own. "
         "Error: relative L2, against float64."
     )
+    if any(row.algorithms for row in report.rows):
+        yield "Faster: an algorithm that the engine did not choose, and how much longer the chosen one takes."
     means = [(which.value, report.geometric_mean(which)) for which in Pass]
     known = [f"{name} {mean:.2f}" for name, mean in means if mean is not None]
     overall = report.geometric_mean()

@@ -38,9 +38,10 @@ from llvmlite import ir
 
 from . import target as targets
 from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .epilogue import Epilogue
 from .gemm import forward_tile
-from .geometry import Sliding, blocking
+from .geometry import Blocking, Sliding, blocking
 from .ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from .pack import copy_function
 from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
@@ -75,8 +76,7 @@ def prepare(
     for s in slidings:
         layout = Layout()  # the slidings run one after the other and share the memory
         v, h = s.vertical, s.horizontal
-        # A panel of output that must cross to another layout is staged in an eighth of L2.
-        blocks = blocking(s, dtype, target, target.l2_bytes // 8 // (panel * size), threads)
+        blocks = _blocking(s, dtype, target, threads)
         panels = -(-s.outputs // panel)
         packed = packed_layout.take(s.groups * panels * panel * s.taps * size)
         staging = -(-blocks.scratch_numbers // (LINE // size)) * (LINE // size)
@@ -105,6 +105,12 @@ def prepare(
     return Prepared(name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size)
 
 
+def _blocking(s: Sliding, dtype: str, target: Target, threads: int) -> Blocking:
+    """A panel of output that must cross to another layout is staged in an eighth of L2."""
+    panel_bytes = target.tile_vectors * target.vector_bytes
+    return blocking(s, dtype, target, target.l2_bytes // 8 // panel_bytes, threads)
+
+
 # Weights, packed or on their way to it, from beyond L2.
 _BYTES_A_CYCLE = 4.5
 
@@ -124,6 +130,58 @@ def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> flo
         if not kept:
             total += 2 * weights / _BYTES_A_CYCLE / threads
     return total
+
+
+def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
+    """The loops of the largest of the slidings."""
+    target, size = targets.current(), DTYPE_BYTES[dtype]
+    panel = target.lanes(dtype) * target.tile_vectors
+    threads = worth(threads, sum(s.macs for s in slidings))
+    s = max(slidings, key=lambda s: s.macs)
+    blocks = _blocking(s, dtype, target, threads)
+    numbers = blocks.arguments(s)
+    parts = _sum_parts(s.vertical.kernel, numbers["runs"], numbers["run_length"])
+    count = 1
+    for whole, part in ((s.vertical.kernel, "u_part"), (numbers["runs"], "v_part"), (numbers["run_length"], "l_part")):
+        count *= -(-whole // parts[part])
+    products = parts["u_part"] * parts["v_part"] * parts["l_part"]
+    block_count, panels = s.images * numbers["row_blocks"] * numbers["column_blocks"], -(-s.outputs // panel)
+    rows = largest_tile(blocks.columns, target.tile_rows)
+    vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
+    tasks = [
+        f"{many(block_count, 'block')} of {blocks.rows}×{blocks.columns} result pixels",
+        many(s.groups, "panel") + f" of {panel} channels" if s.lanewise else "",
+        many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
+        f"{many(panels, 'panel')} of {panel} result channels" if panels > 1 else "",
+    ]
+    pixels = blocks.scratch_numbers // blocks.pitch
+    packed = Held("a block's packed input", blocks.scratch_numbers * size, "L2")
+    loops = (
+        Loop(
+            block_count * s.groups * panels,
+            "task",
+            f"shared out among {many(threads, 'thread')}: {' × '.join(filter(None, tasks))}",
+            "read the input where it is"
+            if blocks.in_place
+            else f"for a new block, copy its input: {pixels:,} pixels of {s.channels} channels, zeros for the padding",
+        ),
+        Loop(count, "part", f"of the sum, of at most {products} products each"),
+        Loop(blocks.rows * -(-blocks.columns // rows), "tile", f"of at most {rows} pixels of a row"),
+        Loop(products, "product", f"from {many(parts['u_part'], 'row')} of taps, added to every sum of the tile"),
+    )
+    held = (
+        Held("all weights, packed", s.groups * panels * panel * s.taps * size),
+        *(() if blocks.in_place else (packed,)),
+        Held("weights of a panel and part of the sum", products * vectors * target.vector_bytes, "L2"),
+    )
+    phases = f"the largest of {len(slidings)} phases of the stride, which run one after the other"
+    return Description(
+        loops,
+        Tile.of(target, dtype, (rows, "result pixels"), (vectors, "result channels"), s.lanewise),
+        held,
+        Inner(build, f"forward_{rows}x{vectors}", (s.lanewise,)),
+        note=phases if len(slidings) > 1 else "",
+    )
 
 
 def pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:

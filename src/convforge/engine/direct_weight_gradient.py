@@ -29,6 +29,7 @@ from llvmlite import ir
 
 from . import target as targets
 from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .direct import panels_of
 from .gemm import gradient_tile
 from .geometry import Blocking, Sliding, blocking
@@ -51,8 +52,7 @@ def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
     size, panel = DTYPE_BYTES[dtype], target.lanes(dtype) * target.tile_vectors
     v, h = s.vertical, s.horizontal
     threads = worth(threads, s.macs)
-    # A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input.
-    blocks = blocking(s, dtype, target, target.l1_bytes * 5 // 8 // (panel * size), 1)
+    blocks = _blocking(s, dtype, target)
     kernels = code(build, ("accumulate", "collect"), dtype, target, s.lanewise)
     panels = -(-s.outputs // panel)
     splits, chunks = _units(s, blocks, panels, threads)
@@ -83,6 +83,12 @@ def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
     return Prepared(name, threads, Program(steps), layout.size)
 
 
+def _blocking(s: Sliding, dtype: str, target: Target) -> Blocking:
+    """A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input."""
+    panel_bytes = target.tile_vectors * target.vector_bytes
+    return blocking(s, dtype, target, target.l1_bytes * 5 // 8 // panel_bytes, 1)
+
+
 def cycles(s: Sliding, dtype: str, threads: int) -> float:
     """What the multiply-adds take at the nine tenths that large layers reach, and once through the gradient."""
     target = targets.current()
@@ -92,6 +98,60 @@ def cycles(s: Sliding, dtype: str, threads: int) -> float:
     product = s.groups * pixels * s.taps * outputs / (2 * 0.9)
     parts = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
     return (product + 3 * parts / 6) / threads
+
+
+def describe(s: Sliding, dtype: str, threads: int) -> Description:
+    """The loops of the weight gradient; `s` is the forward pass."""
+    target, size = targets.current(), DTYPE_BYTES[dtype]
+    panel = target.lanes(dtype) * target.tile_vectors
+    threads = worth(threads, s.macs)
+    blocks, panels = _blocking(s, dtype, target), -(-s.outputs // panel)
+    numbers = blocks.arguments(s)
+    splits, chunks = _units(s, blocks, panels, threads)
+    block_count = s.images * numbers["row_blocks"] * numbers["column_blocks"]
+    runs, length = (1, s.horizontal.kernel) if s.lanewise else (numbers["runs"], numbers["run_length"])
+    rows = largest_tile(length, target.tile_rows)
+    vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
+    weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
+    units = [
+        many(s.groups, "panel") + f" of {panel} channels" if s.lanewise else "",
+        many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
+        f"{many(splits, 'split')} of the pixels" if splits > 1 else "",
+        f"{many(chunks, 'chunk')} of output channels" if chunks > 1 else "",
+    ]
+    shared = " × ".join(filter(None, units)) or "all of it"
+    loops = (
+        Loop(
+            splits * s.groups * chunks,
+            "unit",
+            f"shared out among {many(threads, 'thread')}: {shared}",
+        ),
+        Loop(
+            -(-block_count // splits),
+            "block",
+            f"of {blocks.rows}×{blocks.columns} output pixels",
+            "" if blocks.in_place else "copy the block's input, zeros for the padding",
+        ),
+        Loop(-(-panels // chunks), "panel", f"of {panel} output channels", "copy the panel's dy of the block"),
+        Loop(
+            s.vertical.kernel * runs * -(-length // rows),
+            "tile",
+            f"of at most {rows} {weights}",
+        ),
+        Loop(blocks.rows * blocks.columns, "pixel", "added to every sum of the tile"),
+    )
+    held = (
+        *(() if blocks.in_place else (Held("a block's packed input", blocks.scratch_numbers * size, "L2"),)),
+        Held("a panel's dy of a block", blocks.rows * blocks.columns * vectors * target.vector_bytes, "L1"),
+        Held("the sums of all splits", splits * s.groups * panels * panel * s.taps * size),
+    )
+    return Description(
+        loops,
+        Tile.of(target, dtype, (rows, weights), (vectors, "output channels"), s.lanewise),
+        held,
+        Inner(build, f"gradient_{rows}x{vectors}", (s.lanewise,)),
+        after="add up the splits, and bring the sums into the layout of the weights",
+    )
 
 
 def _units(s: Sliding, blocks: Blocking, panels: int, threads: int) -> tuple[int, int]:

@@ -94,6 +94,12 @@ def compile_object(build: Callable[[ir.Module], None], target: Target) -> bytes:
     return bytes(machine.emit_object(optimised))
 
 
+def assembly(build: Callable[[ir.Module], None], target: Target) -> str:
+    """The same way, but for the last step: the code as text."""
+    machine, optimised = _optimised(build, target)
+    return str(machine.emit_assembly(optimised))
+
+
 def _optimised(build: Callable[[ir.Module], None], target: Target) -> tuple[llvm.TargetMachine, llvm.ModuleRef]:
     module = ir.Module("convforge")
     module.triple = target.triple or llvm.get_process_triple()

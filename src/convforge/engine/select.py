@@ -13,6 +13,7 @@ from enum import StrEnum
 from ..errors import UserError
 from . import depthwise, direct, direct_weight_gradient, tuned, winograd, winograd_weight_gradient
 from . import target as targets
+from .describe import Description
 from .epilogue import Epilogue
 from .geometry import Problem, Sliding
 from .prepared import Prepared
@@ -51,6 +52,8 @@ class Algorithm:
     reason: str
     fuses: bool = False
     """Whether `slide` applies an activation and adds a residual."""
+    describe: Callable[[Problem, Pass, int], Description] | None = None
+    """Its loops and tiles for a pass on so many threads, for `convforge explain`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,21 @@ def _slide_depthwise(name: str, problem: Problem, which: Pass, threads: int, epi
 def _correlate_depthwise(name: str, problem: Problem, threads: int) -> Prepared:
     (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
     return direct_weight_gradient.prepare(name, depthwise.by_panels(s, _panel(problem)), problem.dtype, threads)
+
+
+def _describe_direct(problem: Problem, which: Pass, threads: int) -> Description:
+    return _describe(which.slidings(problem), problem, which, threads)
+
+
+def _describe_depthwise(problem: Problem, which: Pass, threads: int) -> Description:
+    slidings = [depthwise.by_panels(s, _panel(problem)) for s in which.slidings(problem)]
+    return _describe(slidings, problem, which, threads)
+
+
+def _describe(slidings: list[Sliding], problem: Problem, which: Pass, threads: int) -> Description:
+    if which is Pass.WEIGHT_GRADIENT:
+        return direct_weight_gradient.describe(slidings[0], problem.dtype, threads)
+    return direct.describe(slidings, problem.dtype, threads)
 
 
 def _panel(problem: Problem) -> int:
@@ -148,6 +166,7 @@ ALGORITHMS = (
         _correlate_depthwise,
         "every channel has a kernel of its own, so vectors run along channels on both sides",
         fuses=True,
+        describe=_describe_depthwise,
     ),
     Algorithm(
         "direct",
@@ -158,6 +177,7 @@ ALGORITHMS = (
         _correlate_direct,
         "it multiplies each input by each weight that it meets",
         fuses=True,
+        describe=_describe_direct,
     ),
 )
 

@@ -1,0 +1,129 @@
+"""What an algorithm does for one pass, as data: its loops, its register tile, and what lies in which cache.
+
+Each algorithm describes itself, in its own file, with the same numbers that it prepares its kernels with;
+`convforge explain` puts them into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One level of a loop nest: `count` times a `unit`, of which `detail` says more; `before` is what is done first in
+    each of them.
+
+    >>> str(Loop(3, "tile", "of at most 14 pixels"))
+    '3 tiles of at most 14 pixels'
+    """
+
+    count: int
+    unit: str
+    detail: str = ""
+    before: str = ""
+
+    def __str__(self) -> str:
+        return f"{many(self.count, self.unit)} {self.detail}".rstrip()
+
+
+def many(count: int, unit: str) -> str:
+    """A number of things.
+
+    >>> many(1, "block"), many(12345, "block")
+    ('1 block', '12,345 blocks')
+    """
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The sums that are held in registers: `rows` of `row` × `vectors` of `lane`, and what one step of them takes.
+
+    A step loads `vectors` vectors and one number a row, which is broadcast; where `lanewise`, a vector for every sum.
+    """
+
+    rows: int
+    row: str
+    vectors: int
+    lane: str
+    lanes: int
+    registers: int
+    lanewise: bool = False
+
+    @classmethod
+    def of(cls, target: Target, dtype: str, rows: tuple[int, str], vectors: tuple[int, str], lanewise: bool) -> Tile:
+        """A tile on this target; `rows` and `vectors` each with what they are."""
+        return cls(*rows, *vectors, target.lanes(dtype), target.registers, lanewise)
+
+    @property
+    def sums(self) -> int:
+        """Accumulators, and the multiply-adds of a step."""
+        return self.rows * self.vectors
+
+    @property
+    def registers_used(self) -> int:
+        """The sums, a step's vectors, and one register that takes the inputs in turn."""
+        return self.sums + self.vectors + 1
+
+    @property
+    def loads(self) -> int:
+        """Loads of a step."""
+        return self.vectors + (self.sums if self.lanewise else self.rows)
+
+    @property
+    def cycles(self) -> float:
+        """Of a step, at two multiply-adds and two loads a cycle; four cycles is how long a sum waits for itself."""
+        return max(self.sums / 2, self.loads / 2, 4.0)
+
+    @property
+    def limit(self) -> str:
+        """What a step waits for."""
+        if self.cycles == self.sums / 2:
+            return "the multipliers"
+        return "loads" if self.cycles == self.loads / 2 else "the multiply-add's own four cycles"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Data that a level of the loops uses again and again, and the cache it is meant to stay in ('' for none)."""
+
+    what: str
+    bytes: int
+    cache: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """Where the innermost loop is found: `function` in the module that `build(module, dtype, target, *parameters)`
+    writes."""
+
+    build: Callable[..., None]
+    function: str
+    parameters: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One pass. Loops from outside in; `after` is what follows them; `note` says what part of the pass this is, where
+    it is not all of it."""
+
+    loops: tuple[Loop, ...]
+    tile: Tile
+    held: tuple[Held, ...]
+    inner: Inner
+    after: str = ""
+    note: str = ""
+
+
+def largest_tile(count: int, most: int) -> int:
+    """Rows of the largest tile where `count` are cut into as few tiles of at most `most` as there must be, all of
+    nearly the same size (`blocks.tiles` cuts them).
+
+    >>> largest_tile(15, 14), largest_tile(56, 14)
+    (8, 14)
+    """
+    return -(-count // max(1, -(-count // most)))

@@ -1,0 +1,171 @@
+"""What an algorithm says of itself agrees with what it does, and with the code that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from convforge.bench.layers import parse
+from convforge.bench.machine import Machine
+from convforge.engine import target as targets
+from convforge.engine.describe import Description, Held, Inner, Loop, Tile, largest_tile
+from convforge.engine.geometry import Problem
+from convforge.engine.select import ALGORITHMS, Pass, choose
+from convforge.explain.assembly import find, inner_loop
+from convforge.explain.gather import Considered, Explanation, PassExplained
+from convforge.explain.text import as_text
+
+LAYERS = (
+    "64,56,128,3,stride=2,padding=1", "3,224,64,7,stride=2,padding=3", "1024,14,256,1", "20,9,6,3,groups=2",
+    "40,12,40,3,padding=1,groups=40",
+)  # fmt: skip
+
+
+def described(text: str, which: Pass, name: str) -> Description:
+    layer = parse(text)
+    problem = Problem.of(layer.spec, layer.batch, layer.size)
+    describe = choose(problem, which, 2, algorithm=name).algorithm.describe
+    assert describe is not None
+    return describe(problem, which, 2)
+
+
+@pytest.mark.parametrize("name", targets.available())
+@pytest.mark.parametrize("which", Pass)
+@pytest.mark.parametrize("text", LAYERS)
+def test_the_loops_do_all_multiply_adds(text: str, which: Pass, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product of all counts is no less than the multiply-adds that there are, and not much more: the last block,
+    tile and vector may be smaller than the others."""
+    monkeypatch.setenv("CONVFORGE_TARGET", name)
+    layer = parse(text)
+    problem = Problem.of(layer.spec, layer.batch, layer.size)
+    for algorithm in ("direct", "depthwise"):
+        row = next(a for a in ALGORITHMS if a.name == algorithm)
+        if not row.applies(problem, which):
+            continue
+        d = described(text, which, algorithm)
+        done = d.tile.sums * d.tile.lanes
+        for loop in d.loops:
+            done *= loop.count
+        slidings = which.slidings(problem)
+        macs = max(s.macs for s in slidings)
+        assert macs <= done
+        if algorithm == "direct" and layer.spec.groups == 1 and which is not Pass.INPUT_GRADIENT:
+            assert done < 1.6 * macs
+        assert d.tile.registers_used <= d.tile.registers
+        assert d.tile.rows <= targets.current().tile_rows
+
+
+@pytest.mark.parametrize("name", targets.available())
+@pytest.mark.parametrize("which", [Pass.FORWARD, Pass.WEIGHT_GRADIENT])
+@pytest.mark.parametrize("text", ["64,56,128,3,padding=1", "64,56,64,3,padding=1,groups=64", "16,30,8,3"])
+def test_the_inner_loop_has_the_multiply_adds_of_the_tile(
+    text: str, which: Pass, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVFORGE_TARGET", name)
+    layer = parse(text)
+    problem = Problem.of(layer.spec, layer.batch, layer.size)
+    row = choose(problem, which, 2, exact=True).algorithm
+    if row.describe is None:
+        pytest.skip(f"{row.name} does not describe itself")
+    d = row.describe(problem, which, 2)
+    loop = inner_loop(d.inner, "float32", targets.current())
+    assert loop is not None
+    assert loop.multiply_adds == d.tile.sums
+    assert loop.reads >= d.tile.loads
+    assert len(loop.lines) == loop.instructions
+
+
+def test_tile_arithmetic() -> None:
+    tile = Tile(14, "pixels", 2, "channels", 16, 32)
+    assert (tile.sums, tile.registers_used, tile.loads, tile.cycles, tile.limit) == (
+        28,
+        31,
+        16,
+        14.0,
+        "the multipliers",
+    )
+    lanewise = Tile(14, "pixels", 2, "channels", 16, 32, lanewise=True)
+    assert (lanewise.loads, lanewise.cycles, lanewise.limit) == (30, 15.0, "loads")
+    small = Tile(2, "pixels", 1, "channels", 16, 32)
+    assert (small.cycles, small.limit) == (4.0, "the multiply-add's own four cycles")
+    assert [largest_tile(n, 14) for n in (1, 14, 15, 28, 29)] == [1, 14, 8, 14, 10]
+
+
+def test_the_loop_is_told_from_the_rest_of_the_function() -> None:
+    x86 = """
+f:
+\tvfmadd231ps\t%zmm0, %zmm1, %zmm2
+.LBB0_1:
+\tvfmadd231ps\t%zmm0, %zmm1, %zmm2
+\tvfmadd231ps\t%zmm0, %zmm1, %zmm3
+\tvfmadd231ps\t%zmm0, %zmm1, %zmm4
+\tjmp\t.LBB0_3
+.LBB0_2:                                # %body
+                                        # =>This Inner Loop Header: Depth=1
+\tvbroadcastss\t(%rdi), %zmm0
+\tvfmadd231ps\t64(%rsi), %zmm0, %zmm2   # a comment
+\taddq\t$4, %rdi
+\tjne\t.LBB0_2
+# %bb.4:
+\tvfmadd231ps\t%zmm0, %zmm1, %zmm2
+.LBB0_3:
+\tretq
+g:
+.LBB1_1:
+\tjne\t.LBB1_1
+"""
+    loop = find(x86, "f")
+    assert loop is not None
+    assert (loop.multiply_adds, loop.reads, loop.instructions) == (1, 2, 4)
+    assert loop.lines[1] == "vfmadd231ps 64(%rsi), %zmm0, %zmm2"
+    assert find(x86, "g") is None
+    assert find(x86, "h") is None
+    arm = """
+_f:
+LBB0_0:
+.LBB0_2:
+\tld1r\t{ v0.4s }, [x0]
+\tfmla\tv1.4s, v0.4s, v2.4s
+\tb.ne\t.LBB0_2
+"""
+    loop = find(arm, "f")
+    assert loop is not None
+    assert (loop.multiply_adds, loop.reads, loop.instructions) == (1, 1, 3)
+
+
+def test_the_text_is_as_it_was_judged_good(golden: Callable[[str, str], None]) -> None:
+    target = targets.Target("avx512", "", "", 64, 32, 14, 2, 48 << 10, 1 << 20)
+    limits = Machine("avx512", 2, peak=450e9, memory=45e9, cache=290e9)
+    layer = parse("64,56,128,3,stride=2,padding=1")
+    description = Description(
+        (
+            Loop(12, "task", "shared out among 2 threads: 3 blocks × 4 panels", "copy the block's input"),
+            Loop(1, "part", "of the sum"),
+            Loop(20, "tile", "of at most 14 pixels of a row"),
+            Loop(384, "product", "added to every sum of the tile"),
+        ),
+        Tile(14, "result pixels", 2, "result channels", 16, 32),
+        (Held("all weights, packed", 294912), Held("a block's packed input", 306432, "L2")),
+        Inner(lambda: None, "forward_14x2"),
+        after="bring the result into its layout",
+        note="the largest of 4 phases",
+    )
+    common = {
+        "which": Pass.FORWARD, "algorithm": "direct", "reason": "it is the best", "description": description,
+        "considered": (Considered("direct", 301e-6, 322e-6), Considered("depthwise", None, 541e-6)),
+        "refused": ("winograd 4×4",), "bytes": layer.bytes(Pass.FORWARD), "intensity": layer.intensity(Pass.FORWARD),
+        "attainable": 450e9, "predicted": 301e-6, "measured": 322e-6, "prepacked": 311e-6, "workspace_bytes": 612864,
+        "inner_loop": find("f:\n.L1:\n  mulps (%rax), %xmm1\n  jne .L1\n", "f"),
+    }  # fmt: skip
+    bare = common | {
+        "which": Pass.WEIGHT_GRADIENT, "description": None, "predicted": None, "prepacked": None, "refused": (),
+        "attainable": 100e9, "intensity": 100 / 45,
+    }  # fmt: skip
+    console = Console(file=StringIO(), width=100, color_system=None, legacy_windows=False, force_jupyter=False)
+    with console.capture() as capture:
+        explanation = Explanation(layer, target, limits, (PassExplained(**common), PassExplained(**bare)))  # type: ignore[arg-type]
+        console.print(as_text(explanation))
+    golden("explain.txt", "\n".join(line.rstrip() for line in capture.get().splitlines()))
