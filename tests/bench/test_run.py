@@ -67,7 +67,9 @@ def test_every_algorithm_that_applies_is_timed_beside_the_chosen_one() -> None:
     for row in rows:
         assert {"depthwise", "direct"} <= set(row.algorithms)
         assert all(timing.error < 1e-6 for timing in row.algorithms.values())
-        assert row.loss >= 0
+        assert row.ours == row.algorithms[row.algorithm]
+        assert row.loss == row.ours.seconds / min(timing.seconds for timing in row.algorithms.values()) - 1
+        assert set(row.others) == {CHANNELS_LAST, PLAIN}
     direct = measure([LAYERS["depthwise"]], replace(QUICK, algorithm="direct", passes=(Pass.FORWARD,)))
     assert [row.algorithm for row in direct.rows] == ["direct"]
 
@@ -114,6 +116,13 @@ def test_ctrl_c_leaves_what_was_measured() -> None:
     report = measure([LAYERS["3×3"], LAYERS["depthwise"]], QUICK, watch)
     assert {row.layer for row in report.rows} == {LAYERS["3×3"]}
     assert report.notes == ("Stopped before the last layer.",)
+
+
+def test_a_machine_that_does_other_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([120e9, 90e9])
+    monkeypatch.setattr(machine, "fma_peak", lambda threads: next(peaks))
+    (note,) = measure([LAYERS["3×3"], LAYERS["depthwise"]], QUICK).notes
+    assert "after 1 of 2 layers" in note
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_taken() -> None:

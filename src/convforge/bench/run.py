@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..engine.describe import many
 from ..engine.select import ALGORITHMS, Pass, choose, considered
 from ..errors import UserError
 from ..precision import set_precision
@@ -23,6 +24,8 @@ from .layers import Layer
 from .machine import Machine
 from .peers import Peer, PeerError, onnx_model
 from .timing import Burst, burst, interleaved
+
+_QUIET = 0.9
 
 ALL = "all"
 """The name that stands for every algorithm that applies."""
@@ -165,19 +168,26 @@ def measure(
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     limits = machine.measure(settings.threads)
+    peaks: list[float] = []
     try:
         with ExitStack() as stack, torch.no_grad(), set_precision("exact" if settings.exact else "fast"):
             peers = [stack.enter_context(Peer(name, settings.threads)) for name in settings.peers]
             for layer in watch(layers):
                 rows += _layer(Work(layer), layer, settings, peers, notes)
                 # The machine's clock changes with its temperature and its neighbours: the best moment is the limit.
-                limits = limits.at_its_best(machine.fma_peak(settings.threads))
+                peaks.append(machine.fma_peak(settings.threads))
+                limits = limits.at_its_best(peaks[-1])
     except KeyboardInterrupt:
         if not rows:
             raise
         notes["Stopped before the last layer."] = None
     finally:
         torch.set_num_threads(before)
+    if busy := sum(peak < _QUIET * limits.peak for peak in peaks):
+        notes[
+            f"The machine did other work as well: after {busy} of {many(len(peaks), 'layer')} the FMA peak was below "
+            f"{_QUIET:.0%} of the best one."
+        ] = None
     return Report(limits, memory.is_kept(), _versions(settings.peers), tuple(rows), tuple(notes))
 
 
@@ -188,14 +198,15 @@ def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], note
         if settings.algorithm not in ("", ALL, *names):
             notes[f"{settings.algorithm!r} does not apply to the {which} of some of the layers; left out."] = None
             continue
-        own = names if settings.algorithm == ALL else []
-        chosen = "" if settings.algorithm == ALL else settings.algorithm
+        wanted = "" if settings.algorithm == ALL else settings.algorithm
+        chosen = choose(work.problem, which, settings.threads, settings.exact, wanted).algorithm.name
         engine = partial(work.with_algorithm, which, settings.threads, settings.exact)
-        here = {
-            OURS: engine(chosen) if settings.algorithm else work.ours(which),
+        own = {name: engine(name) for name in (names if settings.algorithm == ALL else [wanted] if wanted else [])}
+        libraries = {
             CHANNELS_LAST: work.torch(which, channels_last=True),
             PLAIN: work.torch(which, channels_last=False),
-        } | {name: engine(name) for name in own}  # fmt: skip
+        }
+        here = (own or {OURS: work.ours(which)}) | libraries
         truth = work.truth(which)
         errors = {name: relative_error(run(), truth) for name, run in here.items()}
         bursts: dict[str, Burst] = {name: partial(burst, run) for name, run in here.items()}
@@ -214,11 +225,10 @@ def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], note
             bursts = {name: run for name, run in bursts.items() if name in here}
             times = interleaved(list(bursts.values()), settings.seconds)
         timings = {name: Timing(time, errors[name]) for name, time in zip(bursts, times, strict=True)}
-        algorithm = choose(work.problem, which, settings.threads, settings.exact, chosen).algorithm.name
-        yield Row(
-            layer, which, algorithm, timings.pop(OURS),
-            algorithms={name: timings.pop(name) for name in own}, others=timings,
-        )  # fmt: skip
+        ours = timings[chosen if own else OURS]
+        algorithms = {name: timings[name] for name in own} if settings.algorithm == ALL else {}
+        others = {name: timing for name, timing in timings.items() if name != OURS and name not in own}
+        yield Row(layer, which, chosen, ours, others, algorithms)
 
 
 def _load(peer: Peer, work: Work) -> torch.Tensor:
