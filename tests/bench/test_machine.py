@@ -28,4 +28,4 @@ def test_cycles_become_seconds_by_the_peak(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_best_moment_counts() -> None:
     limits = Machine("any", 1, 100.0, 10.0, 50.0)
     assert limits.at_its_best(90.0) == limits
-    assert limits.at_its_best(110.0).peak == 110.0
+    assert limits.at_its_best(110.0, 9.0, 60.0) == Machine("any", 1, 110.0, 10.0, 60.0)

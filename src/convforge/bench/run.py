@@ -177,6 +177,8 @@ def measure(
                 # The machine's clock changes with its temperature and its neighbours: the best moment is the limit.
                 peaks.append(machine.fma_peak(settings.threads))
                 limits = limits.at_its_best(peaks[-1])
+            after = machine.measure(settings.threads)
+            limits = limits.at_its_best(after.peak, after.memory, after.cache)
     except KeyboardInterrupt:
         if not rows:
             raise

@@ -111,7 +111,8 @@ def explain(
         limits = machine.measure(threads)
         work = Work(layer, evenly=False)  # nobody but the engine computes it
         explained = tuple(_explain(work, layer, which, limits, exact, algorithm, seconds, assembly) for which in passes)
-        limits = limits.at_its_best(machine.fma_peak(threads))
+        after = machine.measure(threads)
+        limits = limits.at_its_best(after.peak, after.memory, after.cache)
     finally:
         torch.set_num_threads(before)
     return Explanation(layer, targets.current(), limits, explained)
