@@ -108,11 +108,10 @@ def explain(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        limits = machine.measure(threads)
+        first, limits = machine.measure(threads), machine.measure(threads)
+        limits = limits.at_its_best(first.peak, first.memory, first.cache)
         work = Work(layer, evenly=False)  # nobody but the engine computes it
         explained = tuple(_explain(work, layer, which, limits, exact, algorithm, seconds, assembly) for which in passes)
-        after = machine.measure(threads)
-        limits = limits.at_its_best(after.peak, after.memory, after.cache)
     finally:
         torch.set_num_threads(before)
     return Explanation(layer, targets.current(), limits, explained)
