@@ -35,7 +35,9 @@ def example() -> Report:
         Row(deep, Pass.INPUT_GRADIENT, "depthwise", Timing(0.0012, 5.6e-8), torch),
         Row(deep, Pass.WEIGHT_GRADIENT, "depthwise", Timing(0.0010, 2.4e-7), torch),
     )
-    return Report(limits, True, {"python": "3.11.7", "torch": "2.13.0"}, rows, ("Stopped before the last layer.",))
+    return Report(
+        limits, True, False, {"python": "3.11.7", "torch": "2.13.0"}, rows, ("Stopped before the last layer.",)
+    )
 
 
 def shown(report: Report, width: int) -> str:

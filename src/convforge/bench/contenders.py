@@ -2,6 +2,10 @@
 
 Data are random, never zeros. Ours and torch's channels_last get the same tensors in channels_last; torch's plain format
 gets them in NCHW. All allocate their result on every call, as they do in a network.
+
+Where weights are `kept`, as in inference, ours are in the kernels' own form before the clock starts, as those of ONNX
+Runtime and OpenVINO always are; torch brings them into its form on every call. In training weights change at every
+step; then ours are not kept either.
 """
 
 from __future__ import annotations
@@ -15,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import ops  # noqa: F401  registers the operators that are called below
-from ..engine import Problem
+from .. import ops
+from ..engine import Problem, runtime
 from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
 from ..engine.prepared import Prepared
 from ..engine.select import Pass
@@ -27,13 +31,22 @@ CHANNELS_LAST = "torch channels_last"
 PLAIN = "torch"
 
 
-def prepare(problem: Problem, which: Pass, threads: int, exact: bool, algorithm: str) -> Prepared:
+def prepare(problem: Problem, which: Pass, threads: int, exact: bool, algorithm: str, kept: bool) -> Prepared:
     """The pass on the engine, without a bias."""
     if which is Pass.FORWARD:
-        return prepare_forward(problem, threads, False, exact, algorithm)
+        return prepare_forward(problem, threads, False, exact, algorithm, kept)
     if which is Pass.INPUT_GRADIENT:
-        return prepare_input_gradient(problem, threads, exact, algorithm)
+        return prepare_input_gradient(problem, threads, exact, algorithm, kept)
     return prepare_weight_gradient(problem, threads, exact, algorithm)
+
+
+def packed(prepared: Prepared, weights: int) -> tuple[int, object]:
+    """The address of the weights in the kernels' form, and what keeps them alive; 0 where there is no such form."""
+    if not prepared.packed_bytes:
+        return 0, None
+    address, memory = runtime.memory(prepared.packed_bytes)
+    prepared.pack(weights, address)
+    return address, memory
 
 
 @dataclass(frozen=True)
@@ -85,33 +98,37 @@ class Work:
         data = self.last if channels_last else self.plain
         return lambda: self._torch(which, data)
 
-    def ours(self, which: Pass) -> Callable[[], Tensor]:
-        """The engine's operator, as users call it."""
+    def ours(self, which: Pass, kept: bool) -> Callable[[], Tensor]:
+        """The engine, as users and autograd call it."""
         operators: Any = torch.ops.convforge
         s, t = self.layer.spec, self.last
+        w = t.w if kept else t.w.detach().requires_grad_()  # what is being trained is not kept
         (top, left), size, kernel = self.pads, self.layer.size, s.kernel_size
         geometry = (s.stride, (top, top, left, left), s.dilation, s.groups)
         if which is Pass.FORWARD:
-            return lambda: operators.conv2d(t.x, t.w, None, *geometry)
+            return lambda: ops.conv2d(t.x, w, None, s.stride, self.pads, s.dilation, s.groups)
         if which is Pass.INPUT_GRADIENT:
-            return lambda: operators.conv2d_input_gradient(t.dy, t.w, size, *geometry, True)
+            return lambda: operators.conv2d_input_gradient(t.dy, w, size, *geometry, True)
         return lambda: operators.conv2d_weight_gradient(t.x, t.dy, kernel, *geometry, True)
 
-    def with_algorithm(self, which: Pass, threads: int, exact: bool, algorithm: str) -> Callable[[], Tensor]:
-        """The engine with an algorithm of its own choice ('') or of the caller's.
+    def with_algorithm(
+        self, which: Pass, threads: int, exact: bool, kept: bool, algorithm: str
+    ) -> Callable[[], Tensor]:
+        """The engine with an algorithm of the caller's choice.
 
         Raises `UserError` where that one does not apply.
         """
-        prepared = prepare(self.problem, which, threads, exact, algorithm)
+        prepared = prepare(self.problem, which, threads, exact, algorithm, kept)
+        address, alive = packed(prepared, self.last.w.data_ptr()) if kept else (0, None)
         buffer, like = {
             Pass.FORWARD: ("y", self.last.dy), Pass.INPUT_GRADIENT: ("x", self.last.x),
             Pass.WEIGHT_GRADIENT: ("w", self.last.w),
         }[which]  # fmt: skip
         addresses = self.last.addresses
 
-        def run() -> Tensor:
+        def run(_alive: object = alive) -> Tensor:
             result = torch.empty(like.shape, memory_format=torch.channels_last)
-            prepared.run(**addresses | {buffer: result.data_ptr()})
+            prepared.run(address, **addresses | {buffer: result.data_ptr()})
             return result
 
         return run
@@ -129,4 +146,4 @@ class Work:
 
 def relative_error(result: Tensor, truth: Tensor) -> float:
     """‖result − truth‖ / ‖truth‖."""
-    return float((result.double() - truth).norm() / truth.norm())
+    return float((result.detach().double() - truth).norm() / truth.norm())

@@ -33,7 +33,8 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to measure. `algorithm` '' leaves the choice to the engine, `ALL` times every one beside the chosen."""
+    """How to measure. `algorithm` '' leaves the choice to the engine, `ALL` times every one beside the chosen one.
+    `training` means that weights change before every call, also in the forward pass."""
 
     threads: int
     seconds: float = 0.5
@@ -41,6 +42,11 @@ class Settings:
     exact: bool = False
     algorithm: str = ""
     peers: tuple[str, ...] = ()
+    training: bool = False
+
+    def kept(self, which: Pass) -> bool:
+        """Whether the weights may be kept in the kernels' form: in inference, which is the forward pass alone."""
+        return which is Pass.FORWARD and not self.training
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ class Report:
 
     limits: Machine
     memory_kept: bool | None
+    training: bool
     versions: dict[str, str]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
@@ -127,6 +134,7 @@ class Report:
                 "memory_gb_per_s": limits.memory / 1e9, "cache_gb_per_s": limits.cache / 1e9,
             },
             "memory_kept": self.memory_kept,
+            "training": self.training,
             "versions": self.versions,
             "rows": [row.to_dict(limits) for row in self.rows],
             "geometric_mean": {
@@ -190,42 +198,45 @@ def measure(
             f"The machine did other work as well: after {busy} of {many(len(peaks), 'layer')} the FMA peak was below "
             f"{_QUIET:.0%} of the best one."
         ] = None
-    return Report(limits, memory.is_kept(), _versions(settings.peers), tuple(rows), tuple(notes))
+    return Report(limits, memory.is_kept(), settings.training, _versions(settings.peers), tuple(rows), tuple(notes))
 
 
 def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], notes: dict[str, None]) -> Iterator[Row]:
     """One row a pass."""
     for which in settings.passes:
-        names = [choice.algorithm.name for choice in considered(work.problem, which, settings.threads, settings.exact)]
+        threads, exact, kept = settings.threads, settings.exact, settings.kept(which)
+        names = [choice.algorithm.name for choice in considered(work.problem, which, threads, exact, kept)]
         if settings.algorithm not in ("", ALL, *names):
             notes[f"{settings.algorithm!r} does not apply to the {which} of some of the layers; left out."] = None
             continue
         wanted = "" if settings.algorithm == ALL else settings.algorithm
-        chosen = choose(work.problem, which, settings.threads, settings.exact, wanted).algorithm.name
-        engine = partial(work.with_algorithm, which, settings.threads, settings.exact)
+        chosen = choose(work.problem, which, threads, exact, wanted, kept).algorithm.name
+        engine = partial(work.with_algorithm, which, threads, exact, kept)
         own = {name: engine(name) for name in (names if settings.algorithm == ALL else [wanted] if wanted else [])}
         libraries = {
             CHANNELS_LAST: work.torch(which, channels_last=True),
             PLAIN: work.torch(which, channels_last=False),
         }
-        here = (own or {OURS: work.ours(which)}) | libraries
-        truth = work.truth(which)
-        errors = {name: relative_error(run(), truth) for name, run in here.items()}
+        here = (own or {OURS: work.ours(which, kept)}) | libraries
         bursts: dict[str, Burst] = {name: partial(burst, run) for name, run in here.items()}
+        results: dict[str, torch.Tensor] = {}
         if which is Pass.FORWARD:
             for peer in peers:
                 try:
-                    errors[peer.title] = relative_error(_load(peer, work), truth)
+                    results[peer.title] = _load(peer, work)
                     bursts[peer.title] = peer.burst
                 except PeerError as error:
                     notes[f"{error}."] = None
-        del truth
         try:
             times = interleaved(list(bursts.values()), settings.seconds)
         except PeerError as error:  # it computed the layer once; without it, then
             notes[f"{error}."] = None
             bursts = {name: run for name, run in bursts.items() if name in here}
             times = interleaved(list(bursts.values()), settings.seconds)
+        # Once more, for what is checked should have come the way that was timed, with weights that were kept.
+        truth = work.truth(which)
+        errors = {name: relative_error(here[name]() if name in here else results[name], truth) for name in bursts}
+        del truth
         timings = {name: Timing(time, errors[name]) for name, time in zip(bursts, times, strict=True)}
         ours = timings[chosen if own else OURS]
         algorithms = {name: timings[name] for name in own} if settings.algorithm == ALL else {}

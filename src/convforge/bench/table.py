@@ -146,6 +146,10 @@ def _above(report: Report) -> Iterator[str]:
         yield "Freed memory is kept and used again, for all alike."
     elif report.memory_kept is not None:
         yield "Freed memory goes back to the system: times include the page faults of fresh memory, for all alike."
+    if report.training:
+        yield "As in training: weights change before every call, so nothing is kept of them."
+    else:
+        yield "Forward as in inference: weights stay, and their packed form is kept. In the gradients they change."
 
 
 def _below(report: Report) -> Iterator[str]:

@@ -19,8 +19,11 @@ Time convolution layers side by side with PyTorch, ONNX Runtime and OpenVINO.
 
 Each layer runs in all three passes of training: forward, input gradient, weight gradient. PyTorch runs in both of its \
 memory formats; ONNX Runtime and OpenVINO, where they are installed together with onnx, in processes of their own and \
-forward only. Contenders take turns, and medians are compared. Every result is first checked against float64. The FMA \
-peak and the memory's bandwidth are measured in the same run, so every figure stands beside what the machine can do.
+forward only. Contenders take turns, and medians are compared. Every result is checked against float64. The FMA peak \
+and the memory's bandwidth are measured in the same run, so every figure stands beside what the machine can do.
+
+The forward pass is that of inference: weights stay, so the engine, ONNX Runtime and OpenVINO keep them in forms of \
+their own; PyTorch brings them into its form on every call. [cyan]--training[/] is the other case.
 
 [bold]LAYERS[/] are any number of
 
@@ -83,6 +86,9 @@ def register(app: typer.Typer) -> None:
                 "--algorithm", metavar="NAME", help="The engine uses this one; 'all' times each beside the chosen one."
             ),
         ] = "",
+        training: Annotated[
+            bool, typer.Option("--training", help="Weights change before every forward pass, as they do in training.")
+        ] = False,
         alone: Annotated[bool, typer.Option("--torch-only", help="Leave ONNX Runtime and OpenVINO out.")] = False,
         plot: Annotated[
             Path | None, typer.Option("--plot", metavar="FILE", help="Draw the roofline: .png, .svg or .pdf.")
@@ -128,6 +134,7 @@ def register(app: typer.Typer) -> None:
             exact,
             algorithm,
             () if alone or "forward" not in wanted else tuple(peers.available()),
+            training,
         )
         found = found or [notation.parse(text, batch) for text in notation.USUAL]
         report = run.measure(found, settings, _progress)

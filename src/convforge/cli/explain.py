@@ -54,6 +54,9 @@ def register(app: typer.Typer) -> None:
         algorithm: Annotated[
             str, typer.Option("--algorithm", metavar="NAME", help="Explain this one instead of the chosen one.")
         ] = "",
+        training: Annotated[
+            bool, typer.Option("--training", help="Weights change before every forward pass, as they do in training.")
+        ] = False,
         asm: Annotated[bool, typer.Option("--asm", help="Show the innermost loop as assembly.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
     ) -> None:
@@ -68,7 +71,9 @@ def register(app: typer.Typer) -> None:
         from .bench import parse_passes
 
         wanted, layer = parse_passes(passes), parse(spec, batch)
-        explanation = gather(layer, threads or torch.get_num_threads(), wanted, exact, algorithm, assembly=asm)
+        explanation = gather(
+            layer, threads or torch.get_num_threads(), wanted, exact, algorithm, training, assembly=asm
+        )
         if as_json:
             typer.echo(json.dumps(explanation.to_dict(), indent=1))
             return

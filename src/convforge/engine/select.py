@@ -137,6 +137,12 @@ def _winograd(outputs: int, taps: int) -> Algorithm:
         slidings = which.slidings(problem)
         return len(slidings) == 1 and winograd.applies(slidings[0], shape)
 
+    def describe(problem: Problem, which: Pass, threads: int) -> Description:
+        (s,) = which.slidings(problem)
+        if which is Pass.WEIGHT_GRADIENT:
+            return winograd_weight_gradient.describe(s, shape, problem.dtype, threads)
+        return winograd.describe(s, shape, problem.dtype, threads)
+
     return Algorithm(
         shape.name,
         False,
@@ -146,6 +152,7 @@ def _winograd(outputs: int, taps: int) -> Algorithm:
         correlate,
         f"tiles of {outputs}×{outputs} outputs need {shape.products} products instead of {(outputs * taps) ** 2}",
         fuses=True,
+        describe=describe,
     )
 
 

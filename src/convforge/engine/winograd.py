@@ -42,6 +42,8 @@ from llvmlite import ir
 from . import target as targets
 from .blocks import tiles
 from .cook_toom import short_convolution
+from .describe import Description, Held, Inner, Loop, largest_tile, many
+from .describe import Tile as RegisterTile
 from .direct import pack_part, panels_of
 from .epilogue import Epilogue
 from .gemm import product_tile
@@ -339,6 +341,53 @@ def cycles(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> fl
         rate = PACKING_BYTES_A_CYCLE if weights < 16 * target.l2_bytes else BYTES_A_CYCLE
         total += weights * (1 + shape.taps**2 / shape.products) / rate / threads
     return s.groups * total
+
+
+def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
+    """The loops of either schedule."""
+    target, size = targets.current(), DTYPE_BYTES[dtype]
+    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
+    threads = worth(threads, s.macs)
+    tiled = Tiled(s, shape)
+    schedule = scheduled(tiled, dtype, target, threads)
+    panels, pitch = -(-s.outputs // panel), scratch_pitch(-(-s.channels // lanes) * lanes, 1, size)
+    rows = largest_tile(schedule.chunk, target.tile_rows)
+    vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
+    m, n = shape.outputs, shape.points
+    shared = f"shared out among {many(threads, 'thread')}"
+    forth = f"V: transform the {n}×{n} input pixels that each tile sees"
+    back = f"y: transform M back into the {m}×{m} pixels of each tile"
+    count = f"of at most {many(schedule.chunk, 'tile')} of {m}×{m} result pixels"
+    number, each = s.groups * schedule.chunks, "M[ξ] = V[ξ]·U[ξ]"
+    outer = [Loop(number, "chunk", count, f"{forth}, {shared}")]
+    outer += [Loop(panels * shape.products, "matrix product", f"{each} of a panel of {panel} channels, {shared}")]
+    if not schedule.by_stages:
+        outer = [
+            Loop(number, "block", f"{count}, {shared}", forth),
+            Loop(panels, "panel", f"of {panel} result channels"),
+        ]
+        outer += [Loop(shape.products, "matrix product", each)]
+    products = min(s.channels, _PRODUCTS_A_PART)
+    loops = (
+        *outer,
+        Loop(-(-s.channels // _PRODUCTS_A_PART), "part", f"of the sum, of at most {products} products each"),
+        Loop(-(-schedule.chunk // rows), "register tile", f"of at most {rows} tiles"),
+        Loop(products, "product", "added to every sum of the register tile"),
+    )
+    cache = "" if schedule.by_stages else "L2"
+    held = (
+        Held("U, all weights transformed", s.groups * panels * shape.products * s.channels * panel * size),
+        Held("U of a panel and ξ", s.channels * vectors * target.vector_bytes, "L2"),
+        Held(f"V of a {outer[0].unit}", shape.products * schedule.chunk * pitch * size, cache),
+        Held("M of a panel", shape.products * schedule.chunk * panel * size, cache),
+    )
+    return Description(
+        loops,
+        RegisterTile.of(target, dtype, (rows, "tiles"), (vectors, "result channels"), False),
+        held,
+        Inner(build, f"product_{rows}x{vectors}", (shape,)),
+        after=f"{back}, {shared}, after every chunk" if schedule.by_stages else f"{back}, after every panel",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

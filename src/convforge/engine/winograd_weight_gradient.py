@@ -32,6 +32,7 @@ from llvmlite import ir
 from . import target as targets
 from .blocks import tiles
 from .cook_toom import short_convolution
+from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .direct import panels_of
 from .direct_weight_gradient import COLLECT, _collect
 from .gemm import product_tile
@@ -114,6 +115,45 @@ def prepare(name: str, s: Sliding, shape: Shape, dtype: str, threads: int) -> Pr
     program = Program((*before, *stages, collect), len(before), len(before) + len(stages), s.groups * chunks)
     zeros = zeros_for(max(s.all_channels, s.all_outputs))
     return Prepared(name, threads, program, layout.size, zeros=zeros)
+
+
+def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
+    """The loops of the weight gradient; `s` is the forward pass."""
+    target, size = targets.current(), DTYPE_BYTES[dtype]
+    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
+    threads = worth(threads, s.macs)
+    tiled = Tiled(s, shape)
+    panels, parts = -(-s.outputs // panel), -(-s.channels // lanes)
+    chunks = -(-tiled.count // _MOST_TILES)
+    chunk, channels = -(-tiled.count // chunks), min(s.channels, lanes)
+    rows = largest_tile(channels, target.tile_rows)
+    vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
+    m, n, r = shape.outputs, shape.points, shape.taps
+    shared = f"shared out among {many(threads, 'thread')}"
+    loops = (
+        Loop(
+            s.groups * chunks,
+            "chunk",
+            f"of at most {many(chunk, 'tile')} of {m}×{m} output pixels",
+            f"V, W: transform the {n}×{n} input pixels and the {m}×{m} of dy that belong to each tile, {shared}",
+        ),
+        Loop(panels * parts, "task", f"of {panel} output × {channels} input channels, {shared}"),
+        Loop(shape.products, "matrix product", "S[ξ] += Vᵀ[ξ]·W[ξ]"),
+        Loop(-(-channels // rows), "register tile", f"of at most {rows} input channels"),
+        Loop(chunk, "tile", "added to every sum of the register tile"),
+    )
+    held = (
+        Held("V of a chunk", shape.products * parts * lanes * chunk * size),
+        Held("W of a panel", shape.products * vectors * target.vector_bytes * chunk, "L2"),
+        Held("S of a task", shape.products * channels * vectors * target.vector_bytes, "L2"),
+    )
+    return Description(
+        loops,
+        Tile.of(target, dtype, (rows, "input channels"), (vectors, "output channels"), False),
+        held,
+        Inner(build, f"product_{rows}x{vectors}", (shape,)),
+        after=f"dw: transform S back into the {r}×{r} weights, after the last chunk",
+    )
 
 
 def cycles(s: Sliding, shape: Shape, dtype: str, threads: int) -> float:

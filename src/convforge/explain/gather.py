@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from ..bench import machine
-from ..bench.contenders import Work, prepare
+from ..bench.contenders import Work, packed, prepare
 from ..bench.layers import Layer
 from ..bench.machine import Machine
-from ..bench.run import check_algorithm, check_fits
+from ..bench.run import ALL, Settings, check_algorithm, check_fits
 from ..bench.timing import burst, interleaved
 from ..engine import target as targets
 from ..engine.describe import Description
-from ..engine.prepared import Prepared
 from ..engine.select import ALGORITHMS, Pass, choose, considered
 from ..engine.target import Target
 from ..errors import UserError
@@ -34,8 +33,9 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class PassExplained:
-    """One pass of a layer. `prepacked` are seconds with the weights in the kernels' form already, where there is such a
-    form; `refused` names the algorithms that do not apply here."""
+    """One pass of a layer, with weights that are `kept` in the kernels' form, or packed at every call; `otherwise` are
+    the seconds of the other of the two, where there is such a form. `refused` names the algorithms that do not apply.
+    """
 
     which: Pass
     algorithm: str
@@ -48,7 +48,8 @@ class PassExplained:
     attainable: float
     predicted: float | None
     measured: float
-    prepacked: float | None
+    kept: bool
+    otherwise: float | None
     workspace_bytes: int
     inner_loop: InnerLoop | None
 
@@ -94,70 +95,65 @@ def _described(d: Description) -> dict[str, Any]:
 
 def explain(
     layer: Layer, threads: int, passes: tuple[Pass, ...] = tuple(Pass), exact: bool = False, algorithm: str = "",
-    seconds: float = 0.3, assembly: bool = False,
+    training: bool = False, seconds: float = 0.3, assembly: bool = False,
 ) -> Explanation:  # fmt: skip
-    """Explain a layer on this machine; all algorithms that apply are run, for about `seconds` a pass.
+    """Explain a layer on this machine; all algorithms that apply are run, for about `seconds` a pass. The forward pass
+    is that of inference, with weights that are kept in the kernels' form, unless it is for `training`.
 
     Raises:
         UserError: for an algorithm that does not exist or does not apply, and a layer that does not fit into memory.
     """
-    if algorithm == "all":
+    if algorithm == ALL:
         raise UserError("explain shows one algorithm, and the times of all others; 'all' is for `convforge bench`.")
     check_algorithm(algorithm)
     check_fits([layer])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    settings = Settings(threads, seconds, passes, exact, algorithm, training=training)
     try:
         first, limits = machine.measure(threads), machine.measure(threads)
         limits = limits.at_its_best(first.peak, first.memory, first.cache)
         work = Work(layer, evenly=False)  # nobody but the engine computes it
-        explained = tuple(_explain(work, layer, which, limits, exact, algorithm, seconds, assembly) for which in passes)
+        explained = tuple(_explain(work, which, limits, settings, assembly) for which in passes)
     finally:
         torch.set_num_threads(before)
     return Explanation(layer, targets.current(), limits, explained)
 
 
-def _explain(
-    work: Work, layer: Layer, which: Pass, limits: Machine, exact: bool, algorithm: str, seconds: float, assembly: bool
-) -> PassExplained:
-    problem, threads = work.problem, limits.threads
-    choice = choose(problem, which, threads, exact, algorithm)
-    chosen = choice.algorithm
-    choices = considered(problem, which, threads, exact)
-    names = [other.algorithm.name for other in choices]
-    prepared = {name: prepare(problem, which, threads, exact, name) for name in names}
-    runs = {name: partial(p.run, **work.last.addresses) for name, p in prepared.items()}
-    packed, alive = _packed(prepared[chosen.name], work.last.addresses["w"])
-    if packed:
-        runs["prepacked"] = partial(prepared[chosen.name].run, packed=packed, **work.last.addresses)
-    times = dict(zip(runs, interleaved([partial(burst, run) for run in runs.values()], seconds), strict=True))
-    del alive  # the packed weights are read until here
+def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assembly: bool) -> PassExplained:
+    problem, layer, threads, exact = work.problem, work.layer, settings.threads, settings.exact
+    kept = settings.kept(which)
+    chosen = choose(problem, which, threads, exact, settings.algorithm, kept).algorithm
+    choices = considered(problem, which, threads, exact, kept)
+    names = [choice.algorithm.name for choice in choices]
+    reason = chosen.reason
+    if not settings.algorithm and chosen.name != names[0]:
+        reason += "; it was measured to be the fastest on this machine"
+    prepared = {name: prepare(problem, which, threads, exact, name, kept) for name in names}
+    forms = {name: packed(p, work.last.w.data_ptr()) for name, p in prepared.items()}
+    runs = {name: partial(p.run, forms[name][0] if kept else 0, **work.last.addresses) for name, p in prepared.items()}
+    if forms[chosen.name][0]:
+        address = 0 if kept else forms[chosen.name][0]
+        runs["otherwise"] = partial(prepared[chosen.name].run, address, **work.last.addresses)
+    times = dict(zip(runs, interleaved([partial(burst, run) for run in runs.values()], settings.seconds), strict=True))
+    del forms  # they are read until here
     description = chosen.describe(problem, which, threads) if chosen.describe else None
     predicted = {c.algorithm.name: limits.seconds(c.cycles) if c.cycles else None for c in choices}
     intensity = layer.intensity(which)
     return PassExplained(
-        which,
-        chosen.name,
-        chosen.reason,
-        tuple(Considered(name, predicted[name], times[name]) for name in names),
-        tuple(a.name for a in ALGORITHMS if a.name not in names),
-        description,
-        layer.bytes(which),
-        intensity,
-        limits.attainable(intensity),
-        predicted[chosen.name],
-        times[chosen.name],
-        times.get("prepacked"),
-        prepared[chosen.name].workspace_bytes,
-        inner_loop(description.inner, "float32", targets.current()) if assembly and description else None,
+        which=which,
+        algorithm=chosen.name,
+        reason=reason,
+        considered=tuple(Considered(name, predicted[name], times[name]) for name in names),
+        refused=tuple(dict.fromkeys(a.name for a in ALGORITHMS if a.name not in names)),
+        description=description,
+        bytes=layer.bytes(which),
+        intensity=intensity,
+        attainable=limits.attainable(intensity),
+        predicted=predicted[chosen.name],
+        measured=times[chosen.name],
+        kept=kept,
+        otherwise=times.get("otherwise"),
+        workspace_bytes=prepared[chosen.name].workspace_bytes,
+        inner_loop=inner_loop(description.inner, "float32", targets.current()) if assembly and description else None,
     )
-
-
-def _packed(prepared: Prepared, weights: int) -> tuple[int, object]:
-    """The address of the weights in the kernels' form, and what keeps them alive; 0 where there is no such form."""
-    if prepared.weights is None or not prepared.packed_bytes:
-        return 0, None
-    memory = torch.empty(prepared.packed_bytes + 64, dtype=torch.uint8)
-    address = memory.data_ptr() + -memory.data_ptr() % 64
-    prepared.pack(weights, address)
-    return address, memory

@@ -113,18 +113,19 @@ def _caches(one: PassExplained, target: Target) -> str:
     return "\n".join([*lines, f"{human_bytes(one.workspace_bytes)} of work memory in all"])
 
 
-def _loops(description: Description) -> str:
-    lines = [description.note + ":"] if description.note else []
+def _loops(description: Description) -> RenderableType:
+    lines = [(0, description.note + ":")] if description.note else []
     depth = 0
     for loop in description.loops:
         if loop.count != 1 or loop is description.loops[0]:
-            lines.append("  " * depth + f"for each of {loop}" if loop.count > 1 else str(loop))
+            lines.append((depth, f"for each of {loop}" if loop.count > 1 else str(loop)))
             depth += 1
         if loop.before:
-            lines.append("  " * depth + loop.before)
-    tile = description.tile
-    lines.append("  " * depth + f"{many(tile.sums, 'multiply-add')}: one step of the tile")
-    return "\n".join([*lines, *([description.after] if description.after else [])])
+            lines.append((depth, loop.before))
+    lines.append((depth, f"{many(description.tile.sums, 'multiply-add')}: one step of the tile"))
+    if description.after:
+        lines.append((0, description.after))
+    return Group(*(Padding(Text(line), (0, 0, 0, 2 * depth)) for depth, line in lines))
 
 
 def _roofline(one: PassExplained, limits: Machine) -> str:
@@ -138,10 +139,11 @@ def _roofline(one: PassExplained, limits: Machine) -> str:
 def _time(one: PassExplained, e: Explanation) -> str:
     speed = e.layer.flops / one.measured
     predicted = f"{duration(one.predicted)} predicted, " if one.predicted else ""
-    kept = f"\n{duration(one.prepacked)} with the weights packed beforehand" if one.prepacked else ""
+    otherwise = "with weights that change before every call" if one.kept else "with weights that are kept packed"
+    more = f"\n{duration(one.otherwise)} {otherwise}" if one.otherwise else ""
     return (
         f"{predicted}{duration(one.measured)} measured: {speed / 1e9:.0f} GFLOP/s, {speed / e.limits.peak:.0%} of the "
-        f"FMA peak, {speed / one.attainable:.0%} of the roofline{kept}"
+        f"FMA peak, {speed / one.attainable:.0%} of the roofline{more}"
     )
 
 
