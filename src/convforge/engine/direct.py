@@ -125,7 +125,8 @@ def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> flo
         row_tiles = s.vertical.out * -(-s.horizontal.out // target.tile_rows)
         pixels = s.images * max(s.vertical.out * s.horizontal.out, 4 * row_tiles)
         weights = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
-        product = pixels * s.groups * s.taps * outputs / (2 * 0.93)
+        # A tile of one vector needs a broadcast for each multiply-add.
+        product = pixels * s.groups * s.taps * (outputs // 2 * 2 / 0.93 + outputs % 2 / 0.78) / 2
         total += max(product, weights / _BYTES_A_CYCLE) / threads
         if not kept:
             total += 2 * weights / _BYTES_A_CYCLE / threads

@@ -228,6 +228,12 @@ class Function:
             result = self.builder.and_(result, condition)
         return result
 
+    def any_of(self, *conditions: Value) -> Value:
+        result = conditions[0]
+        for condition in conditions[1:]:
+            result = self.builder.or_(result, condition)
+        return result
+
     def choose(self, condition: Value, yes: IntLike, no: IntLike) -> Int:
         return Int(self.builder, self.builder.select(condition, self._lift(yes), self._lift(no)))
 

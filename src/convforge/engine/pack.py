@@ -21,6 +21,7 @@ from .ir import I64, PTR, Function, Int, Pointer
 
 def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
     """`copy(destination, dᵢ, dⱼ, source, sᵢ, sⱼ, width, length)`; strides in elements."""
+    transpose = _transposing(module, dtype, lanes)
     f = Function(module, "copy", [PTR, I64, I64, PTR, I64, I64, I64, I64], dtype, internal=True)
     to, from_ = f.pointer(0), f.pointer(3)
     di, dj, si, sj, width, length = (f.integer(n) for n in (1, 2, 4, 5, 6, 7))
@@ -34,11 +35,11 @@ def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
             writes_along_pixels = f.all_of(si.compare("==", 1), dj.compare("==", 1))
             with f.if_else(reads_along_pixels) as (transpose_in, rest):
                 with transpose_in:
-                    _copy_transposed(f, to, dj, from_, si, width, length, lanes)
+                    f.call(transpose, to, dj, from_, si, width, length)
                 with rest, f.if_else(writes_along_pixels) as (transpose_out, scattered):
                     with transpose_out:
                         # the same with the parts of i and j exchanged
-                        _copy_transposed(f, to, di, from_, sj, length, width, lanes)
+                        f.call(transpose, to, di, from_, sj, length, width)
                     with scattered:
                         _copy_scalars(f, to, di, dj, from_, si, sj, 0, width, 0, length)
     f.done()
@@ -66,19 +67,36 @@ def _copy_vectors(
         target.at(last).put(source.at(last).vector(lanes))
 
 
-def _copy_transposed(
-    f: Function, to: Pointer, dj: Int, from_: Pointer, si: Int, width: Int, length: Int, lanes: int
-) -> None:
-    """destination[i + j·dⱼ] = source[i·sᵢ + j]: blocks of lanes × lanes through registers, the borders one by one."""
-    whole_i, whole_j = width // lanes * lanes, length // lanes * lanes
-    with f.loop(whole_i, step=lanes) as i:
-        with f.loop(whole_j, step=lanes) as j:
-            source, target = from_.at(i.index * si + j.index), to.at(i.index + j.index * dj)
-            rows = [source.at(si * lane).vector(lanes) for lane in range(lanes)]
-            for lane, column in enumerate(f.transposed(rows)):
-                target.at(dj * lane).put(column)
-        _copy_scalars(f, to, 1, dj, from_, si, 1, i.index, i.index + lanes, whole_j, length)
-    _copy_scalars(f, to, 1, dj, from_, si, 1, whole_i, width, 0, length)
+def _transposing(module: ir.Module, dtype: str, lanes: int) -> Function:
+    """`transpose(destination, dⱼ, source, sᵢ, width, length)`: destination[i + j·dⱼ] = source[i·sᵢ + j], in blocks of
+    lanes × lanes through registers. At the borders a block is loaded and stored under masks, and rows that do not
+    exist are those of row 0 under an empty mask: an address outside the process's memory costs an exception inside the
+    CPU even where the mask is empty, some hundred cycles."""
+    f = Function(module, "transpose", [PTR, I64, PTR, I64, I64, I64], dtype, internal=True)
+    to, from_ = f.pointer(0), f.pointer(2)
+    dj, si, width, length = (f.integer(n) for n in (1, 3, 4, 5))
+    with f.loop(width, step=lanes) as i, f.loop(length, step=lanes) as j:
+        source, target = from_.at(i.index * si + j.index), to.at(i.index + j.index * dj)
+        high, wide = width - i.index, length - j.index
+        with f.if_else(f.all_of(high.compare(">=", lanes), wide.compare(">=", lanes))) as (whole, border):
+            with whole:
+                rows = [source.at(si * lane).vector(lanes) for lane in range(lanes)]
+                for lane, column in enumerate(f.transposed(rows)):
+                    target.at(dj * lane).put(column)
+            with border:
+                in_row, in_column = (
+                    [f.builder.and_(mask, f.splat(count.compare(">", lane), lanes)) for lane in range(lanes)]
+                    for mask, count in ((f.first_lanes(wide, lanes), high), (f.first_lanes(high, lanes), wide))
+                )
+                rows = [
+                    f.load_masked(f.pick(high.compare(">", lane), source.at(si * lane), source), lanes, in_row[lane])
+                    for lane in range(lanes)
+                ]
+                for lane, column in enumerate(f.transposed(rows)):
+                    here = f.pick(wide.compare(">", lane), target.at(dj * lane), target)
+                    f.put_masked(here, column, in_column[lane])
+    f.done()
+    return f
 
 
 def _copy_scalars(

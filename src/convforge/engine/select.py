@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import UserError
-from . import depthwise, direct, direct_weight_gradient, tuned, winograd, winograd_weight_gradient
+from . import depthwise, direct, direct_weight_gradient, planar, tuned, winograd, winograd_weight_gradient
 from . import target as targets
 from .describe import Description
 from .epilogue import Epilogue
@@ -109,6 +109,26 @@ def _describe(slidings: list[Sliding], problem: Problem, which: Pass, threads: i
     return direct.describe(slidings, problem.dtype, threads)
 
 
+def _phased(problem: Problem, which: Pass) -> planar.Phased | None:
+    return {Pass.FORWARD: planar.forward, Pass.INPUT_GRADIENT: planar.input_gradient}[which](problem)
+
+
+def _applies_planar(problem: Problem, which: Pass) -> bool:
+    return which is not Pass.WEIGHT_GRADIENT and _phased(problem, which) is not None
+
+
+def _cycles_planar(problem: Problem, which: Pass, threads: int, kept: bool) -> float:
+    phased = _phased(problem, which)
+    assert phased is not None
+    return planar.cycles(phased, problem.dtype, threads, kept)
+
+
+def _slide_planar(name: str, problem: Problem, which: Pass, threads: int, epilogue: Epilogue) -> Prepared:
+    phased = _phased(problem, which)
+    assert phased is not None
+    return planar.prepare(name, phased, problem.dtype, threads, which.roles, epilogue.bias)
+
+
 def _panel(problem: Problem) -> int:
     target = targets.current()
     return target.lanes(problem.dtype) * target.tile_vectors
@@ -174,6 +194,15 @@ ALGORITHMS = (
         "every channel has a kernel of its own, so vectors run along channels on both sides",
         fuses=True,
         describe=_describe_depthwise,
+    ),
+    Algorithm(
+        "planar",
+        True,
+        _applies_planar,
+        _cycles_planar,
+        _slide_planar,
+        _correlate_direct,
+        "few output channels: vectors run along the pixels of a row instead, so that every lane has work",
     ),
     Algorithm(
         "direct",

@@ -1,0 +1,473 @@
+"""Convolution with few output channels: lanes along the pixels of an image row, tile rows along the output channels.
+
+What it computes is what `direct.py` computes, at stride 1. There, lanes are output channels, so three outputs leave
+thirteen of sixteen lanes empty, and one vector of outputs needs a broadcast for every multiply-add. Here a vector holds
+pixels, so every lane works whatever the number of outputs.
+
+The input gradient at stride s has one sliding for each of its s·s phases (see `geometry.py`). Here they are taken
+together, as s·s times as many output channels of one convolution at stride 1 with T = ⌈k/s⌉ taps an axis:
+
+    h + pad = p'·s + ρ,   i = t·s + ρ   ⇒   dx[h, c] = Σ_t Σ_k  dy[p' − t, k] · w[k, c, t·s + ρ]
+
+Output channel (ρ, c) at p' is dx at h; taps with t·s + ρ ≥ k have weight zero. That multiplies by zeros (a share of
+1 − (k/sT)² of the time: 23 % for 7×7 at stride 2, 16 % for 11×11 at stride 4), but three output channels become 12 or
+48, and dy is read once for all of them.
+
+When it applies: one group; stride 1, or an input gradient with dilation 1 where the stride is above 1.
+
+The loops, from outside in:
+
+    task = (image, block of output pixels, group of R output channels)     shared out among the threads
+        pack the block's input as [c][row][column], zeros in the padding   once a block: it stays in L2
+        for a part of the sum, for V vectors of pixels
+            for c, i, j                                                    registers: R × V sums
+        bring the group's outputs into the tensor's layout
+
+A block's rows lie one after the other with the padding between them, `pitch` numbers a row, and vectors run over
+row ends: what they compute for a column in the padding is not used. So no tile is cut at the end of an image row, for a
+loss of (k − 1)/(W + k − 1).
+
+The tile, on AVX-512: 12 outputs × 2 vectors (24 sums, 2 inputs, 1 weight of 32 registers), 3 × 7, 6 × 4: the most
+vectors that fit. A step of 12×2 is 24 FMAs, 12 cycles, beside 12 broadcast weights and 2 loads of input, which are
+not aligned and count twice: 16 of the 24 loads that 12 cycles have room for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from . import target as targets
+from .blocks import thread_scratch, tiles
+from .geometry import Axis, Problem, Sliding
+from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from .pack import copy_function, fill_zeros
+from .prepared import LINE, Layout, Prepared, Program, code, step, worth
+from .target import DTYPE_BYTES, Target
+
+PACK_WEIGHTS = Arguments(
+    "w w_k w_c w_i w_j rows outputs phase_outputs phases_h phases_w channels "
+    "kernel_h kernel_w taps_h taps_w turned packed"
+    # kernel: of the convolution at stride 1; taps: those that the weights have
+)
+
+PLANAR = Arguments(
+    "x x_n x_c x_h x_w images channels height width kernel_h kernel_w dilation_h dilation_w pad_top pad_left "
+    "out_height out_width block_rows block_columns row_blocks column_blocks pitch plane "
+    "outputs row_groups phase_outputs phases_h phases_w crop_top crop_left "
+    "y y_n y_c y_h y_w y_height y_width weights bias bias_step c_part input_numbers staged_plane bias_at staged_at "
+    "scratch scratch_bytes"
+)
+
+_MOST_VECTORS = 8
+_PRODUCTS_A_PART = 512  # as in direct.py
+
+
+@dataclass(frozen=True, slots=True)
+class Phased:
+    """A convolution at stride 1 whose output channels are (phase, channel): `sliding` reads x and writes no further
+    than the phases; position q of phase ρ is y's q·phases + ρ − crop."""
+
+    sliding: Sliding
+    phases: tuple[int, int]
+    crops: tuple[int, int]
+    y_size: tuple[int, int]
+    taps: tuple[int, int]
+    turned: bool
+
+    @property
+    def outputs(self) -> int:
+        return self.phases[0] * self.phases[1] * self.sliding.outputs
+
+
+def forward(problem: Problem) -> Phased | None:
+    """The forward pass, where its stride is 1."""
+    s = problem.forward()
+    if problem.groups > 1 or s.vertical.stride > 1 or s.horizontal.stride > 1:
+        return None
+    size = (s.vertical.out, s.horizontal.out)
+    return Phased(s, (1, 1), (0, 0), size, (s.vertical.kernel, s.horizontal.kernel), turned=False)
+
+
+def input_gradient(problem: Problem) -> Phased | None:
+    """All phases of the input gradient at once."""
+    s = problem.forward()
+    axes = (s.vertical, s.horizontal)
+    if problem.groups > 1 or any(a.stride > 1 and a.dilation > 1 for a in axes):
+        return None
+
+    def together(a: Axis) -> Axis:
+        taps, first = -(-a.kernel // a.stride), a.pad // a.stride
+        return Axis(
+            size=a.out,
+            out=(a.size - 1 + a.pad) // a.stride - first + 1,
+            kernel=taps,
+            stride=1,
+            dilation=a.dilation,
+            pad=(taps - 1) * a.dilation - first,
+            x_step=a.y_step,
+            w_step=a.w_step,
+            y_step=a.x_step,
+        )
+
+    v, h = (together(a) for a in axes)
+    turned = Sliding(
+        images=s.images,
+        groups=1,
+        channels=s.outputs,
+        outputs=s.channels,
+        vertical=v,
+        horizontal=h,
+        x_n=s.y_n,
+        x_c=s.y_c,
+        y_n=s.x_n,
+        y_c=s.x_c,
+        w_g=0,
+        w_k=s.w_c,
+        w_c=s.w_k,
+        all_channels=s.outputs,
+    )
+    return Phased(
+        turned,
+        (s.vertical.stride, s.horizontal.stride),
+        (s.vertical.pad % s.vertical.stride, s.horizontal.pad % s.horizontal.stride),
+        (s.vertical.size, s.horizontal.size),
+        (s.vertical.kernel, s.horizontal.kernel),
+        turned=True,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sizes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _most_rows(target: Target) -> int:
+    """Rows that leave room for two vectors."""
+    return (target.registers - 2) // 2 - 1
+
+
+def vectors_beside(rows: int, target: Target) -> int:
+    """The most vectors of pixels with which so many rows of sums, the inputs and a weight (and, where there is no FMA,
+    a product) stay in registers."""
+    return max(1, min(_MOST_VECTORS, (target.registers - 2) // (rows + 1)))
+
+
+def rows_of(outputs: int, target: Target) -> int:
+    """Output channels of a tile: as few groups as there must be, all of the same size."""
+    return -(-outputs // -(-outputs // _most_rows(target)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    rows: int
+    columns: int
+    pitch: int
+    plane: int
+    staged_plane: int
+    cycles: float
+    """What the thread with the most blocks takes."""
+
+
+def _blocks(p: Phased, dtype: str, target: Target, threads: int) -> _Blocks:
+    """Blocks whose packed input takes at most half of L2, as many as come out fastest for the threads."""
+    s, size = p.sliding, DTYPE_BYTES[dtype]
+    v, h = s.vertical, s.horizontal
+    reach_h, reach_w = (v.kernel - 1) * v.dilation, (h.kernel - 1) * h.dilation
+    budget = target.l2_bytes // 2 // (s.channels * size)
+    columns = max(1, min(h.out, max(2 * target.lanes(dtype), budget // (reach_h + 2) - reach_w)))
+    columns = -(-h.out // max(1, -(-h.out // columns)))
+    most = max(1, min(v.out, budget // max(1, columns + reach_w) - reach_h))
+    fewest = max(1, -(-v.out // most))
+    candidates = range(fewest, min(max(1, v.out), fewest + 4 * threads) + 1)
+    return min((_cut(p, dtype, target, threads, -(-v.out // n), columns) for n in candidates), key=lambda b: b.cycles)
+
+
+def _cut(p: Phased, dtype: str, target: Target, threads: int, rows: int, columns: int) -> _Blocks:
+    """Blocks of so many rows and columns, and what they cost: multiply-adds of whole vectors, at the 0.88 of the peak
+    that tiles reach, numbers that are packed (0.6 cycles each: transposed, in L2) and numbers that are brought back."""
+    s, lanes, line = p.sliding, target.lanes(dtype), LINE // DTYPE_BYTES[dtype]
+    v, h = s.vertical, s.horizontal
+    pitch = columns + (h.kernel - 1) * h.dilation
+    # An odd number of lines a plane, so that the planes' pixels do not share cache sets.
+    plane = (-(-(rows + (v.kernel - 1) * v.dilation) * pitch // line) | 1) * line
+    staged_plane = (-(-rows * pitch // lanes) | 1) * lanes
+    tile_rows = rows_of(p.outputs, target)
+    groups = -(-p.outputs // tile_rows)
+    vectors = -(-((rows - 1) * pitch + columns) // lanes)
+    one = s.taps * tile_rows * vectors / (2 * 0.88) + tile_rows * rows * columns * 30 / lanes
+    blocks = s.images * -(-v.out // max(1, rows)) * -(-h.out // max(1, columns))
+    tasks = -(-blocks * groups // threads)  # of the thread with the most
+    cycles = tasks * one + -(-tasks // groups) * s.channels * plane * 10 / lanes
+    return _Blocks(rows, columns, pitch, plane, staged_plane, cycles)
+
+
+def cycles(p: Phased, dtype: str, threads: int, kept: bool) -> float:
+    """What it takes on so many threads; where the packed weights are not `kept`, packing them as well.
+
+    Counted for two threads, so that the choice, and with it the last bits of the result, is the same for any number.
+    """
+    packing = 0.0 if kept else 3.0 * p.outputs * p.sliding.taps
+    return (2 * _blocks(p, dtype, targets.current(), 2).cycles + packing) / threads
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prepared
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def prepare(name: str, p: Phased, dtype: str, threads: int, roles: tuple[str, str, str], bias: bool) -> Prepared:
+    """`roles` are the buffers read, multiplied by, and written."""
+    source, weights, result = roles
+    s, size, target = p.sliding, DTYPE_BYTES[dtype], targets.current()
+    v, h, lanes = s.vertical, s.horizontal, target.lanes(dtype)
+    threads = worth(threads, s.macs)
+    rows = rows_of(p.outputs, target)
+    row_groups = -(-p.outputs // rows)
+    b = _blocks(p, dtype, target, threads)
+    kernels = code(build, ("pack_weights", "planar"), dtype, target, rows)
+    # Tiles may read past the last plane: up to a tile's vectors and a kernel's reach.
+    line = LINE // size
+    beyond = vectors_beside(rows, target) * lanes + (v.kernel - 1) * v.dilation * b.pitch + h.kernel * h.dilation
+    input_numbers = -(-(s.channels * b.plane + beyond) // line) * line
+    bias_at = input_numbers
+    staged_at = bias_at + rows * lanes
+    per_thread = -(-(staged_at + rows * b.staged_plane) * size // LINE) * LINE
+    common = {
+        "kernel_h": v.kernel, "kernel_w": h.kernel, "outputs": p.outputs, "phase_outputs": s.outputs,
+        "phases_h": p.phases[0], "phases_w": p.phases[1], "channels": s.channels,
+    }  # fmt: skip
+    packing = common | {
+        "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step, "rows": rows,
+        "taps_h": p.taps[0], "taps_w": p.taps[1], "turned": int(p.turned),
+    }  # fmt: skip
+    numbers = common | {
+        "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step, "images": s.images,
+        "height": v.size, "width": h.size, "dilation_h": v.dilation, "dilation_w": h.dilation,
+        "pad_top": v.pad, "pad_left": h.pad, "out_height": v.out, "out_width": h.out,
+        "block_rows": b.rows, "block_columns": b.columns,
+        "row_blocks": -(-v.out // max(1, b.rows)), "column_blocks": -(-h.out // max(1, b.columns)),
+        "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
+        "crop_top": p.crops[0], "crop_left": p.crops[1],
+        "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "y_height": p.y_size[0], "y_width": p.y_size[1],
+        "bias_step": int(bias), "c_part": max(1, _PRODUCTS_A_PART // (v.kernel * h.kernel)),
+        "input_numbers": input_numbers, "staged_plane": b.staged_plane, "bias_at": bias_at, "staged_at": staged_at,
+        "scratch_bytes": per_thread,
+    }  # fmt: skip
+    layout, packed = Layout(), Layout()
+    at = {
+        "x": (source, 0),
+        "y": (result, 0),
+        "weights": ("packed", packed.take(row_groups * rows * s.taps * size)),
+        "scratch": ("work", layout.take(per_thread * threads)),
+        "bias": ("bias", 0) if bias else ("zeros", 0),
+    }
+    pack = step(kernels["pack_weights"], PACK_WEIGHTS, packing, {"w": (weights, 0), "packed": ("packed", 0)})
+    compute = step(kernels["planar"], PLANAR, numbers, at)
+    return Prepared(name, threads, Program((compute,)), layout.size, Program((pack,)), packed.size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build(module: ir.Module, dtype: str, target: Target, rows: int) -> None:
+    """Adds the kernels `pack_weights` and `planar`, for tiles of so many rows, to the module."""
+    lanes, most = target.lanes(dtype), vectors_beside(rows, target)
+    copy = copy_function(module, dtype, lanes)
+    _pack_weights(module, dtype, rows)
+    tile_of = {v: _tile(module, dtype, lanes, rows, v) for v in range(1, most + 1)}
+
+    f, array, thread, threads = kernel(module, "planar", dtype)
+    a = PLANAR.read(array)
+    scratch = thread_scratch(f, a, thread)
+    blocks = a["images"] * a["row_blocks"] * a["column_blocks"]
+    first, end = share(blocks * a["row_groups"], thread, threads)
+    with f.loop(end, start=first, carry=[f.const(-1).value]) as task:
+        index, group = task.index // a["row_groups"], task.index % a["row_groups"]
+        block = _Block(f, a, index, group, rows, lanes)
+        packed = Int(f.builder, task.values[0])
+        with f.if_(index.compare("!=", packed)):
+            block.pack_input(scratch, copy, packed.compare("<", 0))
+        block.spread_bias(scratch.at(a["bias_at"]))
+        block.slide(scratch, tile_of, most)
+        block.bring_back(scratch.at(a["staged_at"]), copy)
+        task.carry([index.value])
+    f.done()
+
+
+class _Block:
+    """One block of output pixels × one group of output channels while code for it is generated."""
+
+    def __init__(self, f: Function, a: dict[str, Int], index: Int, group: Int, tile_rows: int, lanes: int) -> None:
+        self.f, self.a, self.tile_rows, self.lanes, self.group = f, a, tile_rows, lanes, group
+        column_block, rest = index % a["column_blocks"], index // a["column_blocks"]
+        self.image = rest // a["row_blocks"]
+        self.first_row = rest % a["row_blocks"] * a["block_rows"]
+        self.first_column = column_block * a["block_columns"]
+        self.rows = (a["out_height"] - self.first_row).at_most(a["block_rows"])
+        self.columns = (a["out_width"] - self.first_column).at_most(a["block_columns"])
+        self.first_output = group * tile_rows
+        self.end_output = (self.first_output + tile_rows).at_most(a["outputs"])
+
+    def pack_input(self, scratch: Pointer, copy: Function, first: Value) -> None:
+        """The block's input as [c][row][column]; zeros in the padding and behind the planes."""
+        f, a = self.f, self.a
+        rows = self.rows + (a["kernel_h"] - 1) * a["dilation_h"]
+        top, left = self.first_row - a["pad_top"], self.first_column - a["pad_left"]
+        span = self.columns + (a["kernel_w"] - 1) * a["dilation_w"]
+        inside = (left * -1).at_least(0).at_most(span)
+        columns = (a["width"] - left).at_most(span) - inside
+        # The thread's block before has left zeros beside whole rows; rows above and below the image it has not.
+        fresh = (first, a["column_blocks"].compare(">", 1), top.compare("<", 0), (top + rows).compare(">", a["height"]))
+        with f.if_(f.any_of(*fresh)):
+            fill_zeros(f, scratch, a["input_numbers"], self.lanes)
+        source = f.address(a["x"]).at(self.image * a["x_n"])
+        with f.loop(rows) as slot:
+            row = top + slot.index
+            exists = (row.compare(">=", 0), row.compare("<", a["height"]), columns.compare(">", 0))
+            with f.if_(f.all_of(*exists)):
+                here = source.at(row * a["x_h"] + (left + inside) * a["x_w"])
+                there = scratch.at(slot.index * a["pitch"] + inside)
+                self._across(copy, there, a["plane"], f.const(1), here, a["x_c"], a["x_w"], a["channels"], columns)
+
+    def _across(
+        self,
+        copy: Function,
+        to: Pointer,
+        dc: Int,
+        dp: Int,
+        from_: Pointer,
+        sc: Int,
+        sp: Int,
+        channels: Int,
+        pixels: Int,
+    ) -> None:
+        """Channels × pixels from one layout to another; as rows of pixels where they lie side by side in both."""
+        f = self.f
+        rows = f.all_of(dp.compare("==", 1), sp.compare("==", 1))
+        with f.if_else(rows) as (along_pixels, along_channels):
+            with along_pixels:
+                f.call(copy, to, dp, dc, from_, sp, sc, pixels, channels)
+            with along_channels:
+                f.call(copy, to, dc, dp, from_, sc, sp, channels, pixels)
+
+    def spread_bias(self, to: Pointer) -> None:
+        """What each output channel's sums are added to, in all lanes; zeros where there is no channel."""
+        f, a = self.f, self.a
+        fill_zeros(f, to, f.const(self.tile_rows * self.lanes), self.lanes)
+        with f.if_(a["bias_step"].compare("!=", 0)), f.loop(self.end_output, start=self.first_output) as output:
+            number = f.address(a["bias"]).at(output.index % a["phase_outputs"]).scalar()
+            to.at((output.index - self.first_output) * self.lanes).put(f.splat(number, self.lanes))
+
+    def slide(self, scratch: Pointer, tile_of: dict[int, Function], most: int) -> None:
+        f, a, lanes = self.f, self.a, self.lanes
+        staged, bias = scratch.at(a["staged_at"]), scratch.at(a["bias_at"])
+        taps = a["kernel_h"] * a["kernel_w"]
+        vectors = ((self.rows - 1) * a["pitch"] + self.columns + (lanes - 1)) // lanes
+        weights = f.address(a["weights"]).at(self.group * a["channels"] * taps * self.tile_rows)
+        with f.loop(a["channels"], step=a["c_part"]) as part, tiles(f, vectors, most) as tile:
+            x = scratch.at(part.index * a["plane"] + tile.first * lanes)
+            to = staged.at(tile.first * lanes)
+            first = part.index.compare("==", 0)
+            f.dispatch(
+                tile.size, tile_of,
+                x, a["plane"], a["dilation_h"] * a["pitch"], a["dilation_w"],
+                (a["channels"] - part.index).at_most(a["c_part"]), a["kernel_h"], a["kernel_w"],
+                weights.at(part.index * taps * self.tile_rows), to, a["staged_plane"],
+                f.pick(first, bias, to), f.choose(first, lanes, a["staged_plane"]), f.choose(first, 0, lanes),
+            )  # fmt: skip
+
+    def bring_back(self, staged: Pointer, copy: Function) -> None:
+        """The group's outputs, phase by phase and row by row, to where they belong in y."""
+        f, a = self.f, self.a
+        per_phase = a["phase_outputs"]
+        with f.loop((self.end_output - 1) // per_phase + 1, start=self.first_output // per_phase) as phase:
+            lowest = (phase.index * per_phase).at_least(self.first_output)
+            highest = ((phase.index + 1) * per_phase).at_most(self.end_output)
+            down, across = phase.index // a["phases_w"], phase.index % a["phases_w"]
+            # Of the positions of this phase, the first and the last may lie outside y.
+            begin = f.choose(across.compare("<", a["crop_left"]), 1, 0) - self.first_column
+            stop = (a["y_width"] + a["crop_left"] - across + (a["phases_w"] - 1)) // a["phases_w"] - self.first_column
+            begin, stop = begin.at_least(0), stop.at_most(self.columns)
+            first_w = (self.first_column + begin) * a["phases_w"] + across - a["crop_left"]
+            to = f.address(a["y"]).at(
+                self.image * a["y_n"] + (lowest - phase.index * per_phase) * a["y_c"] + first_w * a["y_w"]
+            )
+            from_ = staged.at((lowest - self.first_output) * a["staged_plane"] + begin)
+            with f.loop(self.rows) as row:
+                h = (self.first_row + row.index) * a["phases_h"] + down - a["crop_top"]
+                exists = (h.compare(">=", 0), h.compare("<", a["y_height"]), stop.compare(">", begin))
+                with f.if_(f.all_of(*exists)):
+                    self._across(
+                        copy, to.at(h * a["y_h"]), a["y_c"], a["phases_w"] * a["y_w"],
+                        from_.at(row.index * a["pitch"]), a["staged_plane"], f.const(1), highest - lowest, stop - begin,
+                    )  # fmt: skip
+
+
+def _tile(module: ir.Module, dtype: str, lanes: int, rows: int, vectors: int) -> Function:
+    """Sums for `rows` output channels and `vectors` vectors of pixels.
+
+        y[r, v] = base[r, v] + Σ_c Σ_i Σ_j  x[c·x_c + i·x_i + j·x_j + v] · w[c, i, j, r]
+
+    Arguments: x, x_c, x_i, x_j, c_count, i_count, j_count, w, y, y_r, base, base_r, base_v (the steps of base).
+    """
+    f = Function(
+        module, f"planar_{rows}x{vectors}", [PTR, *[I64] * 6, PTR, PTR, I64, PTR, I64, I64], dtype, internal=True
+    )
+    x, w, y, base = (f.pointer(n) for n in (0, 7, 8, 10))
+    x_c, x_i, x_j, c_count, i_count, j_count, y_r, base_r, base_v = (
+        f.integer(n) for n in (1, 2, 3, 4, 5, 6, 9, 11, 12)
+    )
+    sums: list[Value] = [f.zeros(lanes)] * (rows * vectors)
+    with f.loop(c_count, carry=[x.value, w.value, *sums]) as c:
+        plane = Pointer(f.builder, c.values[0], f.float)
+        with f.loop(i_count, carry=[plane.value, *c.values[1:]]) as i:
+            line = Pointer(f.builder, i.values[0], f.float)
+            with f.loop(j_count, carry=[line.value, *i.values[1:]]) as j:
+                here, weights = (Pointer(f.builder, value, f.float) for value in j.values[:2])
+                inputs = [here.at(v * lanes).vector(lanes) for v in range(vectors)]
+                sums = []
+                for r in range(rows):
+                    weight = f.splat(weights.at(r).scalar(), lanes)
+                    before = j.values[2 + r * vectors :]
+                    sums += [f.fma(weight, inputs[v], before[v]) for v in range(vectors)]
+                j.carry([here.at(x_j).value, weights.at(rows).value, *sums])
+            i.carry([line.at(x_i).value, *j.values[1:]])
+        c.carry([plane.at(x_c).value, *i.values[1:]])
+    sums = c.values[2:]
+    for r in range(rows):
+        for v in range(vectors):
+            before = base.at(base_r * r + base_v * v).vector(lanes)
+            y.at(y_r * r + v * lanes).put(f.add(sums[r * vectors + v], before))
+    f.done()
+    return f
+
+
+def _pack_weights(module: ir.Module, dtype: str, rows: int) -> None:
+    """Weights of any layout as [group of rows][c][i][j][row], zeros where there is no output channel or no tap."""
+    f, array, thread, threads = kernel(module, "pack_weights", dtype)
+    a = PACK_WEIGHTS.read(array)
+    taps = a["kernel_h"] * a["kernel_w"]
+    padded = (a["outputs"] + (rows - 1)) // rows * rows
+    first, end = share(padded * taps, thread, threads)
+    with f.loop(end, start=first) as task:
+        output, tap = task.index // taps, task.index % taps
+        i, j = tap // a["kernel_w"], tap % a["kernel_w"]
+        phase, k = output // a["phase_outputs"], output % a["phase_outputs"]
+        # Turned, the taps run from the last to the first, and belong to the phase.
+        turned = a["turned"].compare("!=", 0)
+        i = f.choose(turned, (a["kernel_h"] - 1 - i) * a["phases_h"] + phase // a["phases_w"], i)
+        j = f.choose(turned, (a["kernel_w"] - 1 - j) * a["phases_w"] + phase % a["phases_w"], j)
+        exists = (output.compare("<", a["outputs"]), i.compare("<", a["taps_h"]), j.compare("<", a["taps_w"]))
+        source = f.address(a["w"]).at(k * a["w_k"] + i * a["w_i"] + j * a["w_j"])
+        group, row = output // rows, output % rows
+        to = f.address(a["packed"]).at((group * a["channels"] * taps + tap) * rows + row)
+        with f.if_else(f.all_of(*exists)) as (weights, nothing):
+            with weights, f.loop(a["channels"]) as c:
+                to.at(c.index * taps * rows).put(source.at(c.index * a["w_c"]).scalar())
+            with nothing, f.loop(a["channels"]) as c:
+                to.at(c.index * taps * rows).put(f.scalar_zero())
+    f.done()
