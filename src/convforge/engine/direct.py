@@ -277,6 +277,9 @@ def _panel(
     residual = f.pick(straight, residual, staged)
 
     begin_step = f.choose(has_residual, to_column, 0)
+    pointwise = f.all_of(a["in_place"].compare("!=", 0), (a["kernel_h"] * a["runs"]).compare("==", 1))
+    ahead_step = f.choose(pointwise, LINE // DTYPE_BYTES[f.dtype], 0)
+
     with _parts(f, a) as part:
         part_weights = weights.at(((part.u * a["runs"] + part.v) * a["run_length"] + part.l) * width)
         part_input = x.at(part.u * a["slot_i"] * a["row_pitch"] + part.v * a["run_step"] + part.l)
@@ -289,7 +292,7 @@ def _panel(
             arguments = (
                 pixel, a["slot_i"] * a["row_pitch"], a["run_step"], part.u_count, part.v_count, part.l_count,
                 part_weights, target, to_column, f.pick(part.first, bias, zeros), base, base_step, outputs,
-                a["stride_w"] * a["pitch"], f.choose(part.last, 1, 0),
+                a["stride_w"] * a["pitch"], f.choose(part.last, 1, 0), ahead_step,
             )  # fmt: skip
             with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
                 with two:

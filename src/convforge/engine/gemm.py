@@ -38,17 +38,20 @@ def forward_tile(
     every convolution.
 
     Arguments: x, x_u, x_v, u_count, v_count, length, w, y, y_step, bias, base, base_step, channels, pixel_step,
-    finished. `bias` is b, or zeros: where the sums begin. `base` is what they are added to: y itself when a part of the
-    sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels` are stored.
-    When the sum is `finished` (1, else 0), the activation is applied to what is stored.
+    finished, ahead_step. `bias` is b, or zeros: where the sums begin. `base` is what they are added to: y itself when a
+    part of the sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels`
+    are stored.
+    When the sum is `finished` (1, else 0), the activation is applied to what is stored. Each step asks for the cache
+    line `ahead_step` numbers further on behind the tile: where a pixel is one run and pixels touch, a cache line a step
+    is the next tile's input just in time, which counts where the input comes from memory. 0 asks for nothing new.
     """
     lanes = target.lanes(dtype)
     name = f"forward_{rows}x{vectors}"
-    types = [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, PTR, I64, I64, I64, I64]
+    types = [PTR, I64, I64, I64, I64, I64, PTR, PTR, I64, PTR, PTR, I64, I64, I64, I64, I64]
     f = Function(module, name, types, dtype, internal=True)
     x, w, y, bias, base = (f.pointer(n) for n in (0, 6, 7, 9, 10))
-    x_u, x_v, u_count, v_count, length, y_step, base_step, channels, pixel_step, finished = (
-        f.integer(n) for n in (1, 2, 3, 4, 5, 8, 11, 12, 13, 14)
+    x_u, x_v, u_count, v_count, length, y_step, base_step, channels, pixel_step, finished, ahead_step = (
+        f.integer(n) for n in (1, 2, 3, 4, 5, 8, 11, 12, 13, 14, 15)
     )
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
 
@@ -60,8 +63,10 @@ def forward_tile(
     with f.loop(u_count, carry=[w.value, *sums]) as tap_row:
         with f.loop(v_count, carry=tap_row.values) as tap_run:
             run = x.at(tap_row.index * x_u + tap_run.index * x_v)
+            ahead = run.at(pixel_step * rows)
             with f.loop(length, carry=tap_run.values) as c:
                 weight_row, *sums = c.values
+                f.prefetch(ahead.at(c.index * ahead_step))
                 c.carry(
                     [
                         _at(f, weight_row, step),
