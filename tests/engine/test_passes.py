@@ -9,6 +9,7 @@ import pytest
 from oracle import LAYOUTS, Case, Data, agree, check, embed
 
 from convforge import Conv2dSpec, SpecError, engine
+from convforge.engine.geometry import Problem
 
 NHWC = ("NHWC", "NHWC", "NHWC")
 
@@ -273,3 +274,18 @@ def test_arrays_that_do_not_fit_the_spec_are_refused_before_memory_is_touched(wh
 
 def test_more_cores_asked_for_than_there_are() -> None:
     check(Case(Conv2dSpec(32, 32, 3, padding=1), (20, 20), threads=4 * (os.cpu_count() or 1)))
+
+
+@pytest.mark.parametrize(
+    "layouts", [NHWC, ("NCHW", "NHWC", "NHWC"), ("NHWC slice", "NHWC", "NHWC"), ("NHWC", "NCHW", "NHWC")]
+)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "width"), [(2, 2, 0, 8), (4, 2, 2, 6), (6, 3, 3, 9), (2, 2, 0, 7)]
+)
+def test_phases_of_the_input_gradient_that_lie_side_by_side(
+    layouts: tuple[str, str, str], kernel: int, stride: int, padding: int, width: int
+) -> None:
+    spec = Conv2dSpec(19, 21, kernel, stride, padding)
+    check(Case(spec, (9, width), layouts=layouts, algorithm="direct", passes=("dx",)))
+    problem = Problem.of(spec, 1, (9, width))
+    assert len(list(problem.input_gradient())) == (stride if width % stride == 0 else stride**2)

@@ -152,6 +152,22 @@ class Sliding:
         return joined
 
     @property
+    def phases_touch(self) -> bool:
+        """Whether the horizontal phases of the input gradient are one convolution with s times as many outputs.
+
+        All phases have the same taps and cover the row where the stride divides kernel, padding and width. In NHWC,
+        x's gradient at (q·s + ρ, c) is then number ρ·C + c behind q·s, and the weight of tap t·s + ρ and channel c is
+        number ρ·C + c behind tap t·s: (ρ, c) counts output channels that lie side by side.
+        """
+        h, s = self.horizontal, self.horizontal.stride
+        return (
+            s > 1
+            and self.groups == h.dilation == 1
+            and h.kernel % s == h.pad % s == h.size % s == 0
+            and (self.x_c, h.x_step) == (self.w_c, h.w_step) == (1, self.channels)
+        )
+
+    @property
     def weights(self) -> dict[str, int]:
         """Where the weights are, for packing them and for collecting their gradient: by group, output and channel; a
         depthwise one's channels are all outputs of one group."""
@@ -255,13 +271,16 @@ class Problem:
     def input_gradient(self) -> Iterator[Sliding]:
         """y's gradient and w to x's: input and output change places, and so do the channels of the weights."""
         straight = self.forward()
+        outputs, across = straight.channels, list(straight.horizontal.phases())
+        if straight.phases_touch:
+            outputs, across = straight.horizontal.stride * outputs, across[:1]
         for vertical in straight.vertical.phases():
-            for horizontal in straight.horizontal.phases():
+            for horizontal in across:
                 yield Sliding(
                     images=straight.images,
                     groups=straight.groups,
                     channels=straight.outputs,
-                    outputs=straight.channels,
+                    outputs=outputs,
                     vertical=vertical,
                     horizontal=horizontal,
                     x_n=straight.y_n,
