@@ -72,7 +72,8 @@ def test_tiles_fit_the_registers() -> None:
         for outputs in range(1, 100):
             rows = planar.rows_of(outputs, t)
             vectors = planar.vectors_beside(rows, t)
-            assert vectors >= 1 and rows * vectors + vectors + 1 < t.registers
+            assert vectors >= 1
+            assert rows * vectors + vectors + 1 < t.registers
             assert -(-outputs // rows) * rows - outputs < rows
 
 

@@ -9,7 +9,7 @@ Here the sum runs over pixels, and the tile's rows are weights: for a tap row i,
 
 The loops, from outside in:
 
-    unit = (split, group, a chunk of panels)               shared out among the threads
+    unit = (split, group, chunk of panels, slice of runs)  shared out among the threads
         for block of output pixels in the split            small enough that the panel's dy stays in L1
             pack the block's input; for panel: pack dy as [pixel][lane]
                 for tap row, run, tile of the run
@@ -25,6 +25,8 @@ Packed dw: [split][group][panel][i][j][c][lane].
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llvmlite import ir
 
 from . import target as targets
@@ -32,15 +34,17 @@ from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .direct import panels_of
 from .gemm import gradient_tile
-from .geometry import Blocking, Sliding, blocking
+from .geometry import Axis, Blocking, Sliding, blocking
 from .ir import Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function, fill_zeros
 from .prepared import LINE, Layout, Prepared, Program, code, step, worth
 from .target import DTYPE_BYTES, Target
 
 ACCUMULATE = Arguments(
-    BLOCK_ARGUMENTS + " dy dy_n dy_c dy_h dy_w outputs all_outputs depth row_step panels splits chunks panel_dy parts"
-    # outputs: channels of one group; depth: weights of one tap and output; panel_dy: where in scratch its dy goes
+    BLOCK_ARGUMENTS
+    + " dy dy_n dy_c dy_h dy_w outputs all_outputs depth row_step panels splits chunks slices panel_dy parts w w_c"
+    # outputs: channels of one group; depth: weights of one tap and output; panel_dy: where in scratch its dy goes;
+    # w_c: how far apart the channels' rows are in w, where sums go straight there, else 0
 )
 
 COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
@@ -50,37 +54,85 @@ def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
     """w's gradient, into `w`, from x and y's gradient, in `y`; `s` is the forward pass."""
     target = targets.current()
     size, panel = DTYPE_BYTES[dtype], target.lanes(dtype) * target.tile_vectors
+    x, dy = "x", "y"
+    if _turns(s, dtype, target):
+        s, x, dy = _turned(s), dy, x
     v, h = s.vertical, s.horizontal
     threads = worth(threads, s.macs)
     blocks = _blocking(s, dtype, target)
     kernels = code(build, ("accumulate", "collect"), dtype, target, s.lanewise)
     panels = -(-s.outputs // panel)
-    splits, chunks = _units(s, blocks, panels, threads)
+    numbers = blocks.arguments(s)
+    if s.lanewise:  # a tile's rows are the taps of a kernel row
+        numbers |= {"runs": 1, "run_length": h.kernel}
+    splits, chunks, slices = _units(s, blocks, panels, -(-numbers["run_length"] // target.tile_rows), threads)
+    straight = splits == 1 and s.w_k == 1 and s.taps == s.channels and not s.lanewise
     layout = Layout()
-    parts = layout.take(splits * s.groups * panels * panel * s.taps * size)
+    parts = 0 if straight else layout.take(splits * s.groups * panels * panel * s.taps * size)
     panel_dy = -(-blocks.scratch_numbers // (LINE // size)) * (LINE // size)
     per_thread = -(-(panel_dy + blocks.rows * blocks.columns * panel) * size // LINE) * LINE
     scratch = layout.take(per_thread * threads)
-    accumulate = blocks.arguments(s) | {
+    accumulate = numbers | {
         "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs, "panels": panels,
-        "splits": splits, "chunks": chunks, "panel_dy": panel_dy, "scratch_bytes": per_thread,
-        "row_step": 1,
+        "splits": splits, "chunks": chunks, "slices": slices, "panel_dy": panel_dy, "scratch_bytes": per_thread,
+        "row_step": h.dilation * blocks.pitch if s.lanewise else 1, "w_c": s.w_c if straight else 0,
     }  # fmt: skip
-    if s.lanewise:  # a tile's rows are the taps of a kernel row
-        accumulate |= {"runs": 1, "run_length": h.kernel, "row_step": h.dilation * blocks.pitch}
     collect = panels_of(s, panel) | {"splits": splits}
+    w = ("w", s.w_start * size)
     at = {
-        "x": ("x", s.x_start * size),
-        "dy": ("y", s.y_start * size),
+        "x": (x, s.x_start * size),
+        "dy": (dy, s.y_start * size),
         "scratch": ("work", scratch),
         "parts": ("work", parts),
+        "w": w,
     }
-    collected = {"parts": ("work", parts), "w": ("w", s.w_start * size)}
-    steps = (
-        step(kernels["accumulate"], ACCUMULATE, accumulate, at),
-        step(kernels["collect"], COLLECT, collect, collected),
+    steps = [step(kernels["accumulate"], ACCUMULATE, accumulate, at)]
+    if not straight:
+        steps.append(step(kernels["collect"], COLLECT, collect, {"parts": ("work", parts), "w": w}))
+    return Prepared(name, threads, Program(tuple(steps)), layout.size)
+
+
+_FEW_PIXELS = 256
+
+
+def _turns(s: Sliding, dtype: str, target: Target) -> bool:
+    """Whether x and dy change places: where each pixel of x meets one pixel of dy, the sum over pixels of their
+    products is the same, turned. The lanes are then input channels, as the weights lie in memory, and sums go straight
+    to where they belong.
+
+    The operand of the lanes is the one that is packed: it should be the one of fewer channels, unless pixels are few
+    and each packed number meets several tiles. And a gradient that does not stay in L2 should be added to once, for its
+    rows are short pieces far apart.
+    """
+    v, h = s.vertical, s.horizontal
+    few_pixels = s.images * v.out * h.out <= _FEW_PIXELS
+    in_l2 = s.outputs * s.channels * DTYPE_BYTES[dtype] <= target.l2_bytes
+    if s.channels > s.outputs and not (few_pixels and s.outputs > 4 * target.tile_rows):
+        return False
+    if not (few_pixels or in_l2):
+        return False
+    pointwise = v.kernel == h.kernel == v.stride == h.stride == 1 and v.pad == h.pad == 0
+    return pointwise and (v.size, h.size) == (v.out, h.out) and not s.lanewise and s.w_c == 1 and s.groups == 1
+
+
+def _turned(s: Sliding) -> Sliding:
+    def axis(a: Axis) -> Axis:
+        return replace(a, x_step=a.y_step, y_step=a.x_step, x_start=a.y_start, y_start=a.x_start)
+
+    return replace(
+        s,
+        channels=s.outputs,
+        outputs=s.channels,
+        all_channels=s.outputs,
+        vertical=axis(s.vertical),
+        horizontal=axis(s.horizontal),
+        x_n=s.y_n,
+        x_c=s.y_c,
+        y_n=s.x_n,
+        y_c=s.x_c,
+        w_k=s.w_c,
+        w_c=s.w_k,
     )
-    return Prepared(name, threads, Program(steps), layout.size)
 
 
 def _blocking(s: Sliding, dtype: str, target: Target) -> Blocking:
@@ -104,25 +156,29 @@ def describe(s: Sliding, dtype: str, threads: int) -> Description:
     """The loops of the weight gradient; `s` is the forward pass."""
     target, size = targets.current(), DTYPE_BYTES[dtype]
     panel = target.lanes(dtype) * target.tile_vectors
+    turned = _turns(s, dtype, target)
+    s = _turned(s) if turned else s
     threads = worth(threads, s.macs)
     blocks, panels = _blocking(s, dtype, target), -(-s.outputs // panel)
     numbers = blocks.arguments(s)
-    splits, chunks = _units(s, blocks, panels, threads)
     block_count = s.images * numbers["row_blocks"] * numbers["column_blocks"]
     runs, length = (1, s.horizontal.kernel) if s.lanewise else (numbers["runs"], numbers["run_length"])
+    splits, chunks, slices = _units(s, blocks, panels, -(-length // target.tile_rows), threads)
     rows = largest_tile(length, target.tile_rows)
     vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
     weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
+    lanes, rows_are = ("input", "output") if turned else ("output", "input")
     units = [
         many(s.groups, "panel") + f" of {panel} channels" if s.lanewise else "",
         many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
         f"{many(splits, 'split')} of the pixels" if splits > 1 else "",
-        f"{many(chunks, 'chunk')} of output channels" if chunks > 1 else "",
+        f"{many(chunks, 'chunk')} of {lanes} channels" if chunks > 1 else "",
+        f"{many(slices, 'slice')} of the {rows_are} channels" if slices > 1 else "",
     ]
     shared = " × ".join(filter(None, units)) or "all of it"
     loops = (
         Loop(
-            splits * s.groups * chunks,
+            splits * s.groups * chunks * slices,
             "unit",
             f"shared out among {many(threads, 'thread')}: {shared}",
         ),
@@ -132,7 +188,12 @@ def describe(s: Sliding, dtype: str, threads: int) -> Description:
             f"of {blocks.rows}×{blocks.columns} output pixels",
             "" if blocks.in_place else "copy the block's input, zeros for the padding",
         ),
-        Loop(-(-panels // chunks), "panel", f"of {panel} output channels", "copy the panel's dy of the block"),
+        Loop(
+            -(-panels // chunks),
+            "panel",
+            f"of {panel} {lanes} channels",
+            f"copy the panel's {'x' if turned else 'dy'} of the block",
+        ),
         Loop(
             s.vertical.kernel * runs * -(-length // rows),
             "tile",
@@ -142,30 +203,39 @@ def describe(s: Sliding, dtype: str, threads: int) -> Description:
     )
     held = (
         *(() if blocks.in_place else (Held("a block's packed input", blocks.scratch_numbers * size, "L2"),)),
-        Held("a panel's dy of a block", blocks.rows * blocks.columns * vectors * target.vector_bytes, "L1"),
+        Held(
+            f"a panel's {'x' if turned else 'dy'} of a block",
+            blocks.rows * blocks.columns * vectors * target.vector_bytes,
+            "L1",
+        ),
         Held("the sums of all splits", splits * s.groups * panels * panel * s.taps * size),
     )
     return Description(
         loops,
-        Tile.of(target, dtype, (rows, weights), (vectors, "output channels"), s.lanewise),
+        Tile.of(target, dtype, (rows, weights), (vectors, f"{lanes} channels"), s.lanewise),
         held,
         Inner(build, f"gradient_{rows}x{vectors}", (s.lanewise,)),
         after="add up the splits, and bring the sums into the layout of the weights",
     )
 
 
-def _units(s: Sliding, blocks: Blocking, panels: int, threads: int) -> tuple[int, int]:
-    """Into how many splits of the pixels and chunks of the panels the work is cut, so that every thread has as much.
+def _units(s: Sliding, blocks: Blocking, panels: int, tiles_a_run: int, threads: int) -> tuple[int, int, int]:
+    """Into how many splits of the pixels, chunks of the panels and slices of the runs the work is cut, so that every
+    thread has as much.
 
-    Chunks alone where they come out even: they need no further memory. Else the pixels are split as well.
+    Chunks alone where they come out even: they need no further memory. Slices repeat the packing of dy. Splits need a
+    sum of their own each, and are left for small gradients and many pixels.
     """
     for chunks in range(1, panels + 1):
         if panels % chunks == 0 and s.groups * chunks % threads == 0:
-            return 1, chunks
+            return 1, chunks, 1
     if s.groups * panels >= 8 * threads:
-        return 1, panels
+        return 1, panels, 1
+    for slices in range(2, tiles_a_run // 2 + 1):
+        if s.groups * panels * slices % threads == 0:
+            return 1, panels, slices
     block_count = s.images * -(-s.vertical.out // blocks.rows) * -(-s.horizontal.out // blocks.columns)
-    return max(1, min(threads, block_count)), 1
+    return max(1, min(threads, block_count)), 1, 1
 
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:
@@ -182,24 +252,26 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
     images_blocks = a["row_blocks"] * a["column_blocks"]
     blocks = a["images"] * images_blocks  # of one group
     taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
-    first, end = share(a["splits"] * a["groups"] * a["chunks"], thread, threads)
+    first, end = share(a["splits"] * a["groups"] * a["chunks"] * a["slices"], thread, threads)
     with f.loop(end, start=first) as unit:
-        chunk = unit.index % a["chunks"]
-        group = unit.index // a["chunks"] % a["groups"]
-        split = unit.index // a["chunks"] // a["groups"]
+        slice_, rest = unit.index % a["slices"], unit.index // a["slices"]
+        chunk, rest = rest % a["chunks"], rest // a["chunks"]
+        group, split = rest % a["groups"], rest // a["groups"]
         first_panel, end_panel = share(a["panels"], chunk, a["chunks"])
         first_block, end_block = share(blocks, split, a["splits"])
+        run = share(a["run_length"], slice_, a["slices"])
         part = f.address(a["parts"]).at((split * a["groups"] + group) * a["panels"] * panel * taps)
-        fill_zeros(f, part.at(first_panel * panel * taps), (end_panel - first_panel) * panel * taps, lanes)
         with f.loop(end_block, start=first_block) as step:
             image, inside = step.index // images_blocks, step.index % images_blocks
             block = Block(f, a, (image * a["groups"] + group) * images_blocks + inside, lanes)
             with f.if_(a["in_place"].compare("==", 0)):
                 block.pack_input(scratch, copy)
             x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
+            add = step.index - first_block
             with f.loop(end_panel, start=first_panel) as p:
                 dw = part.at(p.index * panel * taps)
-                _panel(f, a, block, x, scratch.at(a["panel_dy"]), p.index, dw, lanes, panel, wide, narrow, copy, target)
+                dy = scratch.at(a["panel_dy"])
+                _panel(f, a, block, x, dy, p.index, dw, run, add, lanes, panel, wide, narrow, copy, target)
     f.done()
     _collect(module, dtype, copy, lanes, panel)
 
@@ -212,6 +284,8 @@ def _panel(
     dy: Pointer,
     panel_index: Int,
     dw: Pointer,
+    run_part: tuple[Int, Int],
+    add: Int,
     lanes: int,
     panel: int,
     wide: dict[int, Function],
@@ -243,10 +317,22 @@ def _panel(
 
     row_step = a["slot_r"] * a["row_pitch"]
     pixel_step = a["stride_w"] * a["pitch"]
-    with f.loop(a["kernel_h"]) as i, f.loop(a["runs"]) as run, tiles(f, a["run_length"], target.tile_rows) as tile:
-        first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + tile.first * a["row_step"])
-        to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + tile.first) * width)
-        arguments = (first, row_step, pixel_step, block.rows, block.columns, dy, to, a["row_step"])
+    straight = a["w_c"].compare("!=", 0)
+    dw_step = f.choose(straight, a["w_c"], width)
+    stored = f.choose(straight, outputs, width)
+    first_number, end_number = run_part
+    with (
+        f.loop(a["kernel_h"]) as i,
+        f.loop(a["runs"]) as run,
+        tiles(f, end_number - first_number, target.tile_rows) as tile,
+    ):
+        number = first_number + tile.first
+        first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
+        to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + number) * width)
+        to = f.pick(straight, f.address(a["w"]).at(number * a["w_c"] + channel), to)
+        arguments = (
+            first, row_step, pixel_step, block.rows, block.columns, dy, to, a["row_step"], dw_step, stored, add,
+        )  # fmt: skip
         with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
             with two:
                 f.dispatch(tile.size, wide, *arguments)

@@ -107,13 +107,16 @@ def gradient_tile(
 
     The rows are neighbours in x (row_step 1) or, lanewise, taps that are row_step apart.
 
-    Arguments: x, x_p, x_q, p_count, q_count, dy, dw, row_step. Rows of dy and dw are `vectors` vectors long and dense.
+    Arguments: x, x_p, x_q, p_count, q_count, dy, dw, row_step, dw_step, channels, add. Rows of dy are `vectors` vectors
+    long and dense; those of dw are dw_step apart. Where `add` is 0, dw is not read, and begins with these sums. Of the
+    vectors' lanes, the first `channels` are stored.
     """
     lanes = target.lanes(dtype)
-    f = Function(module, f"gradient_{rows}x{vectors}", [PTR, I64, I64, I64, I64, PTR, PTR, I64], dtype, internal=True)
+    name = f"gradient_{rows}x{vectors}"
+    f = Function(module, name, [PTR, I64, I64, I64, I64, PTR, PTR, I64, I64, I64, I64], dtype, internal=True)
     row_step = f.integer(7) if lanewise else 1
     x, dy, dw = f.pointer(0), f.pointer(5), f.pointer(6)
-    x_p, x_q, p_count, q_count = (f.integer(n) for n in (1, 2, 3, 4))
+    x_p, x_q, p_count, q_count, dw_step, channels, more = (f.integer(n) for n in (1, 2, 3, 4, 8, 9, 10))
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
     step = vectors * lanes
 
@@ -125,9 +128,22 @@ def gradient_tile(
             q.carry([_at(f, pixel, x_q), _at(f, dy_row, step), *products])
         p.carry(q.values[1:])
     _, *sums = p.values
-    for (r, v), total in zip(tile, sums, strict=True):
-        here = dw.at(r * step + v * lanes)
-        here.put(f.add(here.vector(lanes), total))
+    adding = more.compare("!=", 0)
+    with f.if_else(channels.compare(">=", step)) as (full, partial):
+        with full, f.if_else(adding) as (added, begun):
+            with added:
+                for (r, v), total in zip(tile, sums, strict=True):
+                    here = dw.at(dw_step * r + v * lanes)
+                    here.put(f.add(here.vector(lanes), total))
+            with begun:
+                for (r, v), total in zip(tile, sums, strict=True):
+                    dw.at(dw_step * r + v * lanes).put(total)
+        with partial:
+            stored = [f.first_lanes(channels - v * lanes, lanes) for v in range(vectors)]
+            read = [f.builder.and_(mask, f.splat(adding, lanes)) for mask in stored]
+            for (r, v), total in zip(tile, sums, strict=True):
+                here = dw.at(dw_step * r + v * lanes)
+                f.put_masked(here, f.add(f.load_masked(here, lanes, read[v]), total), stored[v])
     f.done()
     return f
 
