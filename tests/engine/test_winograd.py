@@ -101,7 +101,7 @@ def test_blocks_and_chunks_on_any_number_of_threads(threads: int, tile: str) -> 
 def test_stages_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches so large that the transformed tiles are cut into chunks, here with a cache of nearly nothing."""
     before = targets.current().l2_bytes
-    monkeypatch.setattr(targets, "_cache_bytes", lambda: (4096, 16384))
+    monkeypatch.setattr(targets, "_cache_bytes", lambda: (4096, 16384, 65536))
     targets._named.cache_clear()
     passes.prepare_forward.cache_clear()
     try:

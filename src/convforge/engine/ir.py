@@ -308,6 +308,12 @@ class Function:
         wide = self.splat(count.value, lanes)
         return self.builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), wide)
 
+    def put_past_caches(self, pointer: Pointer, value: Value) -> None:
+        """Store a whole vector, at an address aligned to it, without reading its cache line first or keeping it."""
+        vector_bytes = value.type.count * _bytes(self.float)
+        stored = self.builder.store(value, pointer.value, align=vector_bytes)
+        stored.set_metadata("nontemporal", self.module.add_metadata([ir.Constant(I32, 1)]))
+
     def put_masked(self, pointer: Pointer, value: Value, mask: Value) -> None:
         """Store the lanes that `mask` has; the memory of the others is not touched."""
         name = f"llvm.masked.store.{_intrinsic_suffix(value.type)}.p0"

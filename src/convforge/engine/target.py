@@ -36,6 +36,7 @@ class Target:
     tile_vectors: int
     l1_bytes: int
     l2_bytes: int
+    l3_bytes: int
     triple: str = ""
     """The machine, as LLVM names it; "" for the one that is here."""
 
@@ -108,14 +109,14 @@ def _host_features() -> frozenset[str]:
     return frozenset(feature for feature, on in llvm.get_host_cpu_features().items() if on)
 
 
-_USUAL_CACHE_BYTES = (32 << 10, 512 << 10)
-"""L1 data and L2 cache that every recent CPU has."""
+_USUAL_CACHE_BYTES = (32 << 10, 512 << 10, 8 << 20)
+"""L1 data, L2 and L3 cache that every recent CPU has."""
 
 
 @cache
-def _cache_bytes() -> tuple[int, int]:
-    """L1 data and L2 cache of the first core, as far as the system says."""
-    sizes = dict(zip((1, 2), _USUAL_CACHE_BYTES, strict=True))
+def _cache_bytes() -> tuple[int, int, int]:
+    """L1 data, L2 and L3 cache of the first core, as far as the system says."""
+    sizes = dict(zip((1, 2, 3), _USUAL_CACHE_BYTES, strict=True))
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             level = int((index / "level").read_text())
@@ -125,4 +126,4 @@ def _cache_bytes() -> tuple[int, int]:
             continue
         if level in sizes and kind != "Instruction" and size.endswith("K"):
             sizes[level] = int(size[:-1]) << 10
-    return sizes[1], sizes[2]
+    return sizes[1], sizes[2], sizes[3]
