@@ -5,8 +5,10 @@ What it computes (one input channel and one output channel a group):
     y[n, p, q, c] = bias[c] + Σᵢ Σⱼ  x[n, p·s + i·d − pad, q·s + j·d − pad, c] · w[c, i, j]
 
 When it applies: groups = input channels = output channels. A broadcast would fill a vector for one channel; here the
-lanes are channels instead, on both sides. So a panel of channels takes the place of a group, and the loops of
-`direct.py` and `direct_weight_gradient.py` run unchanged around `lanewise` tiles, with one number summed a tap:
+lanes are channels instead, on both sides. `grouped.py` computes it on images that can be read where they lie. Elsewhere
+(NCHW, fewer channels than lanes, columns dilated) they are packed: a panel of channels takes the place of a group, and
+the loops of `direct.py` and `direct_weight_gradient.py` run unchanged around `lanewise` tiles, with one number summed a
+tap:
 
 - forward and input gradient: a tile of pixels × vectors of channels, the sum runs over taps;
 - weight gradient: a tile of the taps of a kernel row × vectors of channels, the sum runs over pixels.

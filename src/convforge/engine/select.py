@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import UserError
-from . import depthwise, direct, direct_weight_gradient, planar, tuned, winograd, winograd_weight_gradient
+from . import depthwise, direct, direct_weight_gradient, grouped, planar, tuned, winograd, winograd_weight_gradient
 from . import target as targets
 from .describe import Description
 from .epilogue import Epilogue
@@ -129,6 +129,10 @@ def _slide_planar(name: str, problem: Problem, which: Pass, threads: int, epilog
     return planar.prepare(name, phased, problem.dtype, threads, which.roles, epilogue.bias)
 
 
+def _slide_grouped(name: str, problem: Problem, which: Pass, threads: int, epilogue: Epilogue) -> Prepared:
+    return grouped.prepare(name, problem, which is Pass.INPUT_GRADIENT, threads, epilogue.bias)
+
+
 def _panel(problem: Problem) -> int:
     target = targets.current()
     return target.lanes(problem.dtype) * target.tile_vectors
@@ -187,13 +191,31 @@ ALGORITHMS = (
     Algorithm(
         "depthwise",
         True,
-        _is_depthwise,
+        lambda problem, which: _is_depthwise(problem, which) and grouped.fits(problem),
         lambda problem, which, threads, kept: 0.0,  # nothing comes near it where it applies
+        _slide_grouped,
+        grouped.prepare_weight_gradient,
+        "every channel has a kernel of its own, so vectors run along channels, which are read where they lie",
+    ),
+    Algorithm(
+        "depthwise packed",
+        True,
+        _is_depthwise,
+        lambda problem, which, threads, kept: 1.0,
         _slide_depthwise,
         _correlate_depthwise,
-        "every channel has a kernel of its own, so vectors run along channels on both sides",
+        "every channel has a kernel of its own, so vectors run along channels, which are brought side by side first",
         fuses=True,
         describe=_describe_depthwise,
+    ),
+    Algorithm(
+        "grouped",
+        True,
+        lambda problem, which: grouped.applies(problem, which is Pass.INPUT_GRADIENT, which is Pass.WEIGHT_GRADIENT),
+        lambda problem, which, threads, kept: 0.0,
+        _slide_grouped,
+        grouped.prepare_weight_gradient,
+        "a group has so few channels that a vector takes in several groups",
     ),
     Algorithm(
         "planar",
