@@ -289,3 +289,19 @@ def test_phases_of_the_input_gradient_that_lie_side_by_side(
     check(Case(spec, (9, width), layouts=layouts, algorithm="direct", passes=("dx",)))
     problem = Problem.of(spec, 1, (9, width))
     assert len(list(problem.input_gradient())) == (stride if width % stride == 0 else stride**2)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_weight_gradients_of_every_division_of_the_work(threads: int) -> None:
+    """Panels that do not come out even, few and many pixels, more inputs than outputs and the other way round."""
+    for spec, size in (
+        (Conv2dSpec(33, 112, 3, padding=1), (6, 7)),
+        (Conv2dSpec(130, 33, 1), (7, 7)),
+        (Conv2dSpec(40, 70, 1, 2), (35, 33)),
+        (Conv2dSpec(70, 40, 1), (33, 35)),
+        (Conv2dSpec(1, 40, 1), (9, 9)),
+        (Conv2dSpec(3, 12, 1, 2, groups=3), (40, 41)),
+        (Conv2dSpec(40, 1, 1, padding=1), (5, 6)),
+    ):
+        for layouts in (NHWC, ("NCHW", "NCHW", "NCHW"), ("NHWC", "NCHW", "NHWC slice")):
+            check(Case(spec, size, layouts=layouts, threads=threads, algorithm="direct", passes=("dw",)))

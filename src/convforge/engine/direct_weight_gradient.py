@@ -66,7 +66,7 @@ def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
     if s.lanewise:  # a tile's rows are the taps of a kernel row
         numbers |= {"runs": 1, "run_length": h.kernel}
     splits, chunks, slices = _units(s, blocks, panels, -(-numbers["run_length"] // target.tile_rows), threads)
-    straight = splits == 1 and s.w_k == 1 and s.taps == s.channels and not s.lanewise
+    straight = splits == s.w_k == s.groups == 1 and s.taps == s.channels and not s.lanewise
     layout = Layout()
     parts = 0 if straight else layout.take(splits * s.groups * panels * panel * s.taps * size)
     panel_dy = -(-blocks.scratch_numbers // (LINE // size)) * (LINE // size)
