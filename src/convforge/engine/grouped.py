@@ -172,7 +172,7 @@ def prepare(name: str, problem: Problem, backward: bool, threads: int, bias: boo
         pattern = ("forward", h.kernel, h.stride, 0)
     # The vectors stored are all aligned where the first one is; whether that is so, the kernel sees.
     aligned = all(number % lanes == 0 for number in (channels, y["y_n"], y["y_h"], y["y_w"]))
-    past_caches = aligned and s.images * channels * size * (v.size * h.size + v.out * h.out) > target.l3_bytes
+    past_caches = aligned and (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * size > target.l3_bytes
     chunk = _chunk(vectors, s.images * y["out_height"], threads, taps * lanes * size, target)
     layout = Layout()
     scratch_bytes = -(-(v.kernel + v.stride) * 16 // LINE) * LINE  # the list of rows
