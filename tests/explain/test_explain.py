@@ -138,7 +138,7 @@ LBB0_0:
 
 
 def test_the_text_is_as_it_was_judged_good(golden: Callable[[str, str], None]) -> None:
-    target = targets.Target("avx512", "", "", 64, 32, 14, 2, 48 << 10, 1 << 20)
+    target = targets.Target("avx512", "", "", 64, 32, 14, 2, 48 << 10, 1 << 20, 32 << 20)
     limits = Machine("avx512", 2, peak=450e9, memory=45e9, cache=290e9)
     layer = parse("64,56,128,3,stride=2,padding=1")
     description = Description(
