@@ -58,6 +58,13 @@ def test_json(run: Callable[..., str]) -> None:
         assert p["flops_per_second"] * p["measured"] == pytest.approx(data["flops"])
 
 
+def test_what_rearranges_products_is_refused_where_exactness_is_asked_for(run: Callable[..., str]) -> None:
+    data = json.loads(run("16,12,16,3,padding=1", "--exact", "--passes", "forward", "--json"))
+    assert data["passes"][0]["refused"] == {
+        "winograd 4×4": "is not exact", "winograd 2×2": "is not exact", "depthwise": "does not apply"
+    }  # fmt: skip
+
+
 def test_another_algorithm_is_explained_on_request(run: Callable[..., str]) -> None:
     shown = run("16,9,16,3,padding=1,groups=16", "--algorithm", "direct", "--passes", "forward")
     assert "direct: it multiplies each input" in shown

@@ -157,14 +157,15 @@ def test_the_text_is_as_it_was_judged_good(golden: Callable[[str, str], None]) -
     common = {
         "which": Pass.FORWARD, "algorithm": "direct", "reason": "it is the best", "description": description,
         "considered": (Considered("direct", 301e-6, 322e-6), Considered("depthwise", None, 541e-6)),
-        "refused": ("winograd 4×4",), "bytes": layer.bytes(Pass.FORWARD), "intensity": layer.intensity(Pass.FORWARD),
+        "refused": {"winograd 4×4": "does not apply"},
+        "bytes": layer.bytes(Pass.FORWARD), "intensity": layer.intensity(Pass.FORWARD),
         "attainable": 450e9, "predicted": 301e-6, "measured": 322e-6, "kept": True, "otherwise": 341e-6,
         "workspace_bytes": 612864,
         "inner_loop": find("f:\n.L1:\n  mulps (%rax), %xmm1\n  jne .L1\n", "f"),
     }  # fmt: skip
     bare = common | {
         "which": Pass.WEIGHT_GRADIENT, "description": None, "predicted": None, "kept": False, "otherwise": None,
-        "refused": (),
+        "refused": {},
         "attainable": 100e9, "intensity": 100 / 45,
     }  # fmt: skip
     console = Console(file=StringIO(), width=100, color_system=None, legacy_windows=False, force_jupyter=False)

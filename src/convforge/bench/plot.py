@@ -37,7 +37,7 @@ def write(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     passes = [which for which in Pass if any(row.which is which for row in report.rows)]
-    figure = Figure(figsize=(1.2 + 4.6 * len(passes), 5.2), layout="constrained")
+    figure = Figure(figsize=(1.8 + 4.4 * len(passes), 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(passes), sharex=True, sharey=True, squeeze=False)[0]
     for which, axes in zip(passes, panels, strict=True):
@@ -49,7 +49,9 @@ def write(report: Report, path: Path) -> None:
     )
     panels[0].set_ylabel("GFLOP/s, operations of the definition")
     known = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(
+        known.values(), known.keys(), loc="outside lower center", ncols=1 + len(passes), fontsize=9, frameon=False
+    )
     figure.savefig(path, dpi=160)
 
 

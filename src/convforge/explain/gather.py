@@ -16,6 +16,7 @@ from ..bench.run import ALL, Settings, check_algorithm, check_fits
 from ..bench.timing import burst, interleaved
 from ..engine import target as targets
 from ..engine.describe import Description
+from ..engine.geometry import Problem
 from ..engine.select import ALGORITHMS, Pass, choose, considered
 from ..engine.target import Target
 from ..errors import UserError
@@ -34,14 +35,14 @@ class Considered:
 @dataclass(frozen=True, slots=True)
 class PassExplained:
     """One pass of a layer, with weights that are `kept` in the kernels' form, or packed at every call; `otherwise` are
-    the seconds of the other of the two, where there is such a form. `refused` names the algorithms that do not apply.
+    the seconds of the other of the two, where there is such a form. `refused` are the other algorithms, and why.
     """
 
     which: Pass
     algorithm: str
     reason: str
     considered: tuple[Considered, ...]
-    refused: tuple[str, ...]
+    refused: dict[str, str]
     description: Description | None
     bytes: int
     intensity: float
@@ -145,7 +146,7 @@ def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assem
         algorithm=chosen.name,
         reason=reason,
         considered=tuple(Considered(name, predicted[name], times[name]) for name in names),
-        refused=tuple(dict.fromkeys(a.name for a in ALGORITHMS if a.name not in names)),
+        refused=_refused(problem, which, names),
         description=description,
         bytes=layer.bytes(which),
         intensity=intensity,
@@ -157,3 +158,11 @@ def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assem
         workspace_bytes=prepared[chosen.name].workspace_bytes,
         inner_loop=inner_loop(description.inner, "float32", targets.current()) if assembly and description else None,
     )
+
+
+def _refused(problem: Problem, which: Pass, names: list[str]) -> dict[str, str]:
+    """The algorithms that are not among `names`, and why. Two of them may share a name, for kernels of different sizes;
+    then the one that applies is meant."""
+    others = [(a.name, a.applies(problem, which)) for a in ALGORITHMS if a.name not in names]
+    applying = {name for name, applies in others if applies}
+    return {name: "is not exact" if name in applying else "does not apply" for name, _ in others}

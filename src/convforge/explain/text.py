@@ -87,8 +87,8 @@ def _considered(one: PassExplained) -> RenderableType:
         predicted = f"{duration(other.predicted)} predicted" if other.predicted else "not predicted"
         chosen = "chosen" if other.name == one.algorithm else ""
         table.add_row(other.name, f"{predicted},", f"{duration(other.measured)} measured", chosen)
-    for name in one.refused:
-        table.add_row(name, "does not apply")
+    for name, why in one.refused.items():
+        table.add_row(name, why)
     return table
 
 
