@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -138,7 +139,9 @@ LBB0_0:
 
 
 def test_the_text_is_as_it_was_judged_good(golden: Callable[[str, str], None]) -> None:
-    target = targets.Target("avx512", "", "", 64, 32, 14, 2, 48 << 10, 1 << 20, 32 << 20)
+    target = replace(
+        targets.current(), name="avx512", vector_bytes=64, registers=32, l1_bytes=48 << 10, l2_bytes=1 << 20
+    )
     limits = Machine("avx512", 2, peak=450e9, memory=45e9, cache=290e9)
     layer = parse("64,56,128,3,stride=2,padding=1")
     description = Description(

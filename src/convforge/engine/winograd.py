@@ -385,7 +385,7 @@ def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
         loops,
         RegisterTile.of(target, dtype, (rows, "tiles"), (vectors, "result channels"), False),
         held,
-        Inner(build, f"product_{rows}x{vectors}", (shape,)),
+        Inner(build, f"product_{rows}x{vectors}", (shape, "")),
         after=f"{back}, {shared}, after every chunk" if schedule.by_stages else f"{back}, after every panel",
     )
 
