@@ -20,14 +20,14 @@ import numpy as np
 from convforge import Conv2dSpec, engine
 from convforge.engine import runtime
 
-compiled, loaded, compile_object, load = [], [], runtime.compile_object, runtime._load
-def counting_compile(build, target):
-    compiled.append(compile_object(build, target))
+compiled, loaded, compile_parts, load = [], [], runtime.compile_parts, runtime._load
+def counting_compile(*arguments):
+    compiled.append(compile_parts(*arguments))
     return compiled[-1]
 def counting_load(object_code, kernels):
     loaded.append(object_code)
     return load(object_code, kernels)
-runtime.compile_object, runtime._load = counting_compile, counting_load
+runtime.compile_parts, runtime._load = counting_compile, counting_load
 spec = Conv2dSpec(3, 20, 3, padding=1)
 x, w = np.ones((1, 3, 9, 9), np.float32), np.ones((20, 3, 3, 3), np.float32)
 y = engine.conv2d(x, w, None, spec, threads=2)

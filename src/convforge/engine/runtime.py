@@ -32,11 +32,9 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from . import target as targets
+from .compiler import compile_parts, host, objects_of
 from .ir import I32, I64, PTR, VOID, Function, Int, Pointer, kernel
 from .target import Target
-
-llvm.initialize_native_target()
-llvm.initialize_native_asmprinter()
 
 _lock = threading.RLock()
 
@@ -82,63 +80,25 @@ def _object_code(key: str, build: Callable[[ir.Module], None], target: Target) -
     stored = entry.read() if entry else None
     if stored is not None:
         return stored
-    made = compile_object(build, target)
+    made = compile_parts(build, target, usable_threads())
     if entry:
         entry.write(made)
     return made
 
 
-def compile_object(build: Callable[[ir.Module], None], target: Target) -> bytes:
-    """LLVM's whole way: IR, optimisation, object file."""
-    machine, optimised = _optimised(build, target)
-    return bytes(machine.emit_object(optimised))
-
-
-def assembly(build: Callable[[ir.Module], None], target: Target) -> str:
-    """The same way, but for the last step: the code as text."""
-    machine, optimised = _optimised(build, target)
-    return str(machine.emit_assembly(optimised))
-
-
-def _optimised(build: Callable[[ir.Module], None], target: Target) -> tuple[llvm.TargetMachine, llvm.ModuleRef]:
-    module = ir.Module("convforge")
-    module.triple = target.triple or llvm.get_process_triple()
-    build(module)
-    machine = _machine(target)
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    # The kernels are unrolled and vectorised as they should be; LLVM's own attempts would only undo the tiling. These
-    # five passes give the inner loops that -O2 gives, in a sixth of its time.
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_simplify_cfg_pass()
-    passes.add_instruction_combine_pass()
-    passes.add_loop_rotate_pass()
-    passes.add_new_gvn_pass()
-    passes.add_simplify_cfg_pass()
-    passes.run(parsed, llvm.create_pass_builder(machine, llvm.PipelineTuningOptions(speed_level=2)))
-    return machine, parsed
-
-
-def _machine(target: Target) -> llvm.TargetMachine:
-    if target.triple:
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-    return llvm.Target.from_triple(target.triple or llvm.get_default_triple()).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
-    )
-
-
 @cache
 def _jit() -> llvm.LLJIT:
     # Only linking is left to it, so the host's own machine description does for all targets.
-    return llvm.create_lljit_compiler(llvm.Target.from_default_triple().create_target_machine(jit=True))
+    return llvm.create_lljit_compiler(host().create_target_machine(jit=True))
 
 
 _trackers: list[object] = []  # code is freed with its tracker, so they are all kept
 
 
 def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
-    library = llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
+    library = llvm.JITLibraryBuilder().add_current_process()
+    for part in objects_of(object_code):
+        library = library.add_object_img(part)
     for name in kernels:
         library = library.export_symbol(name)
     tracker = library.link(_jit(), f"convforge{len(_trackers)}")

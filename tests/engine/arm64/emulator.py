@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from convforge.engine import runtime, target
+from convforge.engine import compiler, runtime, target
 from convforge.engine.prepared import Prepared
 
 Array = np.ndarray[Any, Any]
@@ -66,7 +66,7 @@ class Arm64:
         if key not in self._codes:
             assert to is self.target
             library = self.folder / f"{next(self._numbers)}.so"
-            library.with_suffix(".o").write_bytes(runtime._object_code(repr((name, to, *parameters)), build, to))
+            library.with_suffix(".o").write_bytes(compiler.compile_object(build, to))
             _run(COMPILER, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, library.with_suffix(".o"))
             first = len(self.lines)
             self.lines += [f"{library} {kernel}" for kernel in kernels]
