@@ -97,13 +97,13 @@ def _deal_out(module: ir.Module, parts: int) -> list[set[str]]:
 
 def _text(module: ir.Module, names: set[str]) -> str:
     """A module with the named functions; the others are declared."""
-    lines = [f'target triple = "{module.triple}"\n']
-    for function in module.functions:
-        blocks = function.blocks
-        function.blocks = blocks if function.name in names else []
-        function.descr(lines)
+    others = {function: function.blocks for function in module.functions if function.name not in names}
+    for function in others:
+        function.blocks = []
+    text = str(module)
+    for function, blocks in others.items():
         function.blocks = blocks
-    return "".join(lines)
+    return text
 
 
 # --- LLVM -------------------------------------------------------------------------------------------------------------
