@@ -93,7 +93,9 @@ def test_safetensors(run: Path) -> None:
     from safetensors.torch import load_file
 
     made = export(run, "safetensors")
-    assert made.difference == 0
+    assert (
+        made.difference < 1e-7
+    )  # torch's convolutions beside ours; the numbers in the file are compared exactly below
     tensors = load_file(made.path)
     model, _ = load(run)
     assert tensors.keys() == model.state_dict().keys()

@@ -151,11 +151,12 @@ def test_what_is_kept_goes_with_the_weights() -> None:
 
 
 def test_image_sizes_that_are_packed_alike_share_what_is_kept() -> None:
-    w = kept_of(SMALL)
-    bytes_of_one = kept_weights()["bytes"]
-    for size in (7, 9, 8, 7):
-        assert is_right(w, image(w, size))
-    assert kept_weights()["bytes"] == bytes_of_one
+    with convforge.set_precision("exact"):  # the other algorithms depend on the size
+        w = kept_of(SMALL)
+        bytes_of_one = kept_weights()["bytes"]
+        for size in (7, 9, 8, 7):
+            assert is_right(w, image(w, size))
+        assert kept_weights()["bytes"] == bytes_of_one
 
 
 def test_weights_made_anew_are_not_kept() -> None:

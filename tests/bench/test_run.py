@@ -75,7 +75,7 @@ def test_every_algorithm_that_applies_is_timed_beside_the_chosen_one() -> None:
 
 
 def test_an_algorithm_is_left_out_where_it_does_not_apply() -> None:
-    report = measure([LAYERS["3×3"], LAYERS["depthwise"]], replace(QUICK, algorithm="depthwise"))
+    report = measure([LAYERS["3×3"], LAYERS["depthwise"]], replace(QUICK, algorithm="depthwise packed"))
     assert {row.layer for row in report.rows} == {LAYERS["depthwise"]}
     assert any("does not apply" in note for note in report.notes)
     with pytest.raises(UserError, match=r"no algorithm 'nix'; there are .*direct"):
