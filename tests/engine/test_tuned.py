@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,19 @@ def test_every_algorithm_that_applies_is_timed(channels_last: bool) -> None:
         times = tuned.quickest(prepared, problem, kept, seconds=0)
         assert list(times) == names
         assert all(seconds > 0 for seconds in times.values())
+
+
+def test_strides_of_axes_of_size_one_make_no_difference() -> None:
+    pointwise = Problem.of(Conv2dSpec(20, 3, 1), 1, (9, 10))
+    tuned.keep([(pointwise, FORWARD.value, 2, False, "direct")])
+    assert pointwise.w_strides == (20, 1, 20, 20)
+    assert tuned.chosen(replace(pointwise, w_strides=(20, 1, 1, 1)), FORWARD.value, 2, False) == "direct"
+    assert tuned.chosen(replace(pointwise, x_strides=(1800, 90, 10, 1)), FORWARD.value, 2, False) is None
+
+
+def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
+    assert not tuned.forget()
+    tuned.keep([(PROBLEM, FORWARD.value, 2, False, "direct")])
+    assert tuned.where() == tmp_path / "choices.json"
+    assert tuned.forget()
+    assert _taken() == "winograd 4×4"

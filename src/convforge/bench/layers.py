@@ -284,6 +284,25 @@ def read_list(path: Path, batch: int | None = None) -> list[Layer]:
     return layers
 
 
+def gather(
+    texts: Iterable[str], lists: Iterable[Path] = (), input_shape: Shape | None = None, batch: int | None = None
+) -> tuple[list[Layer], list[str]]:
+    """What a command line names, layers, models and lists, or `USUAL` where it names nothing; and sentences about the
+    models."""
+    found: list[Layer] = []
+    said: list[str] = []
+    for text in texts:
+        if is_spec(text):
+            found.append(parse(text, batch))
+        else:
+            more, sentence = of_model(text, input_shape, batch or 1)
+            found += more
+            said += [sentence] if sentence else []
+    for path in lists:
+        found += read_list(path, batch)
+    return found or [parse(text, batch) for text in USUAL], said
+
+
 def of_model(model: str, input_shape: Shape | None = None, batch: int = 1) -> tuple[list[Layer], str]:
     """The two-dimensional convolutions of a model (`convforge.models.resolve` says which models there are), equal ones
     once; and a sentence about what was left out, or about an assumed image size.

@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from ..bench.layers import Layer
     from ..engine.select import Pass
+
+_Step = TypeVar("_Step")
 
 _HELP = """
 Time convolution layers side by side with PyTorch, ONNX Runtime and OpenVINO.
@@ -116,17 +117,7 @@ def register(app: typer.Typer) -> None:
         if plot is not None:
             picture.check(plot)
         image = parse_shape(input) if input is not None else None
-        found: list[Layer] = []
-        said: list[str] = []
-        for text in layers or []:
-            if notation.is_spec(text):
-                found.append(notation.parse(text, batch))
-            else:
-                more, sentence = notation.of_model(text, image, batch or 1)
-                found += more
-                said += [sentence] if sentence else []
-        for path in list_ or []:
-            found += notation.read_list(path, batch)
+        found, said = notation.gather(layers or [], list_ or [], image, batch)
         settings = run.Settings(
             threads or torch.get_num_threads(),
             seconds,
@@ -136,8 +127,7 @@ def register(app: typer.Typer) -> None:
             () if alone or "forward" not in wanted else tuple(peers.available()),
             training,
         )
-        found = found or [notation.parse(text, batch) for text in notation.USUAL]
-        report = run.measure(found, settings, _progress)
+        report = run.measure(found, settings, progress)
         if as_json:
             typer.echo(json.dumps(report.to_dict(), indent=1))
         else:
@@ -167,12 +157,12 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
     return tuple(which for word, which in by_word.items() if word in words)
 
 
-def _progress(layers: Iterable[Layer]) -> Iterable[Layer]:
+def progress(steps: Iterable[_Step]) -> Iterable[_Step]:
     """A bar on a terminal, nothing elsewhere."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        return layers
-    return track(list(layers), "Measuring", console=console, transient=True)
+        return steps
+    return track(list(steps), "Measuring", console=console, transient=True)

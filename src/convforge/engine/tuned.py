@@ -37,14 +37,30 @@ def keep(choices: Iterable[tuple[Problem, str, int, bool, str]]) -> Path | None:
     """Add choices, (problem, pass, threads, kept, algorithm), to those on disk; where they are now, if anywhere."""
     table = _table()
     table |= {_key(problem, which, threads, kept): name for problem, which, threads, kept, name in choices}
-    folder = runtime.cache_folder()
-    if folder is None:
+    path = where()
+    if path is None:
         return None
-    handle, temporary = tempfile.mkstemp(dir=folder)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
     with open(handle, "w", encoding="utf-8") as file:
         json.dump(table, file, indent=0, sort_keys=True)
-    os.replace(temporary, folder / _NAME)
-    return folder / _NAME
+    os.replace(temporary, path)
+    return path
+
+
+def where() -> Path | None:
+    """The file of the choices, whether it exists or not; None where nothing can be kept."""
+    folder = runtime.cache_folder()
+    return None if folder is None else folder / _NAME
+
+
+def forget() -> bool:
+    """Remove all choices from disk; whether there was a file."""
+    path = where()
+    existed = path is not None and path.exists()
+    if path is not None:
+        path.unlink(missing_ok=True)
+    _table.cache_clear()
+    return existed
 
 
 def quickest(prepared: dict[str, Prepared], problem: Problem, kept: bool, seconds: float) -> dict[str, float]:
@@ -96,18 +112,23 @@ def _key(problem: Problem, which: str, threads: int, kept: bool) -> str:
     p = problem
     parts: tuple[object, ...] = (
         targets.current().name, threads, which, "kept" if kept else "packed", p.dtype, p.x_shape, p.w_shape, p.y_shape,
-        p.stride, p.pads, p.dilation, p.groups, p.x_strides, p.w_strides, p.y_strides,
+        p.stride, p.pads, p.dilation, p.groups, *(_layout(shape, strides) for shape, strides in _tensors(p)),
     )  # fmt: skip
     return " ".join(str(part).replace(" ", "") for part in parts)
 
 
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, but for axes of size 1: torch gives one and the same 1×1 kernel different ones there."""
+    return tuple(step if size > 1 else 0 for size, step in zip(shape, strides, strict=True))
+
+
 @cache
 def _table() -> dict[str, str]:
-    folder = runtime.cache_folder()
-    if folder is None:
+    path = where()
+    if path is None:
         return {}
     try:
-        with open(folder / _NAME, "rb") as file:
+        with open(path, "rb") as file:
             found = json.loads(file.read(_MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
