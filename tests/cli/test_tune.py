@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from convforge import Conv2dSpec, UserError
+from convforge.bench import machine
 from convforge.bench import tune as tuning
 from convforge.cli import tune as verb
 from convforge.engine import runtime, tuned
@@ -53,6 +54,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(tuned, "quickest", quickest)
         monkeypatch.setattr(tuning, "prepare", lambda *_: None)
+        monkeypatch.setattr(machine, "fma_peak", lambda threads: 100e9)
 
     return set_them
 
@@ -110,6 +112,19 @@ def test_noise_decides_nothing(times: Callable[..., None], folder: Path, rounds:
     assert "in 4 of 4 cases" in shown
     assert "nothing to keep" in shown
     assert not (folder / "choices.json").exists()
+
+
+def test_what_was_measured_on_a_busy_machine_is_left_aside(
+    times: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, quicker = chosen(), other()
+    times({quicker: 0.8})
+    peaks = iter([100e9, 80e9, 95e9, 80e9, 80e9])
+    monkeypatch.setattr(machine, "fma_peak", lambda threads: next(peaks))
+    shown = run(LAYER, "--passes", "forward", *QUICK)
+    assert "in 0 of 1 cases" in shown
+    assert "During 3 more" in shown
+    assert (chosen(kept=True), chosen(kept=False)) == (model, quicker)
 
 
 def test_a_later_measurement_puts_the_models_choice_back(times: Callable[..., None]) -> None:

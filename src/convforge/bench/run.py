@@ -25,7 +25,8 @@ from .machine import Machine
 from .peers import Peer, PeerError, onnx_model
 from .timing import Burst, burst, interleaved
 
-_QUIET = 0.9
+QUIET = 0.9
+"""Below this part of its best FMA peak, the machine is doing other work as well."""
 
 ALL = "all"
 """The name that stands for every algorithm that applies."""
@@ -193,10 +194,10 @@ def measure(
         notes["Stopped before the last layer."] = None
     finally:
         torch.set_num_threads(before)
-    if busy := sum(peak < _QUIET * limits.peak for peak in peaks):
+    if busy := sum(peak < QUIET * limits.peak for peak in peaks):
         notes[
             f"The machine did other work as well: after {busy} of {many(len(peaks), 'layer')} the FMA peak was below "
-            f"{_QUIET:.0%} of the best one."
+            f"{QUIET:.0%} of the best one."
         ] = None
     return Report(limits, memory.is_kept(), settings.training, _versions(settings.peers), tuple(rows), tuple(notes))
 

@@ -7,16 +7,17 @@ before every call (training), so each of these is a case of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from ..engine import tuned
 from ..engine.geometry import Problem
 from ..engine.select import Pass, considered
+from . import machine
 from .contenders import prepare
 from .layers import Layer
-from .run import check_fits
+from .run import QUIET, check_fits
 
 WORTH = 0.03
 """What the model's choice must take longer than the quickest before it is given up: less is within the noise."""
@@ -43,6 +44,9 @@ class Finding:
     seconds: dict[str, float]
     chosen: str
     before: str | None
+    disturbed: bool = False
+    """The machine did other work meanwhile, so whatever was measured is left aside. Threads that wait for a busy core
+    cost algorithms of many phases the most: that is no noise that a median would remove."""
 
     @property
     def model(self) -> str:
@@ -61,14 +65,15 @@ class Finding:
     @property
     def is_kept(self) -> bool:
         """Whether it goes to disk: also where the model is right after all, and an earlier measurement said no."""
-        return self.overrules or self.before not in (None, self.chosen)
+        return not self.disturbed and (self.overrules or self.before not in (None, self.chosen))
 
     def to_dict(self) -> dict[str, Any]:
         case = self.case
         return {
             "layer": case.layer.text(), "name": case.layer.name, "count": case.layer.count, "pass": case.which.value,
             "channels_last": case.channels_last, "weights_kept": case.kept, "model": self.model, "before": self.before,
-            "chosen": self.chosen, "gain": self.gain, "seconds": self.seconds,
+            "chosen": self.chosen, "gain": self.gain, "disturbed": self.disturbed,
+            "seconds": self.seconds,
         }  # fmt: skip
 
 
@@ -97,9 +102,17 @@ def measure(
     """Time every case, about so many seconds each, and keep what was found on disk. `watch` may show how far it is.
     Ctrl-C ends it early, with what there is by then."""
     findings: list[Finding] = []
+    best = machine.fma_peak(threads) if cases else 0.0
     try:
         for case in watch(cases):
-            findings.append(_find(case, threads, seconds))
+            finding = _find(case, threads, seconds)
+            if finding.is_kept:
+                peak = machine.fma_peak(threads)
+                best = max(best, peak)
+                if peak < QUIET * best:
+                    as_it_was = finding.before if finding.before in finding.seconds else finding.model
+                    finding = replace(finding, chosen=as_it_was, disturbed=True)
+            findings.append(finding)
     except KeyboardInterrupt:
         if not findings:
             raise

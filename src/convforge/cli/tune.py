@@ -43,7 +43,8 @@ A single layer:
 As if nothing had ever been measured:
 [cyan]convforge tune --forget[/]
 
-Times of a shared machine wander; run it while nothing else does. Ctrl-C keeps what was measured until then.
+Run it while nothing else does: what a busy machine measures is left aside where that is noticed, which is not always. \
+Ctrl-C keeps what was measured until then.
 """
 
 
@@ -174,14 +175,19 @@ def _sentences(cases: Sequence[Case], findings: Sequence[Finding], path: Path) -
         return
     if len(findings) < len(cases):
         yield f"Stopped after {len(findings)} of {len(cases)} cases."
+    disturbed = sum(finding.disturbed for finding in findings)
+    findings = [finding for finding in findings if not finding.disturbed]
     overruled = sum(finding.overrules for finding in findings)
     back = sum(finding.is_kept and not finding.overrules for finding in findings)
     if overruled:
         yield "Gain: how much longer the model's choice takes."
-    yield f"The model's choice is right, or within 3 %, in {len(findings) - overruled} of {len(findings)} cases."
+    if findings:
+        yield f"The model's choice is right, or within 3 %, in {len(findings) - overruled} of {len(findings)} cases."
+    if disturbed:
+        yield f"During {disturbed} more the machine did other work: they are left as they were; tune again later."
     if back:
         yield f"An earlier measurement had said otherwise in {back} of them; the model's choice is taken again."
     if overruled or back:
         yield f"What changed is kept in {path}; programs that start from now on follow it."
     else:
-        yield f"So there was nothing to keep in {path}."
+        yield f"There was nothing to keep in {path}."
