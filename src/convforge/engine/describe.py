@@ -40,10 +40,21 @@ def many(count: int, unit: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What a step takes where each number that it loads meets several sums: `held` vectors that stay in registers for
+    the whole step, and `read` loads of the others."""
+
+    multiply_adds: int
+    held: int
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """The sums that are held in registers: `rows` of `row` × `vectors` of `lane`, and what one step of them takes.
 
-    A step loads `vectors` vectors and one number a row, which is broadcast; where `lanewise`, a vector for every sum.
+    A step loads `vectors` vectors and one number a row (a `factor`), which is broadcast, for one product a sum; where
+    `lanewise`, a vector for every sum. `step` is for those that are not so.
     """
 
     rows: int
@@ -53,36 +64,65 @@ class Tile:
     lanes: int
     registers: int
     lanewise: bool = False
+    factor: str = "input"
+    step: Step | None = None
 
     @classmethod
-    def of(cls, target: Target, dtype: str, rows: tuple[int, str], vectors: tuple[int, str], lanewise: bool) -> Tile:
+    def of(
+        cls,
+        target: Target,
+        dtype: str,
+        rows: tuple[int, str],
+        vectors: tuple[int, str],
+        lanewise: bool = False,
+        factor: str = "input",
+        step: Step | None = None,
+    ) -> Tile:
         """A tile on this target; `rows` and `vectors` each with what they are."""
-        return cls(*rows, *vectors, target.lanes(dtype), target.registers, lanewise)
+        return cls(*rows, *vectors, target.lanes(dtype), target.registers, lanewise, factor, step)
 
     @property
     def sums(self) -> int:
-        """Accumulators, and the multiply-adds of a step."""
+        """Accumulators."""
         return self.rows * self.vectors
 
     @property
+    def multiply_adds(self) -> int:
+        """Of a step."""
+        return self.step.multiply_adds if self.step else self.sums
+
+    @property
+    def held(self) -> int:
+        """Vectors that stay in registers for a step."""
+        return self.step.held if self.step else self.vectors
+
+    @property
+    def read(self) -> int:
+        """Loads of a step beside those of the vectors held."""
+        if self.step:
+            return self.step.read
+        return self.sums if self.lanewise else self.rows
+
+    @property
     def registers_used(self) -> int:
-        """The sums, a step's vectors, and one register that takes the inputs in turn."""
-        return self.sums + self.vectors + 1
+        """The sums, a step's vectors, and one register that takes the other factors in turn."""
+        return self.sums + self.held + 1
 
     @property
     def loads(self) -> int:
         """Loads of a step."""
-        return self.vectors + (self.sums if self.lanewise else self.rows)
+        return self.held + self.read
 
     @property
     def cycles(self) -> float:
-        """Of a step, at two multiply-adds and two loads a cycle; four cycles is how long a sum waits for itself."""
-        return max(self.sums / 2, self.loads / 2, 4.0)
+        """Of a step, at two multiply-adds and two loads a cycle; four cycles is how long a sum waits for itself, which
+        it does for each of its products."""
+        return max(self.multiply_adds / 2, self.loads / 2, 4.0 * self.multiply_adds / self.sums)
 
     @property
     def limit(self) -> str:
         """What a step waits for."""
-        if self.cycles == self.sums / 2:
+        if self.cycles == self.multiply_adds / 2:
             return "the multipliers"
         return "loads" if self.cycles == self.loads / 2 else "the multiply-add's own four cycles"
 

@@ -48,6 +48,9 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from . import target as targets
+from .describe import Description, Held, Inner, Tile, largest_tile, many
+from .describe import Loop as Level
+from .describe import Step as TileStep
 from .geometry import Problem
 from .ir import I32, I64, PTR, Arguments, Function, Int, Loop, Pointer, Value, kernel, share
 from .pack import fill_zeros
@@ -153,38 +156,123 @@ def _group(problem: Problem, backward: bool) -> Group:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How the result of one pass is cut into units and tiles: `channels` of it, in images of `height` × `width`."""
+
+    group: Group
+    channels: int
+    vectors: int
+    height: int
+    width: int
+    taps: int
+    """Products that are summed for one output."""
+    pattern: tuple[str, int, int, int]
+    """Direction, taps of a row, stride, phase: `_pattern`."""
+    chunk: int
+
+    @classmethod
+    def of(cls, problem: Problem, backward: bool, threads: int) -> _Cut:
+        s, target = problem.forward(), targets.current()
+        size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
+        v, h, group = s.vertical, s.horizontal, _group(problem, backward)
+        _, channels, height, width = problem.x_shape if backward else problem.y_shape
+        vectors, taps = -(-channels // lanes), v.kernel * h.kernel * group.depth
+        chunk = _chunk(vectors, s.images * height, worth(threads, s.macs), taps * lanes * size, target)
+        pattern = ("backward", h.kernel, h.stride, h.pad % h.stride) if backward else ("forward", h.kernel, h.stride, 0)
+        return cls(group, channels, vectors, height, width, taps, pattern, chunk)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.vectors // self.chunk)
+
+    def tiles(self, target: Target) -> tuple[int, int]:
+        """Tiles of a row, and outputs of the largest of them."""
+        direction, kernel, stride, _ = self.pattern
+        unit = stride if direction == "backward" else 1
+        units, most = -(-self.width // unit), _most_units(target, kernel, stride, direction)
+        return -(-units // most), min(largest_tile(units, most) * unit, self.width)
+
+    def step(self, outputs: int, lanes: int) -> TileStep:
+        """What a tile of so many outputs takes for one listed row."""
+        direction, kernel, stride, phase = self.pattern
+        products, _ = _pattern(direction, kernel, stride, phase, outputs)
+        inputs, weights = len({m for _, m, _ in products}), len({j for _, _, j in products})
+        depth = self.group.depth
+        read = weights * (depth - 1) + inputs * _loads(self.group, lanes, depth)
+        return TileStep(len(products) * depth, weights, read)
+
+
+def _loads(group: Group, lanes: int, channels: int) -> int:
+    """Loads of an input, for so many channels of its group."""
+    return channels if group.outputs >= lanes else -(-group.inputs(lanes) // lanes)
+
+
+def describe(problem: Problem, backward: bool, threads: int) -> Description:
+    """The loops of the forward pass or, `backward`, of the input gradient."""
+    s, target = problem.forward(), targets.current()
+    size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
+    cut, threads = _Cut.of(problem, backward, threads), worth(threads, s.macs)
+    count, outputs = cut.tiles(target)
+    rows = -(-s.vertical.kernel // (s.vertical.stride if backward else 1))
+    units = [many(s.images, "image"), many(cut.height, "row"), many(cut.chunks, "chunk") + " of channels"]
+    loops = (
+        Level(
+            s.images * cut.chunks * cut.height,
+            "unit",
+            f"shared out among {many(threads, 'thread')}: {' × '.join(units)}",
+            "list the rows of taps that meet the image there",
+        ),
+        Level(count, "tile", f"of at most {outputs} pixels of the row"),
+        Level(cut.chunk, "vector", f"of {lanes} channels"),
+        Level(rows, "listed row", "of taps, or fewer"),
+    )
+    weights, read = cut.taps * lanes * size, problem.y_shape if backward else problem.x_shape
+    held = (
+        Held("all weights, packed", cut.vectors * weights),
+        Held("weights of a chunk of channels", cut.chunk * weights, "L1"),
+        Held("the input rows of an output row", s.vertical.kernel * read[1] * read[3] * size),
+    )
+    form = "inside" if cut.group.depth == 1 else "border"
+    return Description(
+        loops,
+        Tile.of(
+            target, problem.dtype, (outputs, "result pixels"), (1, "result channels"), step=cut.step(outputs, lanes)
+        ),
+        held,
+        Inner(build, f"tile_{outputs}_{form}", (cut.group, *cut.pattern)),
+    )
+
+
 def prepare(name: str, problem: Problem, backward: bool, threads: int, bias: bool) -> Prepared:
     """The forward pass, or, `backward`, the input gradient."""
     s, target = problem.forward(), targets.current()
     size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
     v, h = s.vertical, s.horizontal
-    group, channels = _group(problem, backward), (problem.x_shape if backward else problem.y_shape)[1]
-    vectors, taps = -(-channels // lanes), v.kernel * h.kernel * group.depth
+    cut = _Cut.of(problem, backward, threads)
+    group, channels, taps, vectors = cut.group, cut.channels, cut.taps, cut.vectors
     threads = worth(threads, s.macs)
     x = {"x_n": s.x_n, "x_h": v.x_step, "x_w": h.x_step, "height": v.size, "width": h.size}
     y = {"y_n": s.y_n, "y_h": v.y_step, "y_w": h.y_step, "out_height": v.out, "out_width": h.out}
     if backward:
         x, y = dict(zip(x, y.values(), strict=True)), dict(zip(y, x.values(), strict=True))
         rows = {"row_h": 1, "row_0": v.pad, "row_i": -v.dilation, "row_m": v.stride, "left": h.pad}
-        pattern = ("backward", h.kernel, h.stride, h.pad % h.stride)
     else:
         rows = {"row_h": v.stride, "row_0": -v.pad, "row_i": v.dilation, "row_m": 1, "left": -h.pad}
-        pattern = ("forward", h.kernel, h.stride, 0)
     # The vectors stored are all aligned where the first one is; whether that is so, the kernel sees.
     aligned = all(number % lanes == 0 for number in (channels, y["y_n"], y["y_h"], y["y_w"]))
     past_caches = aligned and (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * size > target.l3_bytes
-    chunk = _chunk(vectors, s.images * y["out_height"], threads, taps * lanes * size, target)
     layout = Layout()
     scratch_bytes = -(-(v.kernel + v.stride) * 16 // LINE) * LINE  # the list of rows
     scratch = layout.take(scratch_bytes * threads)
-    kernels = code(build, ("pack", "slide"), problem.dtype, target, group, *pattern)
+    kernels = code(build, ("pack", "slide"), problem.dtype, target, group, *cut.pattern)
     w_k, w_c = (s.w_c, s.w_k) if backward else (s.w_k, s.w_c)
     pack = {
         "w_g": s.w_g, "w_k": w_k, "w_c": w_c, "w_i": v.w_step, "w_j": h.w_step, "channels": channels,
         "kernel_h": v.kernel,
     }  # fmt: skip
     slide = x | y | rows | {
-        "images": s.images, "channels": channels, "chunk": chunk, "chunks": -(-vectors // chunk),
+        "images": s.images, "channels": channels, "chunk": cut.chunk, "chunks": cut.chunks,
         "kernel_h": v.kernel, "bias_step": int(bias), "scratch_bytes": scratch_bytes,
         "past_caches": int(past_caches),
     }  # fmt: skip
@@ -457,24 +545,104 @@ _PIXELS_A_SUM = 256
 """Sums are begun anew after so many pixels: short chains of roundings (see `direct.py`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """How the weight gradient is shared out, and its tiles of taps."""
+
+    group: Group
+    vectors: int
+    width: int
+    rows_a_tile: int
+    tap_rows: int
+    """Of the kernel, rounded up to whole tiles."""
+    splits: int
+    """Of the pixels, each with sums of its own."""
+    chunks: int
+    """Of the channels."""
+    block_rows: int
+    sums_bytes: int
+
+    @classmethod
+    def of(cls, problem: Problem, threads: int) -> _Split:
+        s, target = problem.forward(), targets.current()
+        v, h, group = s.vertical, s.horizontal, _group(problem, False)
+        vectors = -(-problem.y_shape[1] // target.lanes(problem.dtype))
+        rows_a_tile = _tap_rows(target, v.kernel, h.kernel * group.depth)
+        tap_rows = -(-v.kernel // rows_a_tile) * rows_a_tile
+        # By channels where there are plenty, else by rows of pixels: then each split sums for itself.
+        by_channels = vectors >= 8 * threads or (vectors >= threads and vectors % threads == 0)
+        splits, chunks = (1, threads) if by_channels else (max(1, min(threads, s.images * v.out)), 1)
+        sums_bytes = splits * vectors * tap_rows * h.kernel * group.depth * target.vector_bytes
+        block_rows = max(1, _PIXELS_A_SUM // h.out)
+        return cls(group, vectors, h.kernel, rows_a_tile, tap_rows, splits, chunks, block_rows, sums_bytes)
+
+    def depths(self, target: Target) -> list[range]:
+        return _depths(self.group, target, self.rows_a_tile, self.width)
+
+    def columns(self, target: Target) -> int:
+        return _columns(target, self.rows_a_tile * self.width * len(self.depths(target)[0]))
+
+    def step(self, stride: int, lanes: int, target: Target) -> TileStep:
+        """What a tile takes for its neighbouring output pixels."""
+        columns, depth = self.columns(target), len(self.depths(target)[0])
+        inputs = self.rows_a_tile * len({n * stride + j for n in range(columns) for j in range(self.width)})
+        products = self.rows_a_tile * self.width * depth * columns
+        return TileStep(products, columns, inputs * _loads(self.group, lanes, depth))
+
+
+def describe_weight_gradient(problem: Problem, threads: int) -> Description:
+    """The loops of the weight gradient."""
+    s, target = problem.forward(), targets.current()
+    size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
+    v, h, threads = s.vertical, s.horizontal, worth(threads, s.macs)
+    split = _Split.of(problem, threads)
+    columns, depths = split.columns(target), split.depths(target)
+    rows = min(split.block_rows, v.out)
+    units = [
+        many(split.splits, "split") + " of the pixels" if split.splits > 1 else "",
+        many(split.chunks, "chunk") + " of channels" if split.chunks > 1 else "",
+    ]
+    taps = f"{many(split.rows_a_tile, 'row')} of taps"
+    if len(depths) > 1:
+        taps += f" × {many(len(depths[0]), 'channel')} of a group"
+    loops = (
+        Level(
+            split.splits * split.chunks,
+            "unit",
+            f"shared out among {many(threads, 'thread')}: {' × '.join(filter(None, units)) or 'all of it'}",
+        ),
+        Level(-(-s.images * -(-v.out // rows) // split.splits), "block", f"of at most {many(rows, 'row')} of pixels"),
+        Level(-(-split.vectors // split.chunks), "vector", f"of {lanes} output channels"),
+        Level(split.tap_rows // split.rows_a_tile * len(depths), "tile", f"of {taps}"),
+        Level(rows, "row"),
+        Level(-(-h.out // columns), "step", f"of {many(columns, 'pixel')}"),
+    )
+    held = (
+        Held("the input rows of a block", ((rows - 1) * v.stride + v.kernel) * h.size * problem.x_shape[1] * size),
+        Held("the sums of all splits", split.sums_bytes),
+    )
+    sums = (split.rows_a_tile * split.width * len(depths[0]), "weights")
+    return Description(
+        loops,
+        Tile.of(target, problem.dtype, sums, (1, "output channels"), step=split.step(h.stride, lanes, target)),
+        held,
+        Inner(build_weight_gradient, "gradient_tile_0", (split.group, split.rows_a_tile, split.width, h.stride)),
+        after="add the sums of the splits" if split.splits > 1 else "",
+    )
+
+
 def prepare_weight_gradient(name: str, problem: Problem, threads: int) -> Prepared:
     """w's gradient, into `w`, from x and y's gradient, in `y`."""
     s, target = problem.forward(), targets.current()
-    size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
     v, h = s.vertical, s.horizontal
     group, channels = _group(problem, False), problem.y_shape[1]
-    vectors = -(-channels // lanes)
     threads = worth(threads, s.macs)
-    rows_a_tile = _tap_rows(target, v.kernel, h.kernel * group.depth)
-    tap_rows = -(-v.kernel // rows_a_tile) * rows_a_tile
-    sums_bytes = tap_rows * h.kernel * group.depth * lanes * size  # of one vector of channels
-    # By channels where there are plenty, else by rows of pixels: then each split sums for itself.
-    by_channels = vectors >= 8 * threads or (vectors >= threads and vectors % threads == 0)
-    splits, chunks = (1, threads) if by_channels else (max(1, min(threads, s.images * v.out)), 1)
+    split = _Split.of(problem, threads)
+    rows_a_tile, tap_rows, splits, chunks = split.rows_a_tile, split.tap_rows, split.splits, split.chunks
     inside = min(max(0, -(-h.pad // h.stride)), h.out)
     inside_end = max(inside, min(h.out, (h.size - h.kernel + h.pad) // h.stride + 1))
     layout = Layout()
-    parts = layout.take(splits * vectors * sums_bytes)
+    parts = layout.take(split.sums_bytes)
     kernels = code(
         build_weight_gradient, ("correlate", "collect"), problem.dtype, target, group, rows_a_tile, h.kernel, h.stride
     )
@@ -484,7 +652,7 @@ def prepare_weight_gradient(name: str, problem: Problem, threads: int) -> Prepar
         "out_height": v.out, "out_width": h.out, "kernel_h": v.kernel, "tap_rows": tap_rows,
         "stride_h": v.stride, "dilation_h": v.dilation, "pad_top": v.pad, "pad_left": h.pad,
         "inside": inside, "inside_end": inside_end, "splits": splits, "chunks": chunks,
-        "block_rows": max(1, _PIXELS_A_SUM // h.out),
+        "block_rows": split.block_rows,
     }  # fmt: skip
     collect = {
         "splits": splits, "tap_rows": tap_rows, "kernel_h": v.kernel, "channels": channels,
@@ -506,6 +674,17 @@ def _tap_rows(target: Target, kernel: int, sums_a_row: int) -> int:
     return min(range(1, min(most, kernel) + 1), key=lambda rows: -(-kernel // rows) * max(rows, 8 / sums_a_row))
 
 
+def _depths(group: Group, target: Target, tap_rows: int, width: int) -> list[range]:
+    """The channels of a group, as many to a tile as registers hold the sums of."""
+    depth = max(1, min(group.depth, _most_sums(target) // (tap_rows * width)))
+    return [range(c, min(c + depth, group.depth)) for c in range(0, group.depth, depth)]
+
+
+def _columns(target: Target, sums: int) -> int:
+    """Neighbouring outputs that share inputs, beside so many sums."""
+    return 2 if sums <= target.registers // 2 else 1
+
+
 def _most_sums(target: Target) -> int:
     """Beside the sums a vector of dy, an input and what it is shuffled from are in registers."""
     return target.registers - 4
@@ -517,10 +696,9 @@ def build_weight_gradient(
     """Adds the kernels `correlate` and `collect` to the module; a tile has `tap_rows` × `width` taps, and as many of a
     group's channels as registers hold the sums of."""
     lanes = target.lanes(dtype)
-    depth = max(1, min(group.depth, _most_sums(target) // (tap_rows * width)))
     tiles = [
-        _gradient_tile(module, dtype, target, group, range(c, min(c + depth, group.depth)), tap_rows, width, stride)
-        for c in range(0, group.depth, depth)
+        _gradient_tile(module, dtype, target, group, depth, tap_rows, width, stride)
+        for depth in _depths(group, target, tap_rows, width)
     ]
     f, array, thread, threads = kernel(module, "correlate", dtype)
     a = CORRELATE.read(array)
@@ -575,7 +753,7 @@ def _gradient_tile(
     first, end, first_tap = (f.integer(n) for n in (4, 5, 6))
     zeros = f.address(a["zeros"])
     taps = [(i, j, c) for i in range(tap_rows) for j in range(width) for c in depth]
-    columns = 2 if len(taps) <= target.registers // 2 else 1  # outputs that share inputs
+    columns = _columns(target, len(taps))
     with f.loop(end, start=first, carry=[f.zeros(lanes)] * len(taps)) as row:
         top = row.index * a["stride_h"] - a["pad_top"] + first_tap * a["dilation_h"]
         there = [top + a["dilation_h"] * i for i in range(tap_rows)]

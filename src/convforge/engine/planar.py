@@ -40,6 +40,7 @@ from llvmlite import ir
 
 from . import target as targets
 from .blocks import thread_scratch, tiles
+from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .geometry import Axis, Problem, Sliding
 from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
 from .pack import copy_function, fill_zeros
@@ -212,6 +213,54 @@ def cycles(p: Phased, dtype: str, threads: int, kept: bool) -> float:
     return (2 * _blocks(p, dtype, targets.current(), 2).cycles + packing) / threads
 
 
+def describe(p: Phased, dtype: str, threads: int) -> Description:
+    """The loops over blocks, groups of output channels, vectors of pixels and products."""
+    s, size, target = p.sliding, DTYPE_BYTES[dtype], targets.current()
+    v, h, lanes = s.vertical, s.horizontal, target.lanes(dtype)
+    threads = worth(threads, s.macs)
+    rows = rows_of(p.outputs, target)
+    groups, b = -(-p.outputs // rows), _blocks(p, dtype, target, threads)
+    blocks = s.images * -(-v.out // b.rows) * -(-h.out // b.columns)
+    channels = min(s.channels, _channels_a_part(s))
+    in_block = -(-((b.rows - 1) * b.pitch + b.columns) // lanes)
+    vectors = largest_tile(in_block, vectors_beside(rows, target))
+    tasks = [f"{many(blocks, 'block')} of {b.rows}×{b.columns} result pixels"]
+    if groups > 1:
+        tasks.append(f"{many(groups, 'group')} of {rows} result channels")
+    loops = (
+        Loop(
+            blocks * groups,
+            "task",
+            f"shared out among {many(threads, 'thread')}: {' × '.join(tasks)}",
+            f"for a new block, copy its input as {many(s.channels, 'plane')}, zeros for the padding",
+        ),
+        Loop(-(-s.channels // channels), "part", f"of the sum, of at most {many(channels, 'channel')}"),
+        Loop(-(-in_block // vectors), "tile", f"of at most {many(vectors, 'vector')} of pixels, past the ends of rows"),
+        Loop(channels * v.kernel, "row", "of taps"),
+        Loop(h.kernel, "product", "added to every sum of the tile"),
+    )
+    held = (
+        Held("all weights, packed", groups * rows * s.taps * size),
+        Held("a block's packed input", s.channels * b.plane * size, "L2"),
+        Held("a block's sums of a group of channels", rows * b.staged_plane * size, "L2"),
+        Held("weights of a part of the sum", rows * channels * v.kernel * h.kernel * size, "L1"),
+    )
+    phases = p.phases[0] * p.phases[1]
+    return Description(
+        loops,
+        Tile.of(target, dtype, (rows, "result channels"), (vectors, "result pixels"), factor="weight"),
+        held,
+        Inner(build, f"planar_{rows}x{vectors}", (rows,)),
+        after="bring the results into their layout",
+        note=f"all {phases} phases of the stride together, as {p.outputs} result channels" if phases > 1 else "",
+    )
+
+
+def _channels_a_part(s: Sliding) -> int:
+    """Input channels of a part of the sum."""
+    return max(1, _PRODUCTS_A_PART // (s.vertical.kernel * s.horizontal.kernel))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Prepared
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,7 +300,7 @@ def prepare(name: str, p: Phased, dtype: str, threads: int, roles: tuple[str, st
         "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
         "crop_top": p.crops[0], "crop_left": p.crops[1],
         "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "y_height": p.y_size[0], "y_width": p.y_size[1],
-        "bias_step": int(bias), "c_part": max(1, _PRODUCTS_A_PART // (v.kernel * h.kernel)),
+        "bias_step": int(bias), "c_part": _channels_a_part(s),
         "input_numbers": input_numbers, "staged_plane": b.staged_plane, "bias_at": bias_at, "staged_at": staged_at,
         "scratch_bytes": per_thread,
     }  # fmt: skip

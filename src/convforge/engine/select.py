@@ -129,6 +129,20 @@ def _slide_planar(name: str, problem: Problem, which: Pass, threads: int, epilog
     return planar.prepare(name, phased, problem.dtype, threads, which.roles, epilogue.bias)
 
 
+def _describe_planar(problem: Problem, which: Pass, threads: int) -> Description:
+    if which is Pass.WEIGHT_GRADIENT:
+        return _describe_direct(problem, which, threads)
+    phased = _phased(problem, which)
+    assert phased is not None
+    return planar.describe(phased, problem.dtype, threads)
+
+
+def _describe_grouped(problem: Problem, which: Pass, threads: int) -> Description:
+    if which is Pass.WEIGHT_GRADIENT:
+        return grouped.describe_weight_gradient(problem, threads)
+    return grouped.describe(problem, which is Pass.INPUT_GRADIENT, threads)
+
+
 def _slide_grouped(name: str, problem: Problem, which: Pass, threads: int, epilogue: Epilogue) -> Prepared:
     return grouped.prepare(name, problem, which is Pass.INPUT_GRADIENT, threads, epilogue.bias)
 
@@ -196,6 +210,7 @@ ALGORITHMS = (
         _slide_grouped,
         grouped.prepare_weight_gradient,
         "every channel has a kernel of its own, so vectors run along channels, which are read where they lie",
+        describe=_describe_grouped,
     ),
     Algorithm(
         "depthwise packed",
@@ -216,6 +231,7 @@ ALGORITHMS = (
         _slide_grouped,
         grouped.prepare_weight_gradient,
         "a group has so few channels that a vector takes in several groups",
+        describe=_describe_grouped,
     ),
     Algorithm(
         "planar",
@@ -225,6 +241,7 @@ ALGORITHMS = (
         _slide_planar,
         _correlate_direct,
         "few output channels: vectors run along the pixels of a row instead, so that every lane has work",
+        describe=_describe_planar,
     ),
     Algorithm(
         "direct",

@@ -93,12 +93,14 @@ def _considered(one: PassExplained) -> RenderableType:
 
 
 def _registers(tile: Tile) -> str:
-    inputs = f"{tile.sums} inputs" if tile.lanewise else f"{tile.rows} inputs, each broadcast"
+    held, factors = many(tile.held, "vector"), many(tile.read, tile.factor)
+    if not tile.lanewise:
+        factors += ", each for several sums" if tile.step else ", each broadcast"
     return (
         f"A tile of {tile.rows} {tile.row} × {many(tile.vectors, 'vector')} of {tile.lanes} {tile.lane}\n"
-        f"{tile.sums} sums + {tile.vectors} of a step's vectors + 1 input = "
+        f"{many(tile.sums, 'sum')} + {tile.held} of a step's vectors + 1 {tile.factor} = "
         f"{tile.registers_used} of {tile.registers} registers\n"
-        f"A step: {many(tile.sums, 'multiply-add')}, {tile.loads} loads ({tile.vectors} vectors, {inputs}): "
+        f"A step: {many(tile.multiply_adds, 'multiply-add')}, {tile.loads} loads ({held}, {factors}): "
         f"{tile.cycles:g} cycles, limited by {tile.limit}"
     )
 
@@ -122,7 +124,7 @@ def _loops(description: Description) -> RenderableType:
             depth += 1
         if loop.before:
             lines.append((depth, loop.before))
-    lines.append((depth, f"{many(description.tile.sums, 'multiply-add')}: one step of the tile"))
+    lines.append((depth, f"{many(description.tile.multiply_adds, 'multiply-add')}: one step of the tile"))
     if description.after:
         lines.append((0, description.after))
     return Group(*(Padding(Text(line), (0, 0, 0, 2 * depth)) for depth, line in lines))
