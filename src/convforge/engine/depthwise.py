@@ -21,7 +21,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .geometry import Sliding
+from . import target as targets
+from . import traffic
+from .describe import Tile, largest_tile
+from .geometry import Problem, Sliding
+from .target import DTYPE_BYTES
 
 
 def applies(groups: int, channels: int, outputs: int) -> bool:
@@ -41,3 +45,52 @@ def by_panels(s: Sliding, panel: int) -> Sliding:
         w_g=panel * s.w_g,
         w_k=s.w_g,
     )
+
+
+# What the model of cycles is made of, measured on one core of Zen 5.
+_CYCLES_A_TILE = 60.0
+"""To call a tile and to store its sums."""
+_COPIED, _TURNED = 2.0, 10.0
+"""Cycles to bring a vector's numbers to or from scratch: where channels are side by side, and where they are not."""
+_PACKED_BYTES_A_CYCLE = 4.0
+"""Weights on their way into the form of the kernels, and sums on their way back."""
+_CYCLES_A_PIXEL = 1.5
+"""Of the weight gradient, for each of a pixel's steps."""
+
+
+def cycles(slidings: list[Sliding], problem: Problem, threads: int, kept: bool) -> float:
+    """What the forward pass or the input gradient takes: the input copied, the tiles of all slidings, and the tensors'
+    way through the caches, once for each sliding; where the weights are not `kept`, packing them as well."""
+    target, size = targets.current(), DTYPE_BYTES[problem.dtype]
+    lanes, total, moved = target.lanes(problem.dtype), 0.0, 0
+    for s in slidings:
+        v, h, vectors = s.vertical, s.horizontal, -(-s.all_channels // lanes)
+        count, taps = -(-h.out // target.tile_rows), v.kernel * h.kernel
+        rows = largest_tile(h.out, target.tile_rows)
+        tile = Tile.of(target, problem.dtype, (rows, ""), (target.tile_vectors, ""), lanewise=True)
+        tiles = s.images * v.out * count * -(-vectors // target.tile_vectors)
+        inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
+        total += tiles * (taps * tile.cycles + _CYCLES_A_TILE)
+        total += vectors * (inputs * _copying(s.x_c) + (outputs * _TURNED if s.y_c != 1 else 0.0))
+        total += 0.0 if kept else vectors * taps * lanes * size / _PACKED_BYTES_A_CYCLE
+        moved += (inputs + outputs) * s.all_channels * size
+    return (total + traffic.cycles(moved, traffic.bytes_of(problem), target)) / threads
+
+
+def cycles_of_weight_gradient(s: Sliding, problem: Problem, threads: int) -> float:
+    """What it takes: x and dy copied, and for each pixel a step of each row of taps."""
+    target, size = targets.current(), DTYPE_BYTES[problem.dtype]
+    lanes = target.lanes(problem.dtype)
+    v, h, vectors = s.vertical, s.horizontal, -(-s.all_channels // lanes)
+    tile = Tile.of(target, problem.dtype, (h.kernel, ""), (target.tile_vectors, ""), lanewise=True)
+    inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
+    steps = outputs * v.kernel * -(-vectors // target.tile_vectors)
+    total = steps * tile.cycles * _CYCLES_A_PIXEL
+    total += vectors * (inputs * _copying(s.x_c) + outputs * _copying(s.y_c))
+    total += vectors * v.kernel * h.kernel * lanes * size / _PACKED_BYTES_A_CYCLE
+    moved = traffic.bytes_of(problem)
+    return (total + traffic.cycles(moved, moved, target)) / threads
+
+
+def _copying(channel_step: int) -> float:
+    return _COPIED if channel_step == 1 else _TURNED

@@ -48,6 +48,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from . import target as targets
+from . import traffic
 from .describe import Description, Held, Inner, Tile, largest_tile, many
 from .describe import Loop as Level
 from .describe import Step as TileStep
@@ -206,6 +207,34 @@ class _Cut:
 def _loads(group: Group, lanes: int, channels: int) -> int:
     """Loads of an input, for so many channels of its group."""
     return channels if group.outputs >= lanes else -(-group.inputs(lanes) // lanes)
+
+
+# What the model of cycles is made of, measured on one core of Zen 5.
+_CYCLES_A_TILE = 20.0
+"""To call a tile for a vector of channels, to ask for the next rows, and to store the sums."""
+_CYCLES_A_ROW = 5.0
+"""To find a listed row, and until its first sums are there."""
+_CYCLES_A_SHUFFLE = 1.0
+_PACKED_BYTES_A_CYCLE = 4.0
+"""Weights on their way into the form of the kernels."""
+
+
+def cycles(problem: Problem, backward: bool, threads: int, kept: bool) -> float:
+    """What the forward pass or, `backward`, the input gradient takes: the steps of all tiles, beside x's and y's way
+    through the caches; where the weights are not `kept`, packing them as well."""
+    s, target = problem.forward(), targets.current()
+    size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
+    cut = _Cut.of(problem, backward, threads)
+    group, (count, outputs) = cut.group, cut.tiles(target)
+    rows = s.vertical.kernel / (s.vertical.stride if backward else 1)
+    tile = Tile.of(target, problem.dtype, (outputs, ""), (1, ""), step=cut.step(outputs, lanes))
+    row = tile.cycles + _CYCLES_A_ROW
+    if group.depth > 1 and group.outputs < lanes:
+        row += tile.multiply_adds / s.horizontal.kernel * _CYCLES_A_SHUFFLE
+    computing = s.images * cut.height * cut.vectors * count * (rows * row + _CYCLES_A_TILE)
+    packing = 0.0 if kept else cut.vectors * cut.taps * lanes * size / _PACKED_BYTES_A_CYCLE
+    moved = traffic.bytes_of(problem)
+    return (max(computing, traffic.cycles(moved, moved, target)) + packing) / threads
 
 
 def describe(problem: Problem, backward: bool, threads: int) -> Description:
@@ -588,6 +617,28 @@ class _Split:
         inputs = self.rows_a_tile * len({n * stride + j for n in range(columns) for j in range(self.width)})
         products = self.rows_a_tile * self.width * depth * columns
         return TileStep(products, columns, inputs * _loads(self.group, lanes, depth))
+
+
+_CYCLES_A_PIXEL_ROW = 30.0
+"""To find the rows of x, for a row of pixels and a tile of taps."""
+_GRADIENT_BYTES_A_CYCLE = 4.0
+"""The sums on their way into the layout of the weights."""
+
+
+def cycles_of_weight_gradient(problem: Problem, threads: int) -> float:
+    """What it takes: the steps of all tiles of taps over all pixels, beside x's and dy's way through the caches."""
+    s, target = problem.forward(), targets.current()
+    lanes = target.lanes(problem.dtype)
+    split = _Split.of(problem, threads)
+    columns, depths = split.columns(target), split.depths(target)
+    sums = (split.rows_a_tile * split.width * len(depths[0]), "")
+    tile = Tile.of(target, problem.dtype, sums, (1, ""), step=split.step(s.horizontal.stride, lanes, target))
+    tiles = split.vectors * (split.tap_rows // split.rows_a_tile) * len(depths)
+    row = s.horizontal.out / columns * tile.cycles + _CYCLES_A_PIXEL_ROW
+    computing = s.images * s.vertical.out * tiles * row
+    collecting = split.sums_bytes / _GRADIENT_BYTES_A_CYCLE
+    moved = traffic.bytes_of(problem)
+    return (max(computing, traffic.cycles(moved, moved, target)) + collecting) / threads
 
 
 def describe_weight_gradient(problem: Problem, threads: int) -> Description:

@@ -16,7 +16,7 @@ from . import target as targets
 from .describe import Description
 from .epilogue import Epilogue
 from .geometry import Problem, Sliding
-from .prepared import Prepared
+from .prepared import Prepared, worth
 
 
 class Pass(StrEnum):
@@ -147,6 +147,19 @@ def _slide_grouped(name: str, problem: Problem, which: Pass, threads: int, epilo
     return grouped.prepare(name, problem, which is Pass.INPUT_GRADIENT, threads, epilogue.bias)
 
 
+def _cycles_grouped(problem: Problem, which: Pass, threads: int, kept: bool) -> float:
+    if which is Pass.WEIGHT_GRADIENT:
+        return grouped.cycles_of_weight_gradient(problem, threads)
+    return grouped.cycles(problem, which is Pass.INPUT_GRADIENT, threads, kept)
+
+
+def _cycles_depthwise(problem: Problem, which: Pass, threads: int, kept: bool) -> float:
+    slidings = which.slidings(problem)
+    if which is Pass.WEIGHT_GRADIENT:
+        return depthwise.cycles_of_weight_gradient(slidings[0], problem, threads)
+    return depthwise.cycles(slidings, problem, threads, kept)
+
+
 def _panel(problem: Problem) -> int:
     target = targets.current()
     return target.lanes(problem.dtype) * target.tile_vectors
@@ -206,7 +219,7 @@ ALGORITHMS = (
         "depthwise",
         True,
         lambda problem, which: _is_depthwise(problem, which) and grouped.fits(problem),
-        lambda problem, which, threads, kept: 0.0,  # nothing comes near it where it applies
+        _cycles_grouped,
         _slide_grouped,
         grouped.prepare_weight_gradient,
         "every channel has a kernel of its own, so vectors run along channels, which are read where they lie",
@@ -216,7 +229,7 @@ ALGORITHMS = (
         "depthwise packed",
         True,
         _is_depthwise,
-        lambda problem, which, threads, kept: 1.0,
+        _cycles_depthwise,
         _slide_depthwise,
         _correlate_depthwise,
         "every channel has a kernel of its own, so vectors run along channels, which are brought side by side first",
@@ -227,7 +240,7 @@ ALGORITHMS = (
         "grouped",
         True,
         lambda problem, which: grouped.applies(problem, which is Pass.INPUT_GRADIENT, which is Pass.WEIGHT_GRADIENT),
-        lambda problem, which, threads, kept: 0.0,
+        _cycles_grouped,
         _slide_grouped,
         grouped.prepare_weight_gradient,
         "a group has so few channels that a vector takes in several groups",
@@ -296,10 +309,15 @@ def choose(
     raise UserError(f"{algorithm!r} does not apply to the {which} of this convolution; these do: {names}.")
 
 
+_CYCLES_A_CALL = 10_000.0
+"""Whatever the algorithm: a call from Python, waking the threads and waiting for the last of them (3 µs)."""
+
+
 def _applying(problem: Problem, which: Pass, fused: bool) -> list[Algorithm]:
     return [a for a in ALGORITHMS if (a.fuses or not fused) and a.applies(problem, which)]
 
 
 def _sorted(rows: list[Algorithm], problem: Problem, which: Pass, threads: int, kept: bool) -> list[Choice]:
-    choices = [Choice(a, a.cycles(problem, which, threads, kept)) for a in rows]
+    threads = worth(threads, sum(s.macs for s in which.slidings(problem)))
+    choices = [Choice(a, _CYCLES_A_CALL + a.cycles(problem, which, threads, kept)) for a in rows]
     return sorted(choices, key=lambda choice: choice.cycles)
