@@ -113,6 +113,8 @@ def _blocking(s: Sliding, dtype: str, target: Target, threads: int) -> Blocking:
 
 # Weights, packed or on their way to it, from beyond L2.
 _BYTES_A_CYCLE = 4.5
+# To call a tile and store its sums: little, but for few channels a group under a single tap.
+_CYCLES_A_TILE = 100.0
 
 
 def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> float:
@@ -127,6 +129,7 @@ def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> flo
         weights = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
         # A tile of one vector needs a broadcast for each multiply-add.
         product = pixels * s.groups * s.taps * (outputs // 2 * 2 / 0.93 + outputs % 2 / 0.78) / 2
+        product += s.images * row_tiles * s.groups * -(-outputs // 2) * _CYCLES_A_TILE
         total += max(product, weights / _BYTES_A_CYCLE) / threads
         if not kept:
             total += 2 * weights / _BYTES_A_CYCLE / threads

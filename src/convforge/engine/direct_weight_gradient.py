@@ -141,13 +141,19 @@ def _blocking(s: Sliding, dtype: str, target: Target) -> Blocking:
     return blocking(s, dtype, target, target.l1_bytes * 5 // 8 // panel_bytes, 1)
 
 
+# To copy a pixel of a group, which is little but for few channels.
+_CYCLES_A_PIXEL = 10.0
+
+
 def cycles(s: Sliding, dtype: str, threads: int) -> float:
     """What the multiply-adds take at the nine tenths that large layers reach, and once through the gradient."""
     target = targets.current()
     lanes = target.lanes(dtype)
     outputs = -(-s.outputs // lanes)
     pixels = s.images * s.vertical.out * s.horizontal.out
-    product = s.groups * pixels * s.taps * outputs / (2 * 0.9)
+    # A tile of fewer than eight sums waits for them.
+    sums = max(s.taps * outputs, 8 * s.vertical.kernel)
+    product = s.groups * pixels * (sums / (2 * 0.9) + _CYCLES_A_PIXEL)
     parts = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
     return (product + 3 * parts / 6) / threads
 

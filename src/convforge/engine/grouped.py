@@ -210,31 +210,27 @@ def _loads(group: Group, lanes: int, channels: int) -> int:
 
 
 # What the model of cycles is made of, measured on one core of Zen 5.
-_CYCLES_A_TILE = 20.0
-"""To call a tile for a vector of channels, to ask for the next rows, and to store the sums."""
-_CYCLES_A_ROW = 5.0
-"""To find a listed row, and until its first sums are there."""
-_CYCLES_A_SHUFFLE = 1.0
-_PACKED_BYTES_A_CYCLE = 4.0
-"""Weights on their way into the form of the kernels."""
+_CYCLES_A_SHUFFLE = 0.5
 
 
 def cycles(problem: Problem, backward: bool, threads: int, kept: bool) -> float:
-    """What the forward pass or, `backward`, the input gradient takes: the steps of all tiles, beside x's and y's way
-    through the caches; where the weights are not `kept`, packing them as well."""
+    """What the forward pass or, `backward`, the input gradient takes: the steps of all tiles, and x's and y's way
+    through the caches, which does not hide behind them; where the weights are not `kept`, packing them as well."""
     s, target = problem.forward(), targets.current()
     size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
     cut = _Cut.of(problem, backward, threads)
     group, (count, outputs) = cut.group, cut.tiles(target)
     rows = s.vertical.kernel / (s.vertical.stride if backward else 1)
     tile = Tile.of(target, problem.dtype, (outputs, ""), (1, ""), step=cut.step(outputs, lanes))
-    row = tile.cycles + _CYCLES_A_ROW
+    row = tile.cycles
     if group.depth > 1 and group.outputs < lanes:
         row += tile.multiply_adds / s.horizontal.kernel * _CYCLES_A_SHUFFLE
-    computing = s.images * cut.height * cut.vectors * count * (rows * row + _CYCLES_A_TILE)
-    packing = 0.0 if kept else cut.vectors * cut.taps * lanes * size / _PACKED_BYTES_A_CYCLE
-    moved = traffic.bytes_of(problem)
-    return (max(computing, traffic.cycles(moved, moved, target)) + packing) / threads
+    computing = s.images * cut.height * cut.vectors * count * rows * row
+    packing = 0.0 if kept else traffic.packing(cut.vectors * cut.taps * lanes * size, threads)
+    together = traffic.bytes_of(problem)
+    written = s.images * cut.channels * cut.height * cut.width * size
+    moving = traffic.cycles(together - written, written, together, target, past_caches=together > target.l3_bytes)
+    return (computing + moving) / threads + packing
 
 
 def describe(problem: Problem, backward: bool, threads: int) -> Description:
@@ -590,6 +586,9 @@ class _Split:
     """Of the channels."""
     block_rows: int
     sums_bytes: int
+    inside: int
+    """The first output of a row with all its columns in the image, and behind the last of them:"""
+    inside_end: int
 
     @classmethod
     def of(cls, problem: Problem, threads: int) -> _Split:
@@ -603,7 +602,10 @@ class _Split:
         splits, chunks = (1, threads) if by_channels else (max(1, min(threads, s.images * v.out)), 1)
         sums_bytes = splits * vectors * tap_rows * h.kernel * group.depth * target.vector_bytes
         block_rows = max(1, _PIXELS_A_SUM // h.out)
-        return cls(group, vectors, h.kernel, rows_a_tile, tap_rows, splits, chunks, block_rows, sums_bytes)
+        inside = min(max(0, -(-h.pad // h.stride)), h.out)
+        inside_end = max(inside, min(h.out, (h.size - h.kernel + h.pad) // h.stride + 1))
+        cut = (rows_a_tile, tap_rows, splits, chunks, block_rows, sums_bytes, inside, inside_end)
+        return cls(group, vectors, h.kernel, *cut)
 
     def depths(self, target: Target) -> list[range]:
         return _depths(self.group, target, self.rows_a_tile, self.width)
@@ -619,14 +621,16 @@ class _Split:
         return TileStep(products, columns, inputs * _loads(self.group, lanes, depth))
 
 
-_CYCLES_A_PIXEL_ROW = 30.0
+_CYCLES_A_BORDER_SUM = 2.0
+"""For each pixel whose inputs may lie outside the image, beside the step."""
+_CYCLES_A_PIXEL_ROW = 70.0
 """To find the rows of x, for a row of pixels and a tile of taps."""
-_GRADIENT_BYTES_A_CYCLE = 4.0
+_GRADIENT_BYTES_A_CYCLE = 12.0
 """The sums on their way into the layout of the weights."""
 
 
 def cycles_of_weight_gradient(problem: Problem, threads: int) -> float:
-    """What it takes: the steps of all tiles of taps over all pixels, beside x's and dy's way through the caches."""
+    """What it takes: the steps of all tiles of taps over all pixels, and x's and dy's way through the caches."""
     s, target = problem.forward(), targets.current()
     lanes = target.lanes(problem.dtype)
     split = _Split.of(problem, threads)
@@ -634,11 +638,12 @@ def cycles_of_weight_gradient(problem: Problem, threads: int) -> float:
     sums = (split.rows_a_tile * split.width * len(depths[0]), "")
     tile = Tile.of(target, problem.dtype, sums, (1, ""), step=split.step(s.horizontal.stride, lanes, target))
     tiles = split.vectors * (split.tap_rows // split.rows_a_tile) * len(depths)
-    row = s.horizontal.out / columns * tile.cycles + _CYCLES_A_PIXEL_ROW
+    border = s.horizontal.out - (split.inside_end - split.inside)
+    row = s.horizontal.out / columns * tile.cycles + border * tile.sums * _CYCLES_A_BORDER_SUM + _CYCLES_A_PIXEL_ROW
     computing = s.images * s.vertical.out * tiles * row
     collecting = split.sums_bytes / _GRADIENT_BYTES_A_CYCLE
-    moved = traffic.bytes_of(problem)
-    return (max(computing, traffic.cycles(moved, moved, target)) + collecting) / threads
+    together = traffic.bytes_of(problem)
+    return (computing + traffic.cycles(together, 0, together, target) + collecting) / threads
 
 
 def describe_weight_gradient(problem: Problem, threads: int) -> Description:
@@ -690,8 +695,6 @@ def prepare_weight_gradient(name: str, problem: Problem, threads: int) -> Prepar
     threads = worth(threads, s.macs)
     split = _Split.of(problem, threads)
     rows_a_tile, tap_rows, splits, chunks = split.rows_a_tile, split.tap_rows, split.splits, split.chunks
-    inside = min(max(0, -(-h.pad // h.stride)), h.out)
-    inside_end = max(inside, min(h.out, (h.size - h.kernel + h.pad) // h.stride + 1))
     layout = Layout()
     parts = layout.take(split.sums_bytes)
     kernels = code(
@@ -702,7 +705,7 @@ def prepare_weight_gradient(name: str, problem: Problem, threads: int) -> Prepar
         "images": s.images, "channels": channels, "height": v.size, "width": h.size,
         "out_height": v.out, "out_width": h.out, "kernel_h": v.kernel, "tap_rows": tap_rows,
         "stride_h": v.stride, "dilation_h": v.dilation, "pad_top": v.pad, "pad_left": h.pad,
-        "inside": inside, "inside_end": inside_end, "splits": splits, "chunks": chunks,
+        "inside": split.inside, "inside_end": split.inside_end, "splits": splits, "chunks": chunks,
         "block_rows": split.block_rows,
     }  # fmt: skip
     collect = {

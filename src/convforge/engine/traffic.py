@@ -11,9 +11,9 @@ import math
 from .geometry import Problem
 from .target import DTYPE_BYTES, Target
 
-L2_BYTES_A_CYCLE = 32.0
-L3_BYTES_A_CYCLE = 12.0
-BYTES_A_CYCLE = 5.0
+L2_BYTES_A_CYCLE = 14.0
+L3_BYTES_A_CYCLE = 16.0
+BYTES_A_CYCLE = 7.0
 """From memory."""
 
 
@@ -22,9 +22,22 @@ def bytes_of(problem: Problem) -> int:
     return (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * DTYPE_BYTES[problem.dtype]
 
 
-def cycles(moved: float, together: int, target: Target) -> float:
-    """For one core to move so many bytes of tensors that take so many `together`. They are taken to be where the layer
-    before has left them: in the closest cache that has room for all."""
+def cycles(read: float, written: float, together: int, target: Target, past_caches: bool = False) -> float:
+    """For one core to read and write so many bytes of tensors that take so many `together`. They are taken to be where
+    the layer before has left them: in the closest cache that has room for all. From memory, a line is read before it
+    is written, unless it goes `past_caches`."""
     if together <= target.l2_bytes * 3 // 2:
-        return moved / L2_BYTES_A_CYCLE
-    return moved / (L3_BYTES_A_CYCLE if together <= target.l3_bytes * 3 // 4 else BYTES_A_CYCLE)
+        return (read + written) / L2_BYTES_A_CYCLE
+    if together <= target.l3_bytes * 3 // 4:
+        return (read + written) / L3_BYTES_A_CYCLE
+    return (read + (1 if past_caches else 2) * written) / BYTES_A_CYCLE
+
+
+_PACKED_BYTES_A_CYCLE = 8.0
+_CYCLES_A_STEP = 18_000.0
+"""Until the last thread has packed and all go on."""
+
+
+def packing(weights: int, threads: int) -> float:
+    """To bring so many bytes of weights into the form of the kernels."""
+    return _CYCLES_A_STEP + weights / _PACKED_BYTES_A_CYCLE / threads

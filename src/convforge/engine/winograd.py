@@ -332,7 +332,9 @@ def cycles(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> fl
     weights = shape.products * s.channels * outputs * lanes * size
     times = schedule.chunks if schedule.by_stages else schedule.chunks / busy
     streaming = weights * times / (L3_BYTES_A_CYCLE if weights < 32 * target.l2_bytes else BYTES_A_CYCLE) / threads
-    transform = tiled.count * (inputs + outputs) * cycles_of_transform(shape) / busy
+    # Groups that do not fill a vector are loaded and stored in parts, four times as slowly.
+    few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
+    transform = tiled.count * (inputs + outputs) * few * cycles_of_transform(shape) / busy
     total = max(product, streaming) + transform
     if schedule.by_stages:
         bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
