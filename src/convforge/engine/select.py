@@ -309,8 +309,8 @@ def choose(
     raise UserError(f"{algorithm!r} does not apply to the {which} of this convolution; these do: {names}.")
 
 
-_CYCLES_A_CALL = 10_000.0
-"""Whatever the algorithm: a call from Python, waking the threads and waiting for the last of them (3 µs)."""
+_CYCLES_A_CALL = 15_000.0
+"""Whatever the algorithm: a call from Python, waking the threads and waiting for the last of them (4 µs)."""
 
 
 def _applying(problem: Problem, which: Pass, fused: bool) -> list[Algorithm]:
