@@ -113,9 +113,8 @@ def _blocking(s: Sliding, dtype: str, target: Target, threads: int) -> Blocking:
 
 # Weights, packed or on their way to it, from beyond L2.
 _BYTES_A_CYCLE = 4.5
-# To call a tile and store its sums: little, but for few channels a group under a single tap.
+# What groups of few channels wait for: a tile being called and its sums stored, and a pixel of a group being copied.
 _CYCLES_A_TILE = 100.0
-# To copy a pixel of a group.
 _CYCLES_A_PIXEL = 10.0
 
 
@@ -131,9 +130,10 @@ def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> flo
         weights = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
         # A tile of one vector needs a broadcast for each multiply-add.
         product = pixels * s.groups * s.taps * (outputs // 2 * 2 / 0.93 + outputs % 2 / 0.78) / 2
-        product += s.images * row_tiles * s.groups * -(-outputs // 2) * _CYCLES_A_TILE
-        if s.taps > s.channels:  # else it is read where it is
-            product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
+        if s.groups > 1:
+            product += s.images * row_tiles * s.groups * -(-outputs // 2) * _CYCLES_A_TILE
+            if s.taps > s.channels:  # else it is read where it is
+                product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
         total += max(product, weights / _BYTES_A_CYCLE) / threads
         if not kept:
             total += 2 * weights / _BYTES_A_CYCLE / threads

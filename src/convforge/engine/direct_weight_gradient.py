@@ -141,7 +141,7 @@ def _blocking(s: Sliding, dtype: str, target: Target) -> Blocking:
     return blocking(s, dtype, target, target.l1_bytes * 5 // 8 // panel_bytes, 1)
 
 
-# To copy a pixel of a group, which is little but for few channels.
+# To copy a pixel of a group: groups of few channels wait for that.
 _CYCLES_A_PIXEL = 10.0
 
 
@@ -151,9 +151,10 @@ def cycles(s: Sliding, dtype: str, threads: int) -> float:
     lanes = target.lanes(dtype)
     outputs = -(-s.outputs // lanes)
     pixels = s.images * s.vertical.out * s.horizontal.out
-    # A tile of fewer than eight sums waits for them.
-    sums = max(s.taps * outputs, 8 * s.vertical.kernel)
-    product = s.groups * pixels * (sums / (2 * 0.9) + _CYCLES_A_PIXEL)
+    product = s.groups * pixels * s.taps * outputs / (2 * 0.9)
+    if s.groups > 1:  # tiles of fewer than eight sums wait for them
+        waiting = max(0, 8 * s.vertical.kernel - s.taps * outputs) / (2 * 0.9)
+        product += s.groups * pixels * (waiting + _CYCLES_A_PIXEL)
     parts = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
     return (product + 3 * parts / 6) / threads
 
