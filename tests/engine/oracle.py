@@ -7,13 +7,14 @@ of a sentinel, so that a number never written, and one written beside the output
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from convforge import Conv2dSpec, engine, reference
+from convforge.errors import UserError
 
 Array = np.ndarray[Any, Any]
 
@@ -176,6 +177,23 @@ def written(values: Array, layout: str, run: Callable[[Array], Array]) -> Array:
     assert buffer.dtype == after.dtype
     assert buffer.tobytes() == after.tobytes(), "something was written beside the output"
     return out
+
+
+def check_each(case: Case, *names: str) -> set[str]:
+    """The case by each of the algorithms, whichever the engine would take, in the passes that it applies to; which of
+    them apply to any."""
+    data, applying = Data.of(case), set()
+    for name in names:
+        for result in case.passes:
+            if result != "db":  # which has no algorithm of its own
+                try:
+                    check(replace(case, algorithm=name, passes=(result,)), data)
+                except UserError as problem:
+                    if "does not apply" not in str(problem):
+                        raise
+                else:
+                    applying.add(name)
+    return applying
 
 
 def agree(case: Case, data: Data, name: str, result: Array) -> None:
