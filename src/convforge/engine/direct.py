@@ -113,6 +113,7 @@ def _blocking(s: Sliding, dtype: str, target: Target, threads: int) -> Blocking:
 
 # Weights, packed or on their way to it, from beyond L2.
 _BYTES_A_CYCLE = 4.5
+_PACKING_BYTES_A_CYCLE = 10.0
 # What groups of few channels wait for: a tile being called and its sums stored, and a pixel of a group being copied.
 _CYCLES_A_TILE = 100.0
 _CYCLES_A_PIXEL = 10.0
@@ -136,7 +137,7 @@ def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> flo
                 product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
         total += max(product, weights / _BYTES_A_CYCLE) / threads
         if not kept:
-            total += 2 * weights / _BYTES_A_CYCLE / threads
+            total += 2 * weights / _PACKING_BYTES_A_CYCLE / threads
     return total
 
 

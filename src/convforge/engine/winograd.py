@@ -55,7 +55,7 @@ from .target import DTYPE_BYTES, Target
 from .winograd_transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 
 TRANSFORM_WEIGHTS = Arguments(
-    "w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w weights scratch scratch_bytes"
+    "w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w weights scratch scratch_bytes past_caches"
 )
 
 # The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
@@ -218,19 +218,20 @@ def prepare(
     x, y = Dense.input(s, layout, size), Dense.output(s, layout, size)
     panels = -(-s.outputs // panel)
 
+    packed_bytes = s.groups * panels * shape.products * product_pitch(s.channels, panel, lanes) * size
     part = Layout()
     part.take(_TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size)
     packing = step(
         kernels["transform_weights"],
         TRANSFORM_WEIGHTS,
-        panels_of(s, panel) | {"scratch_bytes": part.size},
+        # Where no cache can hold U, its lines are not read into one in order to be written.
+        panels_of(s, panel) | {"scratch_bytes": part.size, "past_caches": int(packed_bytes > _in_caches(target))},
         {
             "w": (weights, s.w_start * size),
             "weights": ("packed", 0),
             "scratch": ("work", layout.take(threads * part.size)),
         },
     )
-    packed_bytes = s.groups * panels * shape.products * product_pitch(s.channels, panel, lanes) * size
 
     # Images, by blocks or by stages. Each thread's scratch begins with its table and the line for pixels outside.
     schedule = scheduled(tiled, dtype, target, threads)
@@ -305,10 +306,17 @@ L3_BYTES_A_CYCLE = 12.0
 """V and M written by one core and read by another, through L3."""
 BYTES_A_CYCLE = 3.0
 """Memory that is written for the first time, or comes from beyond L3."""
-PACKING_BYTES_A_CYCLE = 10.0
+PACKING_BYTES_A_CYCLE = 14.0
 """Weights being transformed, where the caches hold the result."""
+PAST_CACHES_BYTES_A_CYCLE = 9.0
+"""The same where it goes to memory."""
 CYCLES_A_STAGE = 3500.0
 """A fork, a join, and waiting for the slowest thread."""
+
+
+def _in_caches(target: Target) -> int:
+    """So many bytes of transformed weights are left in L3 when they are needed."""
+    return target.l3_bytes * 3 // 8
 
 
 def cycles_of_transform(shape: Shape) -> float:
@@ -340,7 +348,7 @@ def cycles(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> fl
         bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
         total += bytes_ / L3_BYTES_A_CYCLE / threads + 3 * schedule.chunks * CYCLES_A_STAGE
     if not kept:
-        rate = PACKING_BYTES_A_CYCLE if weights < 16 * target.l2_bytes else BYTES_A_CYCLE
+        rate = PACKING_BYTES_A_CYCLE if weights <= _in_caches(target) else PAST_CACHES_BYTES_A_CYCLE
         total += weights * (1 + shape.taps**2 / shape.products) / rate / threads
     return s.groups * total
 
@@ -468,7 +476,9 @@ def transform_weights(module: ir.Module, dtype: str, lanes: int, panel: int, sha
     """U = G w Gᵀ, some input channels of a panel at a time: packed as [i][j][c][lane], which stays in L1, they are a
     patch of r×r "pixels" with c·lanes "channels"."""
     locate = locate_function(module, dtype, shape.taps)
-    spread = spread_function(module, dtype, lanes, short_convolution(shape.outputs, shape.taps).kernel)
+    matrix = short_convolution(shape.outputs, shape.taps).kernel
+    spread = spread_function(module, dtype, lanes, matrix)
+    spread_past_caches = spread_function(module, dtype, lanes, matrix, past_caches=True)
     f, array, thread, threads = kernel(module, "transform_weights", dtype)
     a = TRANSFORM_WEIGHTS.read(array)
     scratch = a["scratch"] + thread * a["scratch_bytes"]
@@ -488,7 +498,12 @@ def transform_weights(module: ir.Module, dtype: str, lanes: int, panel: int, sha
         f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
         to = f.address(a["weights"]).at(which * shape.products * product_pitch(a["channels"], panel, lanes))
         step_ = product_pitch(a["channels"], width, lanes)
-        f.call(spread, table, channels * width, to.at(channel * width), step_, lanes, table)
+        arguments = (table, channels * width, to.at(channel * width), step_, f.const(lanes), table)
+        with f.if_else(a["past_caches"].compare("!=", 0)) as (large, small):
+            with large:
+                f.call(spread_past_caches, *arguments)
+            with small:
+                f.call(spread, *arguments)
     f.done()
 
 

@@ -134,13 +134,17 @@ def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
     return f
 
 
-def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -> Function:
+def spread_function(
+    module: ir.Module, dtype: str, lanes: int, matrix: Matrix, *, past_caches: bool = False
+) -> Function:
     """`spread(table, channels, out, step, vector_step, next)`: value ξ of vector v to out[ξ·step + v·vector_step].
 
     Lanes beyond the last channel become zeros. `next` is the table of the patch that will be asked for after this one.
+    Where values go `past_caches`, `out` and the steps are whole vectors.
     """
     size = len(matrix[0])
-    f = Function(module, f"spread_{len(matrix)}x{size}", [PTR, I64, PTR, I64, I64, PTR], dtype, internal=True)
+    name = f"spread_{len(matrix)}x{size}" + ("_past_caches" if past_caches else "")
+    f = Function(module, name, [PTR, I64, PTR, I64, I64, PTR], dtype, internal=True)
     table, out, following = f.pointer(0, I64), f.pointer(2), f.pointer(5, I64)
     channels, step, vector_step = (f.integer(n) for n in (1, 3, 4))
 
@@ -154,7 +158,11 @@ def spread_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix) -
         to = out.at(v * vector_step)
         for i, row in enumerate(on_both_axes(f, matrix, size, element)):
             for j, value in enumerate(row):
-                to.at(step * (i * len(matrix) + j)).put(value)
+                there = to.at(step * (i * len(matrix) + j))
+                if past_caches:
+                    f.put_past_caches(there, value)
+                else:
+                    there.put(value)
 
     whole = channels // lanes
     with f.loop(whole) as v:
