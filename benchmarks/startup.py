@@ -38,8 +38,7 @@ def measured_here(path: Path) -> dict[str, float]:
         assert convforge.conv2d
 
     found = {"import": seconds(load)}
-    from layers import read_list
-
+    from convforge.bench.layers import read_list
     from convforge.engine.geometry import Problem
     from convforge.engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
 
