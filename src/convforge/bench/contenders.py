@@ -107,9 +107,16 @@ class Work:
         geometry = (s.stride, (top, top, left, left), s.dilation, s.groups)
         if which is Pass.FORWARD:
             return lambda: ops.conv2d(t.x, w, None, s.stride, self.pads, s.dilation, s.groups)
-        if which is Pass.INPUT_GRADIENT:
-            return lambda: operators.conv2d_input_gradient(t.dy, w, size, *geometry, True)
-        return lambda: operators.conv2d_weight_gradient(t.x, t.dy, kernel, *geometry, True)
+
+        @torch.no_grad()  # as in a backward pass: no graph is made of it, nor for the libraries
+        def gradient() -> Tensor:
+            if which is Pass.INPUT_GRADIENT:
+                dx: Tensor = operators.conv2d_input_gradient(t.dy, w, size, *geometry, True)
+                return dx
+            dw: Tensor = operators.conv2d_weight_gradient(t.x, t.dy, kernel, *geometry, True)
+            return dw
+
+        return gradient
 
     def with_algorithm(
         self, which: Pass, threads: int, exact: bool, kept: bool, algorithm: str
