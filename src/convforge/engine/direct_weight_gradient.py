@@ -280,7 +280,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
                 dy = scratch.at(a["panel_dy"])
                 _panel(f, a, block, x, dy, p.index, dw, run, add, lanes, panel, wide, narrow, copy, target)
     f.done()
-    _collect(module, dtype, copy, lanes, panel)
+    add_collect(module, dtype, copy, lanes, panel)
 
 
 def _panel(
@@ -347,7 +347,7 @@ def _panel(
                 f.dispatch(tile.size, narrow, *arguments)
 
 
-def _collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:
+def add_collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:
     """dw = the sum of the parts, in the layout of the weights."""
     f, array, thread, threads = kernel(module, "collect", dtype)
     a = COLLECT.read(array)

@@ -34,7 +34,7 @@ from .blocks import tiles
 from .cook_toom import short_convolution
 from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .direct import panels_of
-from .direct_weight_gradient import COLLECT, _collect
+from .direct_weight_gradient import COLLECT, add_collect
 from .gemm import product_tile
 from .geometry import Sliding
 from .ir import I64, Arguments, Function, Int, kernel, share
@@ -191,7 +191,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     wide = {r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes}
     narrow = {r: product_tile(module, dtype, target, r, 1) for r in sizes}
     reorder(module, dtype, copy)
-    _collect(module, dtype, copy, lanes, panel)
+    add_collect(module, dtype, copy, lanes, panel)
 
     # V and W of a chunk of tiles.
     f, array, thread, threads = kernel(module, "transform_both", dtype)
