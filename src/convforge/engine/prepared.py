@@ -87,7 +87,8 @@ class Prepared:
     """A pass for one problem: run it as often as you like.
 
     The weights are brought into the kernels' own form first (`packed_bytes` of it, written by `weights`). Whoever
-    knows that they have not changed keeps that form and passes its address to `run`.
+    knows that they have not changed keeps that form and passes its address to `run`. `alone`, where there is one, takes
+    the weights as they are, so that no form has to be handed from thread to thread; it needs `alone_bytes`.
     """
 
     algorithm: str
@@ -97,6 +98,8 @@ class Prepared:
     weights: Program = field(default_factory=lambda: Program(()))
     packed_bytes: int = 0
     zeros: NDArray[np.float64] = field(default_factory=lambda: _FEW_ZEROS)
+    alone: Program | None = None
+    alone_bytes: int = 0
 
     @cached_property
     def form(self) -> bytes:
@@ -104,8 +107,11 @@ class Prepared:
         return self.packed_bytes.to_bytes(8, "little") + self.weights.block.tobytes()
 
     @cached_property
-    def _whole(self) -> Program:
-        return self.compute.after(self.weights.steps)
+    def _whole(self) -> tuple[Program, int, int]:
+        """Where no packed weights are given: the steps, the memory they need, and where in it the packed form is."""
+        if self.alone:
+            return self.alone, self.alone_bytes, 0
+        return self.compute.after(self.weights.steps), self.workspace_bytes + self.packed_bytes, self.workspace_bytes
 
     @cached_property
     def _zeros(self) -> int:
@@ -115,11 +121,11 @@ class Prepared:
         """Run on these addresses, as far as the pass knows them; `packed`, where it is given, is where `pack` has
         been."""
         if packed:
-            program, room = self.compute, self.workspace_bytes
+            program, room, offset = self.compute, self.workspace_bytes, 0
         else:
-            program, room = self._whole, self.workspace_bytes + self.packed_bytes
+            program, room, offset = self._whole
         work, alive = runtime.workspace(room + program.bytes)
-        at = packed or work + self.workspace_bytes
+        at = packed or work + offset
         buffers = (x, w, y, bias, residual, at, work, self._zeros)
         runtime.call(program.block, program.address, work + room, self.threads, *buffers)
         del alive  # the workspace is ours until here

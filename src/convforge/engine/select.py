@@ -192,7 +192,7 @@ def _winograd(outputs: int, taps: int) -> Algorithm:
         (s,) = which.slidings(problem)
         if which is Pass.WEIGHT_GRADIENT:
             return winograd_weight_gradient.describe(s, shape, problem.dtype, threads)
-        return winograd.describe(s, shape, problem.dtype, threads)
+        return winograd.describe(s, shape, problem.dtype, threads, which is Pass.FORWARD)
 
     return Algorithm(
         shape.name,

@@ -18,15 +18,24 @@ When it applies: 3×3 and 5×5 kernels at stride 1, with or without gaps (dilati
 of its own), float32 unless asked for by name. Rounding errors grow with the points: a relative error of 1.5e-6 at 256
 channels for F(4×4, 3×3) and 5e-7 for F(2×2, 3×3), against 2.3e-7 for direct sums; precision "exact" does without.
 
-The steps: pack the weights as panels (`direct.py`), transform them to U: [group][panel][ξ][c][lane]; that is the form
-that is kept for inference. Then one of two schedules:
+The steps, which a thread takes through all of its work without ever waiting for another:
 
-- by blocks: a thread takes a block of tiles through all three stages. V and a panel of M stay in its L2, U comes from
-  L3 once a block:  for block: V ← x;  for panel: { for ξ: M[ξ] ← V[ξ]·U[panel][ξ];  y ← M }.
-  Each weight that is loaded meets T tiles, so U takes 128/T bytes a cycle: 9 for 14 tiles, 3 for 42.
-- by stages: all threads transform a chunk of tiles, then share out the products (panel, ξ), then transform back. U is
-  streamed once a chunk, and once only for a small image; V and M cross the cores through L3, (C + K)·32 cycles for C·K
-  of products. For many channels, where U (37 MB at 512×512) does not stay in any cache.
+    for chunk of tiles:  V ← x
+        for panel of output channels:  { for ξ: M[ξ] ← V[ξ]·U[panel][ξ];  y ← M }
+
+Who does what: the threads are divided into `splits` of the tiles times `shares` of the panels, and everything that a
+thread writes and reads again is its own. That costs a little arithmetic, for each share of a split transforms the
+split's tiles again; but a cache line that one core writes and another one reads or writes next costs hundreds of
+cycles where the two have no cache in common, as on CPUs made of several dies: with V and M handed from core to core,
+the layers with small images took twice as long there. `scheduled` weighs one against the other.
+
+- many tiles, few weights: splits. Each weight that is loaded meets T tiles of a chunk, so U takes 128/T bytes a cycle:
+  9 for 14 tiles, 3 for 42; U comes from L3 once a chunk.
+- many channels, small images: shares. U (37 MB at 512×512) is streamed once, each panel of it to one core.
+
+The weights, as panels (`direct.py`), are transformed to U: [group][panel][ξ][c][lane]. In inference that is done once
+and kept; in training each thread transforms its own panels, for itself, when it comes to them. If all its tiles are one
+chunk, that is U of one panel in the place of the one before, and U never goes to memory at all.
 
 Tiles are numbered through all images, so the register tile's 14 rows are full even for images of four tiles.
 """
@@ -48,14 +57,14 @@ from .direct import pack_part, panels_of
 from .epilogue import Epilogue
 from .gemm import product_tile
 from .geometry import Axis, Sliding, scratch_pitch
-from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
+from .ir import I64, PTR, Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function
-from .prepared import Layout, Prepared, Program, Step, code, step, worth, zeros_for
+from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth, zeros_for
 from .target import DTYPE_BYTES, Target
 from .winograd_transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 
 TRANSFORM_WEIGHTS = Arguments(
-    "w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w weights scratch scratch_bytes past_caches"
+    "w w_g w_k w_c w_i w_j groups panels outputs channels weights scratch scratch_bytes past_caches"
 )
 
 # The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
@@ -65,9 +74,10 @@ TILE_ARGUMENTS = (
     "x x_n x_h x_w y y_n y_h y_w zeros scratch scratch_bytes "
 )
 SLIDING = Arguments(
-    TILE_ARGUMENTS + "weights bias bias_step residual pitch v m chunk chunks"
-    # pitch: numbers a row of V; v, m: of all threads, or (by blocks) where they are in each thread's scratch;
-    # chunk: the most tiles of a block or chunk, chunks: how many of them
+    TILE_ARGUMENTS + "weights bias bias_step residual pitch v m u u_step part own splits shares chunks "
+    "w w_g w_k w_c w_i w_j past_caches"
+    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made there,
+    # from w; u_step: numbers from one panel's U to the next; chunks: of a split
 )
 REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 
@@ -218,31 +228,27 @@ def prepare(
     x, y = Dense.input(s, layout, size), Dense.output(s, layout, size)
     panels = -(-s.outputs // panel)
 
-    packed_bytes = s.groups * panels * shape.products * product_pitch(s.channels, panel, lanes) * size
-    part = Layout()
-    part.take(_TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size)
+    a_panel = shape.products * product_pitch(s.channels, panel, lanes)
+    packed_bytes = s.groups * panels * a_panel * size
+    part_bytes = _part_bytes(shape, panel, size)
     packing = step(
         kernels["transform_weights"],
         TRANSFORM_WEIGHTS,
-        # Where no cache can hold U, its lines are not read into one in order to be written.
-        panels_of(s, panel) | {"scratch_bytes": part.size, "past_caches": int(packed_bytes > _in_caches(target))},
+        panels_of(s, panel) | {"scratch_bytes": part_bytes, "past_caches": int(packed_bytes > _in_caches(target))},
         {
             "w": (weights, s.w_start * size),
             "weights": ("packed", 0),
-            "scratch": ("work", layout.take(threads * part.size)),
+            "scratch": ("work", layout.take(threads * part_bytes)),
         },
     )
 
-    # Images, by blocks or by stages. Each thread's scratch begins with its table and the line for pixels outside.
-    schedule = scheduled(tiled, dtype, target, threads)
     pitch = scratch_pitch(-(-s.channels // lanes) * lanes, 1, size)
-    numbers = tiled.arguments(panel) | x.arguments("x") | y.arguments("y") | {
-        "bias_step": int(epilogue.bias), "residual": 0,
-        "pitch": pitch, "chunk": schedule.chunk, "chunks": schedule.chunks,
-    }  # fmt: skip
+    numbers = tiled.arguments(panel) | x.arguments("x") | y.arguments("y")
+    numbers |= {"bias_step": int(epilogue.bias), "residual": 0, "pitch": pitch}
     at = {
         "x": x.address(source, size),
         "y": y.address(result, size),
+        "w": (weights, s.w_start * size),
         "weights": ("packed", 0),
         "bias": ("bias", 0) if epilogue.bias else ("zeros", 0),
         "zeros": ("zeros", 0),
@@ -252,58 +258,84 @@ def prepare(
         residual = Dense.output(s, layout, size)
         at["residual"] = residual.address("residual", size)
         before += residual.copies(kernels["reorder"], "residual", size)
-    stages, rounds = ["blocks"], 1
-    if schedule.by_stages:
-        stages, rounds = ["transform_input", "multiply", "transform_output"], s.groups * schedule.chunks
-    scratch = Layout()
-    scratch.take(2 * _TABLE_BYTES + panel * size)
-    v_bytes = shape.products * (schedule.chunk * pitch + lanes) * size
-    m_bytes = shape.products * (schedule.chunk * panel + lanes) * size
-    if schedule.by_stages:
-        at["v"], at["m"] = ("work", layout.take(v_bytes)), ("work", layout.take(m_bytes * panels))
-    else:
-        numbers["v"], numbers["m"] = scratch.take(v_bytes), scratch.take(m_bytes)
-    numbers["scratch_bytes"] = scratch.size
-    at["scratch"] = ("work", layout.take(scratch.size * threads))
-
     after = y.copies(kernels["reorder"], result, size, back=True)
-    steps = [step(kernels[stage], SLIDING, numbers, at) for stage in stages]
-    program = Program((*before, *steps, *after), len(before), len(before) + len(steps), rounds)
-    return Prepared(name, threads, program, layout.size, Program((packing,)), packed_bytes, zeros_for(s.all_channels))
+
+    def program(kept: bool) -> tuple[Program, int]:
+        """The steps where U is kept, or made by each thread for itself; and the workspace they need."""
+        division = divided(tiled, dtype, target, threads, kept)
+        scratch = Layout()
+        scratch.take(2 * _TABLE_BYTES + panel * size)
+        offsets = {
+            "v": scratch.take(shape.products * (division.chunk * pitch + lanes) * size),
+            "m": scratch.take(shape.products * (division.chunk * panel + lanes) * size),
+            "u": 0,
+            "u_step": a_panel if kept or division.chunks > 1 else 0,
+            "part": 0,
+        }
+        if not kept:
+            # A single chunk needs a panel's U once: the next panel's takes its place, and all stays in the caches.
+            at_once = -(-panels // division.shares) if division.chunks > 1 else 1
+            offsets["part"] = scratch.take(part_bytes)
+            offsets["u"] = scratch.take(at_once * a_panel * size)
+        past_caches = division.chunks > 1 and packed_bytes * division.splits > _in_caches(target)
+        own = panels_of(s, panel) | numbers | offsets | {
+            "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
+            "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
+        }  # fmt: skip
+        blocks = step(kernels["blocks"], SLIDING, own, at | {"scratch": ("work", layout.size)})
+        return Program((*before, blocks, *after)), layout.size + scratch.size * threads
+
+    compute, workspace_bytes = program(kept=True)
+    alone, alone_bytes = program(kept=False)
+    return Prepared(
+        name, threads, compute, workspace_bytes, Program((packing,)), packed_bytes, zeros_for(s.all_channels),
+        alone=alone, alone_bytes=alone_bytes,
+    )  # fmt: skip
+
+
+def _part_bytes(shape: Shape, panel: int, size: int) -> int:
+    """What a part of the weights needs on its way to U: its taps, packed, and the table of where they are."""
+    return -(-(_TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size) // LINE) * LINE
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """By blocks or by stages, and how many tiles a block or chunk has."""
+class Division:
+    """Who does what: `splits` of the tiles times `shares` of the panels of a group; each split in `chunks` of at most
+    `chunk` tiles."""
 
-    by_stages: bool
+    splits: int
+    shares: int
     chunk: int
     chunks: int
 
 
-def scheduled(tiled: Tiled, dtype: str, target: Target, threads: int) -> Schedule:
-    """By blocks where a block of full register tiles fits into L2 and U into L3; else by stages."""
+def divided(tiled: Tiled, dtype: str, target: Target, threads: int, kept: bool) -> Division:
+    """The division of which `_cycles` expects the least. A chunk is either so small that V and M stay in L2, or as
+    large as M alone allows; then V comes from L3, once a panel, but U meets more tiles each time."""
     s, products, size = tiled.sliding, tiled.shape.products, DTYPE_BYTES[dtype]
-    panel = target.lanes(dtype) * target.tile_vectors
-    a_tile = products * (s.channels + panel) * size
-    rows = target.tile_rows
-    weights = products * s.channels * s.outputs * size
-    too_few = weights > target.l2_bytes and tiled.count < threads * rows
-    # By blocks U is read once a block: up to 10 MB of it L3 keeps up, beyond that it does not (45 ms against 70 for
-    # 256 → 512 channels, 28×28, 16 images).
-    if too_few or a_tile * rows > target.l2_bytes * 3 // 5 or weights > 10 * target.l2_bytes:
-        most = 12 * target.l2_bytes // (products * (s.channels + s.outputs) * size)
-        chunks = -(-tiled.count // max(most, rows))
-        return Schedule(True, -(-tiled.count // chunks), chunks)
-    most = max(target.l2_bytes * 2 // 5 // a_tile // rows, 1) * rows
-    blocks = -(-tiled.count // most)
-    blocks = min(-(-blocks // threads) * threads, tiled.count)  # as many for each thread
-    return Schedule(False, -(-tiled.count // blocks), blocks)
+    lanes, rows = target.lanes(dtype), target.tile_rows
+    panel = lanes * target.tile_vectors
+    most_in_l2 = target.l2_bytes * 2 // 5 // (products * (s.channels + panel) * size)
+    most_in_l3 = min(
+        target.l2_bytes * 3 // 5 // (products * panel * size),
+        12 * target.l2_bytes // threads // (products * s.channels * size),
+    )
+    together = max(1, threads // s.groups)
+    divisions = []
+    for shares in range(1, min(together, -(-s.outputs // panel)) + 1):
+        if together % shares:
+            continue
+        splits = min(together // shares, tiled.count)
+        mine = -(-tiled.count // splits)
+        for most in {max(most // rows, 1) * rows for most in (most_in_l2, most_in_l3)}:
+            chunks = -(-mine // most)
+            divisions.append(Division(splits, shares, -(-mine // chunks), chunks))
+    return min(divisions, key=lambda division: _cycles(tiled, division, dtype, threads, kept))
 
 
-# What the model of `cycles` is made of, measured on one core of Zen 5; other CPUs differ by less than the algorithms.
+# What the model of `_cycles` is made of, measured on one core of Zen 5; other CPUs differ by less than the algorithms.
 L3_BYTES_A_CYCLE = 12.0
-"""V and M written by one core and read by another, through L3."""
+"""What comes from L3 or goes there."""
 BYTES_A_CYCLE = 3.0
 """Memory that is written for the first time, or comes from beyond L3."""
 PACKING_BYTES_A_CYCLE = 14.0
@@ -325,78 +357,94 @@ def cycles_of_transform(shape: Shape) -> float:
 
 
 def cycles(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> float:
-    """What it takes on so many threads: products, transforms, the weights' way from L3 or memory, and, where they are
-    not `kept` between calls, their transform."""
-    target, size = targets.current(), DTYPE_BYTES[dtype]
-    lanes = target.lanes(dtype)
+    """What it takes on so many threads, where U is `kept` between calls or not."""
     tiled = Tiled(s, shape)
-    inputs, outputs = -(-s.channels // lanes), -(-s.outputs // lanes)
-    schedule = scheduled(tiled, dtype, target, threads)
+    return _cycles(tiled, divided(tiled, dtype, targets.current(), threads, kept), dtype, threads, kept)
+
+
+def _cycles(tiled: Tiled, division: Division, dtype: str, threads: int, kept: bool) -> float:
+    """What the busiest thread takes: products or, where that takes longer, the factors' way from L3 or memory; the
+    transforms; and where U is not `kept`, the transform of its weights."""
+    s, shape, target, size = tiled.sliding, tiled.shape, targets.current(), DTYPE_BYTES[dtype]
+    lanes = target.lanes(dtype)
+    panel = lanes * target.tile_vectors
+    mine = -(-tiled.count // division.splits)
+    panels = -(-s.outputs // panel)
+    own_panels = -(-panels // division.shares)
+    inputs, outputs = -(-s.channels // lanes), min(-(-s.outputs // lanes), own_panels * target.tile_vectors)
     # Register tiles of a few rows wait for the latency of the multiply-add, four cycles for their two sums each.
-    row_tiles = -(-schedule.chunk // target.tile_rows) * schedule.chunks
-    rows = max(tiled.count, 4 * row_tiles)
-    busy = threads if schedule.by_stages else min(threads, s.groups * schedule.chunks)
-    product = rows * shape.products * s.channels * outputs / 2 / 0.88 / busy
-    weights = shape.products * s.channels * outputs * lanes * size
-    times = schedule.chunks if schedule.by_stages else schedule.chunks / busy
-    streaming = weights * times / (L3_BYTES_A_CYCLE if weights < 32 * target.l2_bytes else BYTES_A_CYCLE) / threads
+    rows = max(mine, 4 * -(-division.chunk // target.tile_rows) * division.chunks)
+    product = rows * shape.products * s.channels * outputs / 2 / 0.88
+    u_bytes = shape.products * s.channels * outputs * lanes * size
+    v_bytes = shape.products * inputs * lanes * division.chunk * size
+    all_weights = shape.products * s.channels * s.outputs * size
+    streaming = 0.0
+    in_passing = not kept and division.chunks == 1
+    if (u_bytes / own_panels if in_passing else u_bytes) > target.l2_bytes // 2:
+        in_caches = in_passing or all_weights * division.splits < target.l3_bytes
+        streaming += u_bytes * division.chunks / (L3_BYTES_A_CYCLE if in_caches else BYTES_A_CYCLE)
+    v_in_l3 = v_bytes > target.l2_bytes * 3 // 4
+    if v_in_l3:
+        streaming += v_bytes * division.chunks * own_panels / L3_BYTES_A_CYCLE
     # Groups that do not fill a vector are loaded and stored in parts, four times as slowly.
     few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
-    transform = tiled.count * (inputs + outputs) * few * cycles_of_transform(shape) / busy
-    total = max(product, streaming) + transform
-    if schedule.by_stages:
-        bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
-        total += bytes_ / L3_BYTES_A_CYCLE / threads + 3 * schedule.chunks * CYCLES_A_STAGE
+    total = max(product, streaming) + mine * (inputs + outputs) * few * cycles_of_transform(shape)
+    if v_in_l3:
+        total += 2 * v_bytes * division.chunks / L3_BYTES_A_CYCLE
     if not kept:
-        rate = PACKING_BYTES_A_CYCLE if weights <= _in_caches(target) else PAST_CACHES_BYTES_A_CYCLE
-        total += weights * (1 + shape.taps**2 / shape.products) / rate / threads
-    return s.groups * total
+        in_caches = in_passing or all_weights * division.splits <= _in_caches(target)
+        rate = PACKING_BYTES_A_CYCLE if in_caches else PAST_CACHES_BYTES_A_CYCLE
+        total += u_bytes * (1 + shape.taps**2 / shape.products) / rate
+    return -(-s.groups // max(1, min(threads, s.groups))) * total
 
 
-def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
-    """The loops of either schedule."""
+def describe(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> Description:
+    """The loops, where U is `kept` between calls or not."""
     target, size = targets.current(), DTYPE_BYTES[dtype]
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     threads = worth(threads, s.macs)
     tiled = Tiled(s, shape)
-    schedule = scheduled(tiled, dtype, target, threads)
+    division = divided(tiled, dtype, target, threads, kept)
     panels, pitch = -(-s.outputs // panel), scratch_pitch(-(-s.channels // lanes) * lanes, 1, size)
-    rows = largest_tile(schedule.chunk, target.tile_rows)
+    own_panels = -(-panels // division.shares)
+    rows = largest_tile(division.chunk, target.tile_rows)
     vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
     m, n = shape.outputs, shape.points
-    shared = f"shared out among {many(threads, 'thread')}"
-    forth = f"V: transform the {n}×{n} input pixels that each tile sees"
-    back = f"y: transform M back into the {m}×{m} pixels of each tile"
-    count = f"of at most {many(schedule.chunk, 'tile')} of {m}×{m} result pixels"
-    number, each = s.groups * schedule.chunks, "M[ξ] = V[ξ]·U[ξ]"
-    outer = [Loop(number, "chunk", count, f"{forth}, {shared}")]
-    outer += [Loop(panels * shape.products, "matrix product", f"{each} of a panel of {panel} channels, {shared}")]
-    if not schedule.by_stages:
-        outer = [
-            Loop(number, "block", f"{count}, {shared}", forth),
-            Loop(panels, "panel", f"of {panel} result channels"),
-        ]
-        outer += [Loop(shape.products, "matrix product", each)]
     products = min(s.channels, _PRODUCTS_A_PART)
+    work = f"{many(division.splits, 'split')} of the tiles times {many(division.shares, 'share')} of the panels"
+    first = "" if kept else "U: transform the weights of its panels"
     loops = (
-        *outer,
+        Loop(
+            s.groups * division.splits * division.shares,
+            "task",
+            f"{work}, shared out among {many(threads, 'thread')}",
+            first,
+        ),
+        Loop(
+            division.chunks,
+            "chunk",
+            f"of at most {many(division.chunk, 'tile')} of {m}×{m} result pixels",
+            f"V: transform the {n}×{n} input pixels that each tile sees",
+        ),
+        Loop(own_panels, "panel", f"of {panel} result channels"),
+        Loop(shape.products, "matrix product", "M[ξ] = V[ξ]·U[ξ]"),
         Loop(-(-s.channels // _PRODUCTS_A_PART), "part", f"of the sum, of at most {products} products each"),
-        Loop(-(-schedule.chunk // rows), "register tile", f"of at most {rows} tiles"),
+        Loop(-(-division.chunk // rows), "register tile", f"of at most {rows} tiles"),
         Loop(products, "product", "added to every sum of the register tile"),
     )
-    cache = "" if schedule.by_stages else "L2"
+    v_bytes, m_bytes = (shape.products * division.chunk * numbers * size for numbers in (pitch, panel))
     held = (
         Held("U, all weights transformed", s.groups * panels * shape.products * s.channels * panel * size),
         Held("U of a panel and ξ", s.channels * vectors * target.vector_bytes, "L2"),
-        Held(f"V of a {outer[0].unit}", shape.products * schedule.chunk * pitch * size, cache),
-        Held("M of a panel", shape.products * schedule.chunk * panel * size, cache),
+        Held("V of a chunk", v_bytes, "L2" if v_bytes + m_bytes < target.l2_bytes else ""),
+        Held("M of a panel", m_bytes, "L2"),
     )
     return Description(
         loops,
         RegisterTile.of(target, dtype, (rows, "tiles"), (vectors, "result channels"), False),
         held,
         Inner(build, f"product_{rows}x{vectors}", (shape, "")),
-        after=f"{back}, {shared}, after every chunk" if schedule.by_stages else f"{back}, after every panel",
+        after=f"y: transform M back into the {m}×{m} pixels of each tile, after every panel",
     )
 
 
@@ -404,9 +452,7 @@ def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
 # Kernels
 # ---------------------------------------------------------------------------------------------------------------------
 
-KERNELS = (
-    "transform_weights", "reorder", "blocks", "transform_input", "multiply", "transform_output"
-)  # fmt: skip
+KERNELS = ("transform_weights", "reorder", "blocks")
 
 
 @dataclass(frozen=True)
@@ -436,11 +482,11 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activatio
         wide={r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes},
         narrow={r: product_tile(module, dtype, target, r, 1) for r in sizes},
     )
-    transform_weights(module, dtype, lanes, panel, shape)
     reorder(module, dtype, copy)
+    part = transform_part(module, dtype, lanes, panel, shape)
     form = _Form(shape, lanes, panel, target.tile_rows)
-    _by_blocks(module, dtype, functions, form)
-    _by_stages(module, dtype, functions, form)
+    transform_weights(module, dtype, part, form)
+    blocks(module, dtype, functions, part, form)
 
 
 _PIXELS_A_TASK = 512
@@ -472,38 +518,77 @@ def product_pitch(channels: Any, width: Any, lanes: int) -> Any:
     return channels * width + lanes
 
 
-def transform_weights(module: ir.Module, dtype: str, lanes: int, panel: int, shape: Shape) -> None:
-    """U = G w Gᵀ, some input channels of a panel at a time: packed as [i][j][c][lane], which stays in L1, they are a
-    patch of r×r "pixels" with c·lanes "channels"."""
+def transform_part(module: ir.Module, dtype: str, lanes: int, panel: int, shape: Shape) -> Function:
+    """U = G w Gᵀ of at most `_CHANNELS_A_PART` input channels of a panel: packed as [i][j][c][lane], which stays in L1,
+    they are a patch of r×r "pixels" with c·lanes "channels".
+
+    Arguments: the weights of the part's first channels, and their strides (output, input, row, column); how many
+    channels; how many outputs; U of the first channel; numbers from one ξ to the next; scratch; whether U goes past the
+    caches, so that its lines are not read into one in order to be written.
+    """
     locate = locate_function(module, dtype, shape.taps)
     matrix = short_convolution(shape.outputs, shape.taps).kernel
     spread = spread_function(module, dtype, lanes, matrix)
     spread_past_caches = spread_function(module, dtype, lanes, matrix, past_caches=True)
+    f = Function(module, "transform_part", [PTR, *[I64] * 4, I64, I64, PTR, I64, I64, I64], dtype, internal=True)
+    source, to = f.pointer(0), f.pointer(7)
+    strides = {name: f.integer(1 + n) for n, name in enumerate(("w_k", "w_c", "w_i", "w_j"))}
+    channels, outputs, step_, scratch, past_caches = (f.integer(n) for n in (5, 6, 8, 9, 10))
+    table, packed = f.address(scratch, I64), f.address(scratch + _TABLE_BYTES)
+    width = _filled(f, outputs, panel)
+    taps = f.const(shape.taps)
+    in_part = strides | {"kernel_h": taps, "kernel_w": taps, "channels": f.const(_CHANNELS_A_PART)}
+    pack_part(f, in_part, source, packed, channels, outputs, width, lanes)
+    tap = width * _CHANNELS_A_PART
+    f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
+    arguments = (table, channels * width, to, step_, f.const(lanes), table)
+    with f.if_else(past_caches.compare("!=", 0)) as (large, small):
+        with large:
+            f.call(spread_past_caches, *arguments)
+        with small:
+            f.call(spread, *arguments)
+    f.done()
+    return f
+
+
+def _filled(f: Function, outputs: Int, panel: int) -> Int:
+    """A panel's output channels with the lanes that are filled up: whole vectors."""
+    return f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+
+
+def _transform_panel(
+    f: Function, a: dict[str, Int], part: Function, form: _Form, group: Int, index: Int, first: Int, last: Int,
+    to: Pointer, scratch: Int,
+) -> None:  # fmt: skip
+    """The parts from `first` to before `last` of a panel of w, into its U."""
+    outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
+    width = _filled(f, outputs, form.panel)
+    w = f.address(a["w"]).at(group * a["w_g"] + index * form.panel * a["w_k"])
+    with f.loop(last, start=first) as each:
+        channel = each.index * _CHANNELS_A_PART
+        channels = (a["channels"] - channel).at_most(_CHANNELS_A_PART)
+        f.call(
+            part, w.at(channel * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"], channels, outputs,
+            to.at(channel * width), product_pitch(a["channels"], width, form.lanes), scratch, a["past_caches"],
+        )  # fmt: skip
+
+
+def _parts(a: dict[str, Int]) -> Int:
+    return (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
+
+
+def transform_weights(module: ir.Module, dtype: str, part: Function, form: _Form) -> None:
+    """All of U, to be kept."""
     f, array, thread, threads = kernel(module, "transform_weights", dtype)
     a = TRANSFORM_WEIGHTS.read(array)
-    scratch = a["scratch"] + thread * a["scratch_bytes"]
-    table, packed = f.address(scratch, I64), f.address(scratch + _TABLE_BYTES)
-    parts = (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
-    first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
+    first, end = share(a["groups"] * a["panels"] * _parts(a), thread, threads)
     with f.loop(end, start=first) as task:
-        part, which = task.index % parts, task.index // parts
-        channel, index, group = part * _CHANNELS_A_PART, which % a["panels"], which // a["panels"]
-        channels = (a["channels"] - channel).at_most(_CHANNELS_A_PART)
-        outputs = (a["outputs"] - index * panel).at_most(panel)
-        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-        source = f.address(a["w"]).at(group * a["w_g"] + index * panel * a["w_k"] + channel * a["w_c"])
-        in_part = a | {"channels": f.const(_CHANNELS_A_PART)}
-        pack_part(f, in_part, source, packed, channels, outputs, width, lanes)
-        tap, taps = width * _CHANNELS_A_PART, f.const(shape.taps)
-        f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
-        to = f.address(a["weights"]).at(which * shape.products * product_pitch(a["channels"], panel, lanes))
-        step_ = product_pitch(a["channels"], width, lanes)
-        arguments = (table, channels * width, to.at(channel * width), step_, f.const(lanes), table)
-        with f.if_else(a["past_caches"].compare("!=", 0)) as (large, small):
-            with large:
-                f.call(spread_past_caches, *arguments)
-            with small:
-                f.call(spread, *arguments)
+        number, which = task.index % _parts(a), task.index // _parts(a)
+        a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
+        to = f.address(a["weights"]).at(which * a_panel)
+        scratch = a["scratch"] + thread * a["scratch_bytes"]
+        group, index = which // a["panels"], which % a["panels"]
+        _transform_panel(f, a, part, form, group, index, number, number + 1, to, scratch)
     f.done()
 
 
@@ -540,13 +625,9 @@ class _Panel:
     weights: Pointer
 
     @classmethod
-    def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, form: _Form) -> _Panel:
-        panel, products = form.panel, form.shape.products
-        outputs = (a["outputs"] - index * panel).at_most(panel)
-        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-        pitch = product_pitch(a["channels"], panel, form.lanes)
-        weights = f.address(a["weights"]).at((group * a["panels"] + index) * products * pitch)
-        return cls(group * a["outputs"] + index * panel, outputs, width, weights)
+    def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, weights: Pointer, form: _Form) -> _Panel:
+        outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
+        return cls(group * a["outputs"] + index * form.panel, outputs, _filled(f, outputs, form.panel), weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -671,70 +752,40 @@ def _tables(table: Pointer, t: Int) -> tuple[Pointer, Pointer]:
     return table.at(t % 2 * TABLE), table.at((t + 1) % 2 * TABLE)
 
 
-def _by_blocks(module: ir.Module, dtype: str, functions: _Functions, form: _Form) -> None:
-    """A block of tiles through all stages, by one thread."""
+def blocks(module: ir.Module, dtype: str, functions: _Functions, part: Function, form: _Form) -> None:
+    """All stages for a split of the tiles and a share of the panels, by one thread."""
     f, array, thread, threads = kernel(module, "blocks", dtype)
     a = SLIDING.read(array)
     scratch = a["scratch"] + thread * a["scratch_bytes"]
     table, outside = f.address(scratch, I64), f.address(scratch + 2 * _TABLE_BYTES)
-    v, m = f.address(scratch + a["v"]), f.address(scratch + a["m"])
-    begin, end = share(a["groups"] * a["chunks"], thread, threads)
+    v, m, own_u = (f.address(scratch + a[name]) for name in "vmu")
+    a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
+    tiles_ = a["images"] * a["tiles_h"] * a["tiles_w"]
+    begin, end = share(a["groups"] * a["shares"] * a["splits"], thread, threads)
     with f.loop(end, start=begin) as task:
-        group, block = task.index // a["chunks"], task.index % a["chunks"]
-        first, after = share(a["images"] * a["tiles_h"] * a["tiles_w"], block, a["chunks"])
-        count = after - first
-        v_step = odd_lines(count * a["pitch"], form.lanes)
-        transform_images(
-            f, a, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first,
-            count, a["channels"], v, a["pitch"], v_step, form.lanes, table,
-        )  # fmt: skip
-        with f.loop(a["panels"]) as index:
-            p = _Panel.of(f, a, group, index.index, form)
-            m_step = odd_lines(count * p.width, form.lanes)
-            with f.loop(form.shape.products) as xi:
-                v_xi, m_xi = v.at(xi.index * v_step), m.at(xi.index * m_step)
-                _multiply(f, a, functions, form, p, xi.index, v_xi, m_xi, count)
-            _transform_output(f, a, functions, form, p, first, count, m, m_step, table, outside)
-    f.done()
-
-
-def _by_stages(module: ir.Module, dtype: str, functions: _Functions, form: _Form) -> None:
-    """The stages apart, for a round (group, chunk of tiles): V is [ξ][tile][channel], M [panel][ξ][tile][lane]."""
-
-    def begin(name: str) -> tuple[Function, dict[str, Int], Int, Int, Int, Int, Int]:
-        f, array, thread, threads = kernel(module, name, dtype)
-        a = SLIDING.read(array)
-        group, chunk = a["round"] // a["chunks"], a["round"] % a["chunks"]
-        first, after = share(a["images"] * a["tiles_h"] * a["tiles_w"], chunk, a["chunks"])
-        return f, a, thread, threads, group, first, after - first
-
-    f, a, thread, threads, group, first, count = begin("transform_input")
-    table = f.address(a["scratch"] + thread * a["scratch_bytes"], I64)
-    mine, after = share(count, thread, threads)
-    v = f.address(a["v"]).at(mine * a["pitch"])
-    transform_images(
-        f, a, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first + mine,
-        after - mine, a["channels"], v, a["pitch"], odd_lines(count * a["pitch"], form.lanes), form.lanes, table,
-    )  # fmt: skip
-    f.done()
-
-    f, a, thread, threads, group, _, count = begin("multiply")
-    mine, after = share(a["panels"] * form.shape.products, thread, threads)
-    with f.loop(after, start=mine) as task:
-        xi = task.index % form.shape.products
-        p = _Panel.of(f, a, group, task.index // form.shape.products, form)
-        v = f.address(a["v"]).at(xi * odd_lines(count * a["pitch"], form.lanes))
-        m = f.address(a["m"]).at(task.index * odd_lines(count * form.panel, form.lanes))
-        _multiply(f, a, functions, form, p, xi, v, m, count)
-    f.done()
-
-    f, a, thread, threads, group, first, count = begin("transform_output")
-    scratch = a["scratch"] + thread * a["scratch_bytes"]
-    table, outside = f.address(scratch, I64), f.address(scratch + 2 * _TABLE_BYTES)
-    mine, after = share(count, thread, threads)
-    with f.loop(a["panels"]) as index:
-        p = _Panel.of(f, a, group, index.index, form)
-        step_ = odd_lines(count * form.panel, form.lanes)
-        m = f.address(a["m"]).at(index.index * form.shape.products * step_ + mine * p.width)
-        _transform_output(f, a, functions, form, p, first + mine, after - mine, m, step_, table, outside)
+        split, rest = task.index % a["splits"], task.index // a["splits"]
+        group = rest // a["shares"]
+        first_panel, last_panel = share(a["panels"], rest % a["shares"], a["shares"])
+        kept_u = f.address(a["weights"]).at((group * a["panels"] + first_panel) * a_panel)
+        u = f.pick(a["own"].compare("!=", 0), own_u, kept_u)
+        first_tile, last_tile = share(tiles_, split, a["splits"])
+        with f.loop(a["chunks"]) as chunk:
+            first, after = share(last_tile - first_tile, chunk.index, a["chunks"])
+            first, count = first_tile + first, after - first
+            v_step = odd_lines(count * a["pitch"], form.lanes)
+            transform_images(
+                f, a, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first,
+                count, a["channels"], v, a["pitch"], v_step, form.lanes, table,
+            )  # fmt: skip
+            with f.loop(last_panel, start=first_panel) as index:
+                panel_u = u.at((index.index - first_panel) * a["u_step"])
+                with f.if_(f.all_of(a["own"].compare("!=", 0), chunk.index.compare("==", 0))):
+                    part_scratch = scratch + a["part"]
+                    _transform_panel(f, a, part, form, group, index.index, f.const(0), _parts(a), panel_u, part_scratch)
+                p = _Panel.of(f, a, group, index.index, panel_u, form)
+                m_step = odd_lines(count * p.width, form.lanes)
+                with f.loop(form.shape.products) as xi:
+                    v_xi, m_xi = v.at(xi.index * v_step), m.at(xi.index * m_step)
+                    _multiply(f, a, functions, form, p, xi.index, v_xi, m_xi, count)
+                _transform_output(f, a, functions, form, p, first, count, m, m_step, table, outside)
     f.done()
