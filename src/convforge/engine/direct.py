@@ -42,7 +42,7 @@ from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .epilogue import Epilogue
 from .gemm import forward_tile
 from .geometry import Blocking, Sliding, blocking
-from .ir import Arguments, Function, Int, Pointer, Value, kernel, share
+from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
 from .pack import copy_function
 from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
 from .target import DTYPE_BYTES, Target
@@ -53,7 +53,9 @@ SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0
+    + " own packed w w_k w_c w_i w_j"
+    # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0; own:
+    # whether each thread packs the weights w for itself, `packed` numbers into its scratch
 )
 
 
@@ -71,7 +73,8 @@ def prepare(
     threads = worth(threads, sum(s.macs for s in slidings))
     packing: list[Step] = []
     steps: list[Step] = []
-    packed_layout, workspace_bytes = Layout(), 0
+    alone: list[Step] = []
+    packed_layout, workspace_bytes, alone_bytes = Layout(), 0, 0
     kernels = code(build, ("pack_weights", "sliding"), dtype, target, slidings[0].lanewise, epilogue.activation)
     for s in slidings:
         layout = Layout()  # the slidings run one after the other and share the memory
@@ -89,10 +92,12 @@ def prepare(
         slide = numbers | _sum_parts(v.kernel, numbers["runs"], numbers["run_length"]) | {
             "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
             "bias_step": int(epilogue.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
-        }  # fmt: skip
+            "own": 0, "packed": 0,
+        } | {name: s.weights[name] for name in ("w_k", "w_c", "w_i", "w_j")}  # fmt: skip
         at = {
             "x": (source, s.x_start * size),
             "y": (result, s.y_start * size),
+            "w": (weights, s.w_start * size),
             "weights": ("packed", packed),
             "scratch": ("work", scratch),
             "bias": ("bias", 0) if epilogue.bias else ("zeros", 0),
@@ -102,7 +107,26 @@ def prepare(
             at["residual"] = ("residual", s.y_start * size)
         steps.append(step(kernels["sliding"], SLIDING, slide, at))
         workspace_bytes = max(workspace_bytes, layout.size)
-    return Prepared(name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size)
+        if _by_panels(s, blocks, target, size):
+            slide |= {"own": 1, "packed": per_thread // size}
+            slide["scratch_bytes"] += -(-s.taps * panel * size // LINE) * LINE
+        if slide["own"] or not s.taps:
+            alone.append(step(kernels["sliding"], SLIDING, slide, at))
+            alone_bytes = max(alone_bytes, scratch + slide["scratch_bytes"] * threads)
+    return Prepared(
+        name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size,
+        alone=Program(tuple(alone)) if len(alone) == len(steps) else None, alone_bytes=alone_bytes,
+    )  # fmt: skip
+
+
+def _by_panels(s: Sliding, blocks: Blocking, target: Target, size: int) -> bool:
+    """Whether threads had better go through all blocks for one panel after the other, each packing the weights of its
+    own panels when it comes to them: they come from L2 then, and no thread waits for another or reads what another one
+    wrote. The input is read once a panel, so it must be small, and nothing that has to be packed."""
+    numbers = blocks.arguments(s)
+    count = s.images * numbers["row_blocks"] * numbers["column_blocks"]
+    small = s.images * s.channels * s.vertical.size * s.horizontal.size * size <= target.l2_bytes
+    return s.groups == 1 and not s.lanewise and bool(s.taps) and small and (blocks.in_place or count == 1)
 
 
 def _blocking(s: Sliding, dtype: str, target: Target, threads: int) -> Blocking:
@@ -216,7 +240,8 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
     """Adds the kernels `pack_weights` and `sliding` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
-    _pack_weights(module, dtype, lanes, panel)
+    pack = pack_function(module, dtype, lanes, panel)
+    _pack_weights(module, dtype, pack, panel)
     sizes, vectors = range(1, target.tile_rows + 1), target.tile_vectors
     wide = {r: forward_tile(module, dtype, target, r, vectors, lanewise, activation) for r in sizes}
     narrow = {r: forward_tile(module, dtype, target, r, 1, lanewise, activation) for r in sizes}
@@ -227,17 +252,36 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
     blocks = a["images"] * a["groups"] * a["row_blocks"] * a["column_blocks"]
     first, end = share(blocks * a["panels"], thread, threads)
     none_yet = f.const(-1).value
-    with f.loop(end, start=first, carry=[none_yet]) as task:
-        index = task.index // a["panels"]
-        panel_index = task.index % a["panels"]
+    own = a["own"].compare("!=", 0)
+    taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
+    with f.loop(end, start=first, carry=[none_yet, none_yet]) as task:
+        packed_block, packed_panel = (Int(f.builder, value) for value in task.values)
+        index = f.choose(own, task.index % blocks, task.index // a["panels"])
+        panel_index = f.choose(own, task.index // blocks, task.index % a["panels"])
         block = Block(f, a, index, lanes)
-        packed_block = Int(f.builder, task.values[0])
         with f.if_(f.all_of(index.compare("!=", packed_block), a["in_place"].compare("==", 0))):
             block.pack_input(scratch, copy)
+        with f.if_(f.all_of(own, panel_index.compare("!=", packed_panel))):
+            _pack_panel(f, a, pack, panel_index, scratch.at(a["packed"]), panel)
+        # All panels but a group's last are `panel` wide, and the last one is stored at the same distance.
+        all_packed = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
+        weights = f.pick(own, scratch.at(a["packed"]), all_packed)
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
-        _panel(f, a, block, x, scratch, panel_index, panel, wide, narrow, copy, target.tile_rows)
-        task.carry([index.value])
+        _panel(f, a, block, x, weights, scratch, panel_index, panel, wide, narrow, copy, target.tile_rows)
+        task.carry([index.value, panel_index.value])
     f.done()
+
+
+def _pack_panel(f: Function, a: dict[str, Int], pack: Function, panel_index: Int, to: Pointer, panel: int) -> None:
+    """The weights of a panel, some input channels at a time."""
+    w = f.address(a["w"]).at(panel_index * panel * a["w_k"])
+    outputs = (a["outputs"] - panel_index * panel).at_most(panel)
+    width = filled(f, outputs, panel)
+    with f.loop(a["depth"], step=_CHANNELS_A_TASK) as each:
+        f.call(
+            pack, w.at(each.index * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"], a["kernel_h"], a["kernel_w"],
+            to.at(each.index * width), a["depth"], (a["depth"] - each.index).at_most(_CHANNELS_A_TASK), outputs,
+        )  # fmt: skip
 
 
 def _panel(
@@ -245,6 +289,7 @@ def _panel(
     a: dict[str, Int],
     block: Block,
     x: Pointer,
+    weights: Pointer,
     scratch: Pointer,
     panel_index: Int,
     panel: int,
@@ -257,10 +302,7 @@ def _panel(
     channel = panel_index * panel
     first_output = block.group * a["outputs"] + channel
     outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
-    width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-    taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
-    # All panels but a group's last are `panel` wide, and the last one is stored at the same distance.
-    weights = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
+    width = filled(f, outputs, panel)
     bias = f.address(a["bias"]).at(first_output * a["bias_step"])
 
     # Channels side by side: straight into the output. Otherwise into scratch, and from there across.
@@ -356,7 +398,25 @@ def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
 _CHANNELS_A_TASK = 64
 
 
-def _pack_weights(module: ir.Module, dtype: str, lanes: int, panel: int) -> None:
+def filled(f: Function, outputs: Int, panel: int) -> Int:
+    """A panel's output channels with the lanes that are filled up: whole vectors."""
+    return f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+
+
+def pack_function(module: ir.Module, dtype: str, lanes: int, panel: int) -> Function:
+    """Some input channels of a panel as [i][j][c][lane]. Arguments: the first of the weights; their strides by output,
+    input, row and column; rows and columns of the kernel; where to, and with room for how many channels from tap to
+    tap; how many input and output channels there are."""
+    f = Function(module, "pack", [PTR, *[I64] * 6, PTR, I64, I64, I64], dtype, internal=True)
+    names = ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w")
+    a = {name: f.integer(1 + n) for n, name in enumerate(names)} | {"channels": f.integer(8)}
+    outputs = f.integer(10)
+    _pack_part(f, a, f.pointer(0), f.pointer(7), f.integer(9), outputs, filled(f, outputs, panel), lanes)
+    f.done()
+    return f
+
+
+def _pack_weights(module: ir.Module, dtype: str, pack: Function, panel: int) -> None:
     """Weights of any layout as [group][panel][i][j][c][lane], zeros in the lanes beyond the last output channel."""
     f, array, thread, threads = kernel(module, "pack_weights", dtype)
     a = PACK_WEIGHTS.read(array)
@@ -368,15 +428,17 @@ def _pack_weights(module: ir.Module, dtype: str, lanes: int, panel: int) -> None
         first_channel = task.index % parts * _CHANNELS_A_TASK
         channels = (a["channels"] - first_channel).at_most(_CHANNELS_A_TASK)
         outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
         source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
         block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
-        target = block.at(first_channel * width)
-        pack_part(f, a, source, target, channels, outputs, width, lanes)
+        target = block.at(first_channel * filled(f, outputs, panel))
+        f.call(
+            pack, source, a["w_k"], a["w_c"], a["w_i"], a["w_j"], a["kernel_h"], a["kernel_w"], target, a["channels"],
+            channels, outputs,
+        )  # fmt: skip
     f.done()
 
 
-def pack_part(
+def _pack_part(
     f: Function,
     a: dict[str, Int],
     source: Pointer,

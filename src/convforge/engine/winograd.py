@@ -53,7 +53,7 @@ from .blocks import tiles
 from .cook_toom import short_convolution
 from .describe import Description, Held, Inner, Loop, largest_tile, many
 from .describe import Tile as RegisterTile
-from .direct import pack_part, panels_of
+from .direct import filled, pack_function, panels_of
 from .epilogue import Epilogue
 from .gemm import product_tile
 from .geometry import Axis, Sliding, scratch_pitch
@@ -74,14 +74,19 @@ TILE_ARGUMENTS = (
     "x x_n x_h x_w y y_n y_h y_w zeros scratch scratch_bytes "
 )
 SLIDING = Arguments(
-    TILE_ARGUMENTS + "weights bias bias_step residual pitch v m u u_step part own splits shares chunks "
+    TILE_ARGUMENTS
+    + "weights bias bias_step residual pitch v m u u_step u_channels piece part own splits shares chunks "
     "w w_g w_k w_c w_i w_j past_caches"
-    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made there,
-    # from w; u_step: numbers from one panel's U to the next; chunks: of a split
+    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made
+    # there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
+    # piece: those whose products are summed at once; chunks: of a split
 )
 REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 
 _PRODUCTS_A_PART = 512
+_PIECE = 64
+"""Input channels whose U is made just before it is used: 36·64·32 numbers, 295 KB, that never leave L2. The products
+pay for it with a sum to load and to store after 64 multiply-adds, a twentieth of their time."""
 TABLE = 64
 """Addresses in a table: those of a patch of up to 8×8 pixels."""
 _TABLE_BYTES = TABLE * 8
@@ -269,14 +274,21 @@ def prepare(
             "v": scratch.take(shape.products * (division.chunk * pitch + lanes) * size),
             "m": scratch.take(shape.products * (division.chunk * panel + lanes) * size),
             "u": 0,
-            "u_step": a_panel if kept or division.chunks > 1 else 0,
+            "u_step": a_panel,
+            "u_channels": s.channels,
+            "piece": _PRODUCTS_A_PART,
             "part": 0,
         }
         if not kept:
-            # A single chunk needs a panel's U once: the next panel's takes its place, and all stays in the caches.
-            at_once = -(-panels // division.shares) if division.chunks > 1 else 1
             offsets["part"] = scratch.take(part_bytes)
-            offsets["u"] = scratch.take(at_once * a_panel * size)
+            panels_at_once = -(-panels // division.shares)
+            if division.chunks == 1:  # each panel's U is needed once: the next one takes its place
+                offsets["u_step"], panels_at_once = 0, 1
+            u_numbers = panels_at_once * a_panel
+            if in_pieces(tiled, dtype, target):
+                offsets |= {"piece": _PIECE, "u_channels": _PIECE}
+                u_numbers = shape.products * product_pitch(_PIECE, panel, lanes)
+            offsets["u"] = scratch.take(u_numbers * size)
         past_caches = division.chunks > 1 and packed_bytes * division.splits > _in_caches(target)
         own = panels_of(s, panel) | numbers | offsets | {
             "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
@@ -309,6 +321,20 @@ class Division:
     chunks: int
 
 
+def _most_in_l3(tiled: Tiled, dtype: str, target: Target, threads: int) -> int:
+    """Tiles of which M of a panel stays in L2 and V, of all threads, in L3."""
+    products, size = tiled.shape.products, DTYPE_BYTES[dtype]
+    panel = target.lanes(dtype) * target.tile_vectors
+    m_fits = target.l2_bytes * 3 // 5 // (products * panel * size)
+    return min(m_fits, 12 * target.l2_bytes // threads // (products * tiled.sliding.channels * size))
+
+
+def in_pieces(tiled: Tiled, dtype: str, target: Target) -> bool:
+    """Whether trained weights are transformed a piece at a time, just before they are multiplied. Then all tiles must
+    be one chunk. It does not depend on the number of threads, and so neither do the roundings."""
+    return tiled.count <= _most_in_l3(tiled, dtype, target, 1)
+
+
 def divided(tiled: Tiled, dtype: str, target: Target, threads: int, kept: bool) -> Division:
     """The division of which `_cycles` expects the least. A chunk is either so small that V and M stay in L2, or as
     large as M alone allows; then V comes from L3, once a panel, but U meets more tiles each time."""
@@ -316,10 +342,10 @@ def divided(tiled: Tiled, dtype: str, target: Target, threads: int, kept: bool) 
     lanes, rows = target.lanes(dtype), target.tile_rows
     panel = lanes * target.tile_vectors
     most_in_l2 = target.l2_bytes * 2 // 5 // (products * (s.channels + panel) * size)
-    most_in_l3 = min(
-        target.l2_bytes * 3 // 5 // (products * panel * size),
-        12 * target.l2_bytes // threads // (products * s.channels * size),
-    )
+    if not kept and in_pieces(tiled, dtype, target):
+        most_in_l2 = most_in_l3 = -(-tiled.count // rows) * rows
+    else:
+        most_in_l3 = _most_in_l3(tiled, dtype, target, threads)
     together = max(1, threads // s.groups)
     divisions = []
     for shares in range(1, min(together, -(-s.outputs // panel)) + 1):
@@ -380,7 +406,9 @@ def _cycles(tiled: Tiled, division: Division, dtype: str, threads: int, kept: bo
     all_weights = shape.products * s.channels * s.outputs * size
     streaming = 0.0
     in_passing = not kept and division.chunks == 1
-    if (u_bytes / own_panels if in_passing else u_bytes) > target.l2_bytes // 2:
+    if not kept and in_pieces(tiled, dtype, target):
+        product *= 1.05  # a sum to load and to store for each piece
+    elif (u_bytes / own_panels if in_passing else u_bytes) > target.l2_bytes // 2:
         in_caches = in_passing or all_weights * division.splits < target.l3_bytes
         streaming += u_bytes * division.chunks / (L3_BYTES_A_CYCLE if in_caches else BYTES_A_CYCLE)
     v_in_l3 = v_bytes > target.l2_bytes * 3 // 4
@@ -483,7 +511,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activatio
         narrow={r: product_tile(module, dtype, target, r, 1) for r in sizes},
     )
     reorder(module, dtype, copy)
-    part = transform_part(module, dtype, lanes, panel, shape)
+    part = transform_part(module, dtype, lanes, panel, shape, pack_function(module, dtype, lanes, panel))
     form = _Form(shape, lanes, panel, target.tile_rows)
     transform_weights(module, dtype, part, form)
     blocks(module, dtype, functions, part, form)
@@ -518,7 +546,7 @@ def product_pitch(channels: Any, width: Any, lanes: int) -> Any:
     return channels * width + lanes
 
 
-def transform_part(module: ir.Module, dtype: str, lanes: int, panel: int, shape: Shape) -> Function:
+def transform_part(module: ir.Module, dtype: str, lanes: int, panel: int, shape: Shape, pack: Function) -> Function:
     """U = G w Gᵀ of at most `_CHANNELS_A_PART` input channels of a panel: packed as [i][j][c][lane], which stays in L1,
     they are a patch of r×r "pixels" with c·lanes "channels".
 
@@ -532,13 +560,11 @@ def transform_part(module: ir.Module, dtype: str, lanes: int, panel: int, shape:
     spread_past_caches = spread_function(module, dtype, lanes, matrix, past_caches=True)
     f = Function(module, "transform_part", [PTR, *[I64] * 4, I64, I64, PTR, I64, I64, I64], dtype, internal=True)
     source, to = f.pointer(0), f.pointer(7)
-    strides = {name: f.integer(1 + n) for n, name in enumerate(("w_k", "w_c", "w_i", "w_j"))}
+    strides = [f.integer(1 + n) for n in range(4)]
     channels, outputs, step_, scratch, past_caches = (f.integer(n) for n in (5, 6, 8, 9, 10))
     table, packed = f.address(scratch, I64), f.address(scratch + _TABLE_BYTES)
-    width = _filled(f, outputs, panel)
-    taps = f.const(shape.taps)
-    in_part = strides | {"kernel_h": taps, "kernel_w": taps, "channels": f.const(_CHANNELS_A_PART)}
-    pack_part(f, in_part, source, packed, channels, outputs, width, lanes)
+    width, taps = filled(f, outputs, panel), f.const(shape.taps)
+    f.call(pack, source, *strides, taps, taps, packed, f.const(_CHANNELS_A_PART), channels, outputs)
     tap = width * _CHANNELS_A_PART
     f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
     arguments = (table, channels * width, to, step_, f.const(lanes), table)
@@ -551,44 +577,52 @@ def transform_part(module: ir.Module, dtype: str, lanes: int, panel: int, shape:
     return f
 
 
-def _filled(f: Function, outputs: Int, panel: int) -> Int:
-    """A panel's output channels with the lanes that are filled up: whole vectors."""
-    return f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+@dataclass(frozen=True)
+class _Panel:
+    """A panel of a group's output channels: how many they are, and how many with the lanes that are filled up."""
+
+    group: Int
+    index: Int
+    first_output: Int
+    outputs: Int
+    width: Int
+
+    @classmethod
+    def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, form: _Form) -> _Panel:
+        outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
+        first = group * a["outputs"] + index * form.panel
+        return cls(group, index, first, outputs, filled(f, outputs, form.panel))
 
 
 def _transform_panel(
-    f: Function, a: dict[str, Int], part: Function, form: _Form, group: Int, index: Int, first: Int, last: Int,
-    to: Pointer, scratch: Int,
+    f: Function, a: dict[str, Int], part: Function, form: _Form, p: _Panel, first: Int, channels: Int, to: Pointer,
+    pitch: Int, scratch: Int,
 ) -> None:  # fmt: skip
-    """The parts from `first` to before `last` of a panel of w, into its U."""
-    outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
-    width = _filled(f, outputs, form.panel)
-    w = f.address(a["w"]).at(group * a["w_g"] + index * form.panel * a["w_k"])
-    with f.loop(last, start=first) as each:
-        channel = each.index * _CHANNELS_A_PART
-        channels = (a["channels"] - channel).at_most(_CHANNELS_A_PART)
+    """U of `channels` input channels of a panel, from the `first` on, part by part; `to` is where that one's begins."""
+    w = f.address(a["w"]).at(p.group * a["w_g"] + p.index * form.panel * a["w_k"] + first * a["w_c"])
+    with f.loop(channels, step=_CHANNELS_A_PART) as each:
         f.call(
-            part, w.at(channel * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"], channels, outputs,
-            to.at(channel * width), product_pitch(a["channels"], width, form.lanes), scratch, a["past_caches"],
+            part, w.at(each.index * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"],
+            (channels - each.index).at_most(_CHANNELS_A_PART), p.outputs, to.at(each.index * p.width), pitch, scratch,
+            a["past_caches"],
         )  # fmt: skip
-
-
-def _parts(a: dict[str, Int]) -> Int:
-    return (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
 
 
 def transform_weights(module: ir.Module, dtype: str, part: Function, form: _Form) -> None:
     """All of U, to be kept."""
     f, array, thread, threads = kernel(module, "transform_weights", dtype)
     a = TRANSFORM_WEIGHTS.read(array)
-    first, end = share(a["groups"] * a["panels"] * _parts(a), thread, threads)
-    with f.loop(end, start=first) as task:
-        number, which = task.index % _parts(a), task.index // _parts(a)
-        a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
-        to = f.address(a["weights"]).at(which * a_panel)
+    parts = (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
+    a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
+    begin, end = share(a["groups"] * a["panels"] * parts, thread, threads)
+    with f.loop(end, start=begin) as task:
+        first, which = task.index % parts * _CHANNELS_A_PART, task.index // parts
+        p = _Panel.of(f, a, which // a["panels"], which % a["panels"], form)
+        channels = (a["channels"] - first).at_most(_CHANNELS_A_PART)
+        to = f.address(a["weights"]).at(which * a_panel + first * p.width)
+        pitch = product_pitch(a["channels"], p.width, form.lanes)
         scratch = a["scratch"] + thread * a["scratch_bytes"]
-        group, index = which // a["panels"], which % a["panels"]
-        _transform_panel(f, a, part, form, group, index, number, number + 1, to, scratch)
+        _transform_panel(f, a, part, form, p, first, channels, to, pitch, scratch)
     f.done()
 
 
@@ -615,21 +649,6 @@ class Tile:
         )
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """A panel of output channels: the first of them, how many, and how many with the lanes that are filled up."""
-
-    first_output: Int
-    outputs: Int
-    width: Int
-    weights: Pointer
-
-    @classmethod
-    def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, weights: Pointer, form: _Form) -> _Panel:
-        outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
-        return cls(group * a["outputs"] + index * form.panel, outputs, _filled(f, outputs, form.panel), weights)
-
-
 @dataclass(frozen=True, slots=True)
 class _Form:
     """What is fixed when the code is written: the tiles' shape and the vectors'."""
@@ -641,22 +660,15 @@ class _Form:
 
 
 def _multiply(
-    f: Function,
-    a: dict[str, Int],
-    functions: _Functions,
-    form: _Form,
-    p: _Panel,
-    xi: Int,
-    v: Pointer,
-    m: Pointer,
-    count: Int,
-) -> None:
-    """M[ξ] = V[ξ] · U[ξ] for `count` tiles and a panel: rows of `pitch` numbers times `width` columns."""
-    weights = p.weights.at(xi * product_pitch(a["channels"], p.width, form.lanes))
-    with f.loop(a["channels"], step=_PRODUCTS_A_PART) as part, tiles(f, count, form.tile_rows) as rows:
+    f: Function, a: dict[str, Int], functions: _Functions, form: _Form, p: _Panel, weights: Pointer, first: Int,
+    channels: Int, v: Pointer, m: Pointer, count: Int,
+) -> None:  # fmt: skip
+    """M[ξ] += V[ξ] · U[ξ] for `count` tiles, a panel, and the input channels from `first` on: rows of `pitch` numbers
+    times `width` columns. The first channels write M, the others add to it."""
+    with tiles(f, count, form.tile_rows) as rows:
         arguments = (
-            v.at(rows.first * a["pitch"] + part.index), a["pitch"], f.const(1), weights.at(part.index * p.width),
-            (a["channels"] - part.index).at_most(_PRODUCTS_A_PART), m.at(rows.first * p.width), part.index,
+            v.at(rows.first * a["pitch"] + first), a["pitch"], f.const(1), weights, channels,
+            m.at(rows.first * p.width), first,
         )  # fmt: skip
         with f.if_else(p.width.compare("==", form.panel)) as (two, one):
             with two:
@@ -778,14 +790,21 @@ def blocks(module: ir.Module, dtype: str, functions: _Functions, part: Function,
                 count, a["channels"], v, a["pitch"], v_step, form.lanes, table,
             )  # fmt: skip
             with f.loop(last_panel, start=first_panel) as index:
-                panel_u = u.at((index.index - first_panel) * a["u_step"])
-                with f.if_(f.all_of(a["own"].compare("!=", 0), chunk.index.compare("==", 0))):
-                    part_scratch = scratch + a["part"]
-                    _transform_panel(f, a, part, form, group, index.index, f.const(0), _parts(a), panel_u, part_scratch)
-                p = _Panel.of(f, a, group, index.index, panel_u, form)
+                p = _Panel.of(f, a, group, index.index, form)
                 m_step = odd_lines(count * p.width, form.lanes)
-                with f.loop(form.shape.products) as xi:
-                    v_xi, m_xi = v.at(xi.index * v_step), m.at(xi.index * m_step)
-                    _multiply(f, a, functions, form, p, xi.index, v_xi, m_xi, count)
+                panel_u = u.at((index.index - first_panel) * a["u_step"])
+                u_pitch = product_pitch(a["u_channels"], p.width, form.lanes)
+                with f.loop(a["channels"], step=a["piece"]) as piece:
+                    channels = (a["channels"] - piece.index).at_most(a["piece"])
+                    # Where U has no room for all channels, each piece takes the place of the one before.
+                    here = piece.index.at_most(a["u_channels"] - channels)
+                    piece_u = panel_u.at(here * p.width)
+                    with f.if_(f.all_of(a["own"].compare("!=", 0), chunk.index.compare("==", 0))):
+                        part_scratch = scratch + a["part"]
+                        _transform_panel(f, a, part, form, p, piece.index, channels, piece_u, u_pitch, part_scratch)
+                    with f.loop(form.shape.products) as xi:
+                        v_xi, m_xi = v.at(xi.index * v_step), m.at(xi.index * m_step)
+                        weights = piece_u.at(xi.index * u_pitch)
+                        _multiply(f, a, functions, form, p, weights, piece.index, channels, v_xi, m_xi, count)
                 _transform_output(f, a, functions, form, p, first, count, m, m_step, table, outside)
     f.done()
