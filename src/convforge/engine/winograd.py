@@ -349,8 +349,6 @@ def divided(tiled: Tiled, dtype: str, target: Target, threads: int, kept: bool) 
     together = max(1, threads // s.groups)
     divisions = []
     for shares in range(1, min(together, -(-s.outputs // panel)) + 1):
-        if together % shares:
-            continue
         splits = min(together // shares, tiled.count)
         mine = -(-tiled.count // splits)
         for most in {max(most // rows, 1) * rows for most in (most_in_l2, most_in_l3)}:
