@@ -43,7 +43,7 @@ from .epilogue import Epilogue
 from .gemm import forward_tile
 from .geometry import Blocking, Sliding, blocking
 from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
-from .pack import copy_function
+from .pack import copy_function, fill_zeros
 from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
 from .target import DTYPE_BYTES, Target
 
@@ -57,7 +57,7 @@ SLIDING = Arguments(
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0; own:
     # whether each thread packs the weights w for itself, `packed` numbers into its scratch
 )
-
+CLEAR = Arguments("y y_n y_c y_h y_w images channels height width")
 
 # The longest chain of float32 additions (see above).
 _PRODUCTS_A_PART = 512
@@ -75,8 +75,12 @@ def prepare(
     steps: list[Step] = []
     alone: list[Step] = []
     packed_layout, workspace_bytes, alone_bytes = Layout(), 0, 0
-    kernels = code(build, ("pack_weights", "sliding"), dtype, target, slidings[0].lanewise, epilogue.activation)
+    kernels = code(build, KERNELS, dtype, target, slidings[0].lanewise, epilogue.activation)
     for s in slidings:
+        if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
+            steps.append(_clear_step(kernels["clear"], s, result, size))
+            alone.append(steps[-1])
+            continue
         layout = Layout()  # the slidings run one after the other and share the memory
         v, h = s.vertical, s.horizontal
         blocks = _blocking(s, dtype, target, threads)
@@ -86,8 +90,7 @@ def prepare(
         staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * panel
         per_thread = -(-(staging + staged) * size // LINE) * LINE
         scratch = layout.take(per_thread * threads)
-        if s.taps:
-            packing.append(pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "packed", packed))
+        packing.append(pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "packed", packed))
         numbers = blocks.arguments(s)
         slide = numbers | _sum_parts(v.kernel, numbers["runs"], numbers["run_length"]) | {
             "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
@@ -110,13 +113,20 @@ def prepare(
         if _by_panels(s, blocks, target, size):
             slide |= {"own": 1, "packed": per_thread // size}
             slide["scratch_bytes"] += -(-s.taps * panel * size // LINE) * LINE
-        if slide["own"] or not s.taps:
             alone.append(step(kernels["sliding"], SLIDING, slide, at))
             alone_bytes = max(alone_bytes, scratch + slide["scratch_bytes"] * threads)
     return Prepared(
         name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size,
         alone=Program(tuple(alone)) if len(alone) == len(steps) else None, alone_bytes=alone_bytes,
     )  # fmt: skip
+
+
+def _clear_step(kernel: int, s: Sliding, result: str, size: int) -> Step:
+    numbers = {
+        "y_n": s.y_n, "y_c": s.y_c, "y_h": s.vertical.y_step, "y_w": s.horizontal.y_step, "images": s.images,
+        "channels": s.all_outputs, "height": s.vertical.out, "width": s.horizontal.out,
+    }  # fmt: skip
+    return step(kernel, CLEAR, numbers, {"y": (result, s.y_start * size)})
 
 
 def _by_panels(s: Sliding, blocks: Blocking, target: Target, size: int) -> bool:
@@ -126,7 +136,7 @@ def _by_panels(s: Sliding, blocks: Blocking, target: Target, size: int) -> bool:
     numbers = blocks.arguments(s)
     count = s.images * numbers["row_blocks"] * numbers["column_blocks"]
     small = s.images * s.channels * s.vertical.size * s.horizontal.size * size <= target.l2_bytes
-    return s.groups == 1 and not s.lanewise and bool(s.taps) and small and (blocks.in_place or count == 1)
+    return s.groups == 1 and not s.lanewise and small and (blocks.in_place or count == 1)
 
 
 def _blocking(s: Sliding, dtype: str, target: Target, threads: int) -> Blocking:
@@ -236,12 +246,16 @@ def _sum_parts(tap_rows: int, runs: int, run_length: int) -> dict[str, int]:
     return {"u_part": max(u_part, 1), "v_part": max(v_part, 1), "l_part": max(l_part, 1)}
 
 
+KERNELS = ("pack_weights", "clear", "sliding")
+
+
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False, activation: str = "") -> None:
-    """Adds the kernels `pack_weights` and `sliding` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
+    """Adds the `KERNELS` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
     pack = pack_function(module, dtype, lanes, panel)
     _pack_weights(module, dtype, pack, panel)
+    _clear(module, dtype, lanes)
     sizes, vectors = range(1, target.tile_rows + 1), target.tile_vectors
     wide = {r: forward_tile(module, dtype, target, r, vectors, lanewise, activation) for r in sizes}
     narrow = {r: forward_tile(module, dtype, target, r, 1, lanewise, activation) for r in sizes}
@@ -269,6 +283,24 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
         _panel(f, a, block, x, weights, scratch, panel_index, panel, wide, narrow, copy, target.tile_rows)
         task.carry([index.value, panel_index.value])
+    f.done()
+
+
+def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
+    """Zeros in the pixels of a phase that no tap meets."""
+    f, array, thread, threads = kernel(module, "clear", dtype)
+    a = CLEAR.read(array)
+    first, end = share(a["images"] * a["height"], thread, threads)
+    with f.loop(end, start=first) as task:
+        image, row = task.index // a["height"], task.index % a["height"]
+        y = f.address(a["y"]).at(image * a["y_n"] + row * a["y_h"])
+        with f.loop(a["width"]) as column:
+            pixel = y.at(column.index * a["y_w"])
+            with f.if_else(a["y_c"].compare("==", 1)) as (together, apart):
+                with together:
+                    fill_zeros(f, pixel, a["channels"], lanes)
+                with apart, f.loop(a["channels"]) as channel:
+                    pixel.at(channel.index * a["y_c"]).put(f.scalar_zero())
     f.done()
 
 
