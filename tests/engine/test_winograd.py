@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from itertools import cycle, product
 
 import numpy as np
 import pytest
 from oracle import LAYOUTS, Case, Data, agree, check
 
 from convforge import Conv2dSpec, engine, reference
-from convforge.engine import passes, runtime
+from convforge.bench.layers import parse
+from convforge.engine import passes, runtime, winograd_weight_gradient
 from convforge.engine import target as targets
 from convforge.engine.cook_toom import POINTS, Matrix, short_convolution
 from convforge.engine.geometry import Problem
 from convforge.engine.select import Pass, considered
+from convforge.engine.winograd import Shape, Tiled
+from convforge.engine.winograd_weight_gradient import Division, divided
 from convforge.errors import UserError
 
 TILES = ("winograd 4×4", "winograd 2×2")
@@ -96,6 +102,73 @@ def test_blocks_and_chunks_on_any_number_of_threads(threads: int, tile: str) -> 
         (Conv2dSpec(300, 300, 3, padding=1), (4, 4), 1),  # few tiles, many weights
     ):
         check(Case(spec, size, batch=batch, layouts=NHWC, threads=threads, exact=False, algorithm=tile))
+
+
+DIVISIONS = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (3, 2, 2), (1, 3, 5), (40, 1, 1))
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["one chunk", "chunks"])
+@pytest.mark.parametrize("name", targets.available())
+@pytest.mark.parametrize(
+    ("spec", "size", "tile"),
+    [
+        (Conv2dSpec(40, 70, 3, padding=1), (13, 11), "winograd 4×4"),
+        (Conv2dSpec(21, 70, 3, padding=((0, 3), (2, 1)), groups=1, dilation=(1, 2)), (7, 13), "winograd 4×4"),
+        (Conv2dSpec(18, 78, 3, padding=1, groups=2), (5, 6), "winograd 2×2"),
+        (Conv2dSpec(33, 17, 5, padding=2), (6, 9), "winograd 2×2"),
+    ],
+    ids=["3x3", "gaps", "groups", "5x5"],
+)
+def test_weight_gradients_however_the_work_is_divided(
+    spec: Conv2dSpec, size: tuple[int, int], tile: str, name: str, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Splits, parts and chunks, more and fewer than there are threads, tiles and channels, in memory full of NaN."""
+    monkeypatch.setenv("CONVFORGE_TARGET", name)
+    cases = [Case(spec, size, layouts=(x, w, x), exact=False, algorithm=tile, passes=("dw",)) for x, w in (
+        ("NHWC", "NHWC"), ("NHWC", "NCHW"), ("NCHW", "flipped"),
+    )]  # fmt: skip
+    data = Data.of(cases[0])
+
+    def division(parts: tuple[int, int, int]) -> Callable[[Tiled, str, targets.Target, int], Division]:
+        def of(tiled: Tiled, dtype: str, target: targets.Target, _: int) -> Division:
+            return Division.of(tiled, dtype, replace(target, l2_bytes=20_000 if few else target.l2_bytes), *parts)
+
+        return of
+
+    try:
+        for threads, (case, parts) in zip(cycle((1, 2, 3, 5, 16)), product(cases, DIVISIONS), strict=False):
+            monkeypatch.setattr(winograd_weight_gradient, "divided", division(parts))
+            passes.prepare_weight_gradient.cache_clear()
+            runtime.workspace(4 << 20)
+            runtime._workspace.buffer.fill(255)
+            check(replace(case, threads=threads), data)
+    finally:
+        passes.prepare_weight_gradient.cache_clear()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
+def test_work_is_divided_by_what_there_is_much_of(threads: int) -> None:
+    def of(text: str, batch: int = 1) -> Division:
+        layer = parse(text, batch)
+        (s,) = Pass.WEIGHT_GRADIENT.slidings(Problem.of(layer.spec, layer.batch, layer.size))
+        tiled = Tiled(s, Shape(4, 3))
+        found = divided(tiled, "float32", target, threads)
+        assert found == Division.of(tiled, "float32", target, found.splits, found.k_parts, found.c_parts)
+        assert found.memory(threads) <= runtime.KEPT_BYTES
+        return found
+
+    target = replace(targets.current(), vector_bytes=64, tile_rows=14, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    images, weights, both = (
+        of("16,56x56,16,3x3,padding=1", 16),
+        of("512,8x8,512,3x3,padding=1"),
+        of("1,2,1,3,padding=1"),
+    )
+    assert (images.splits, images.k_parts, images.c_parts) == (threads, 1, 1)
+    assert weights.splits == 1
+    assert weights.k_parts * weights.c_parts == threads
+    assert (both.splits, both.k_parts, both.c_parts) == (1, 1, 1), "one tile of one channel is not to be divided"
+    huge = of("1024,32x32,1024,3x3,padding=1", 16)
+    assert huge.splits * huge.k_parts * huge.c_parts > threads, "S would have 151 MB"
 
 
 def test_stages_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

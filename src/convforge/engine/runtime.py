@@ -407,7 +407,8 @@ def _caller() -> Callable[..., None]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 _ALIGNMENT = 64
-_KEPT_BYTES = 64 << 20
+KEPT_BYTES = 64 << 20
+"""The largest workspace that is kept between calls."""
 
 
 class _Workspace(threading.local):
@@ -421,14 +422,14 @@ _workspace = _Workspace()
 def workspace(size: int) -> tuple[int, object]:
     """The address of `size` bytes for the duration of one call, aligned to a cache line, and what keeps them alive.
 
-    Each calling thread keeps its last buffer, up to 64 MB: memory fresh from the system costs a page fault every 4 KB,
-    which can be more than the convolution.
+    Each calling thread keeps its last buffer, up to `KEPT_BYTES`: memory fresh from the system costs a page fault every
+    4 KB, which can be more than the convolution.
     """
     own = _workspace
     if own.size >= size:
         return own.address, own.buffer
     address, buffer = memory(size)
-    if size <= _KEPT_BYTES:
+    if size <= KEPT_BYTES:
         own.buffer, own.address, own.size = buffer, address, size
     return address, buffer
 

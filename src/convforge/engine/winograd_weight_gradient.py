@@ -13,37 +13,58 @@ places ξ there is one matrix product, whose sum runs over tiles:
 When it applies: as the forward pass (`winograd.py`). F(3×3, 4×4) needs 4 times fewer products, and its rounding errors
 are those of a direct float32 sum (1.3e-6 at 256 channels): the sums over tiles are 16 times shorter.
 
-The loops, for a group and a chunk of tiles, so few that a panel of W stays in L2 (128: 36·128·128 bytes = 590 KB):
+The loops. A unit of the work is a split of the tiles × a part of the panels of output channels × a part of the vectors
+of input channels. One thread takes it from x and dy to dw, in memory that no other thread reads or writes:
 
-    for tile:                   V ← x, W ← dy                     shared out by tiles
-    for (panel, 16 channels):   for ξ: S[ξ] += Vᵀ[ξ] W[ξ]         shared out among the threads
-                                after the last chunk: dw ← S
+    for unit (split, group, part of the panels, part of the vectors):         shared out among the threads
+        for chunk of the split's tiles:
+            V ← x, the unit's input channels
+            for panel of the unit:
+                W ← dy, the panel's output channels
+                for vector of the unit's input channels:
+                    for ξ: S[ξ] += Vᵀ[ξ] W[ξ]
+                    after the last chunk: dw ← S
+    where there are several splits, each has a dw of its own, and these are added up (`collect`)
 
-V is [ξ][vector of channels][tile][lane], so that the 16 channels of a task are one stream of cache lines, of which the
-register tile broadcasts two times 8 numbers. Where one chunk is enough, S of a task (36·16·32 numbers, 74 KB) never
-leaves its thread's L2; else it is kept between the chunks. The tiles of a chunk are an odd number in memory: the
-36·C/16 lines that one patch is written to would else fall into the same few sets of the cache.
+Why nothing is shared: where two cores do not share an L3, each line of V and W that one writes and the other reads
+takes the way between two caches, and a pass over small images then takes up to 1.7 times as long; where they do, there
+is still a barrier after each chunk. The price is that parts repeat transforms: x's for each part of the panels and dy's
+for each part of the vectors; splits repeat nothing, but each has all of S, which must come from and go to dw. Small
+gradients of large images have splits (64 → 64 channels: S has 590 KB), large ones of small images parts. `divided`
+counts both.
+
+What lies where. W of a panel and a chunk takes half of L2: each task (a panel and a vector) reads all of it. The other
+half takes what streams past: V of a vector, and S of a task (36·16·32 numbers, 74 KB), which where one chunk is enough
+is made and used up there. Else it is kept between the chunks; its place is known before its sums are, so where all the
+unit's S is larger than L2, the next ξ's lines are asked for while one is multiplied (256 channels, 56×56, 16 images:
+42 → 39 ms). V is [vector][ξ][tile][lane], so that the 16 channels of a task are one stream of cache lines, of which the
+register tile broadcasts two times 8 numbers. The tiles of a chunk are an odd number in memory: the 36 lines that one
+vector of a patch is written to would else fall into the same few sets of the cache.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from llvmlite import ir
 
 from . import target as targets
 from .blocks import tiles
 from .cook_toom import short_convolution
-from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
+from .describe import Description, Held, Inner, Loop, largest_tile, many
+from .describe import Tile as RegisterTile
 from .direct import panels_of
 from .direct_weight_gradient import COLLECT, add_collect
 from .gemm import product_tile
 from .geometry import Sliding
-from .ir import I64, Arguments, Function, Int, kernel, share
+from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function
 from .prepared import Layout, Prepared, Program, code, step, worth, zeros_for
+from .runtime import KEPT_BYTES
 from .target import DTYPE_BYTES, Target
 from .winograd import (
+    BYTES_A_CYCLE,
     CYCLES_A_STAGE,
-    L3_BYTES_A_CYCLE,
     TABLE,
     TILE_ARGUMENTS,
     Dense,
@@ -58,13 +79,150 @@ from .winograd import (
 from .winograd_transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 
 ACCUMULATE = Arguments(
-    TILE_ARGUMENTS + "v w sums sums_step parts chunks chunk_pitch"
-    # chunk_pitch: rows of V and W; sums_step: from one task's sums to the next one's, 0 where they are the thread's own
+    TILE_ARGUMENTS + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts dw part v w sums sums_step ahead"
+    # parts: dw of every split; part: dw of one task on its way; v, w: each with the former where it is in a thread's
+    # scratch, as are the sums; sums_step: from one task's to the next one's, 0 where they are not kept; ahead: whether
+    # they are asked for
 )
 
-KERNELS = ("reorder", "transform_both", "accumulate", "collect")
+KERNELS = ("reorder", "accumulate", "collect")
 
-_MOST_TILES = 128
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Division
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """The work of each group cut into splits × k_parts × c_parts units, and what the largest of them has."""
+
+    splits: int
+    k_parts: int
+    c_parts: int
+    chunks: int
+    chunk: int
+    """Tiles of one."""
+    panels: int
+    vectors: int
+    """Of input channels."""
+    v_bytes: int
+    w_bytes: int
+    task_bytes: int
+    """S of one panel and vector."""
+    sums_bytes: int
+    """All of S that is kept."""
+    dw_bytes: int
+    """The sums of all splits; nothing where there is but one, which goes straight to where dw belongs."""
+
+    @classmethod
+    def of(
+        cls, tiled: Tiled, dtype: str, target: Target, splits: int = 1, k_parts: int = 1, c_parts: int = 1
+    ) -> Division:
+        s, products, lanes = tiled.sliding, tiled.shape.products, target.lanes(dtype)
+        panel = lanes * target.tile_vectors
+        all_panels, all_vectors = -(-s.outputs // panel), -(-s.channels // lanes)
+        panels, vectors = -(-all_panels // k_parts), -(-all_vectors // c_parts)
+        # W of a panel takes half of L2: 116 tiles of 36·32 numbers where that is 1 MB.
+        a_tile = products * panel * DTYPE_BYTES[dtype]
+        count = -(-tiled.count // splits)
+        chunks = -(-count // max(1, target.l2_bytes // 2 // a_tile))
+        chunk = -(-count // chunks)
+        task = a_tile * lanes
+        return cls(
+            splits, k_parts, c_parts, chunks, chunk, panels, vectors,
+            v_bytes=products * vectors * target.vector_bytes * (chunk | 1),
+            w_bytes=a_tile * (chunk | 1),
+            task_bytes=task,
+            sums_bytes=task * (panels * vectors if chunks > 1 else 1),
+            dw_bytes=splits * s.groups * all_panels * panel * s.taps * DTYPE_BYTES[dtype] if splits > 1 else 0,
+        )  # fmt: skip
+
+    def memory(self, threads: int) -> int:
+        return threads * (self.v_bytes + self.w_bytes + self.sums_bytes) + self.dw_bytes
+
+
+def divided(tiled: Tiled, dtype: str, target: Target, threads: int) -> Division:
+    """The division that takes the fewest cycles, of those whose memory is kept between calls, if there are any.
+
+    As many units as threads at most; more, which a thread does one after the other in the same memory, only where that
+    many need too much of it (1024 → 1024 channels: S has 151 MB).
+    """
+    s, lanes = tiled.sliding, target.lanes(dtype)
+    panels, vectors = -(-s.outputs // (lanes * target.tile_vectors)), -(-s.channels // lanes)
+
+    def rank(d: Division) -> tuple[bool, float]:
+        return d.memory(threads) > KEPT_BYTES, _cycles(tiled, d, dtype, target, threads)
+
+    for most in (threads, 4 * threads, 16 * threads):
+        best = min(
+            (
+                Division.of(tiled, dtype, target, splits, k_parts, c_parts)
+                for splits in range(1, min(most, tiled.count) + 1)
+                for k_parts in range(1, min(most // splits, panels) + 1)
+                for c_parts in range(1, min(most // splits // k_parts, vectors) + 1)
+            ),
+            key=rank,
+        )
+        if best.memory(threads) <= KEPT_BYTES:
+            break
+    return best
+
+
+# Measured on one core of Zen 5, as those of `winograd.py`, in 250 divisions of 38 layers.
+_CYCLES_A_TILE = 6.0
+"""Calling a register tile, and its sums on their way to S."""
+_CYCLES_A_TABLE = 80.0
+"""Finding a tile's pixels."""
+_CYCLES_OF_X, _CYCLES_OF_DY = 2.7, 1.4
+"""Transforming a vector, for each of the n² results; of dy there are fewer pixels than half."""
+_PIXEL_BYTES_A_CYCLE = 18.0
+"""x and dy, on their way to a core that has asked for them before."""
+_V_BYTES_A_CYCLE = 50.0
+"""V that comes from L3, beside the multiplications."""
+_SUMS_BYTES_A_CYCLE = 25.0
+"""S that is kept, read and written."""
+_DW_BYTES_A_CYCLE = 10.0
+"""dw, written or added up."""
+
+
+def _cycles(tiled: Tiled, d: Division, dtype: str, target: Target, threads: int) -> float:
+    """What the thread with the most units takes: products, transforms, and what pixels, V and S cost on their way."""
+    s, shape, lanes = tiled.sliding, tiled.shape, target.lanes(dtype)
+    outputs = min(d.panels * target.tile_vectors, -(-s.outputs // lanes))
+    count = d.chunks * d.chunk
+    # A register tile of fewer than four rows waits for the multiply-add's latency.
+    rows = min(s.channels, lanes)
+    row_tiles = -(-rows // target.tile_rows)
+    product = count * shape.products * d.vectors * outputs * max(rows, 4 * row_tiles) / 2
+    product += d.chunks * shape.products * d.vectors * d.panels * row_tiles * _CYCLES_A_TILE
+    vectors = d.vectors * _CYCLES_OF_X + outputs * _CYCLES_OF_DY
+    transforms = count * (vectors * shape.products + (1 + d.panels) * _CYCLES_A_TABLE)
+    pixels = count * shape.outputs**2 * (d.vectors + outputs) * target.vector_bytes
+    v, sums = d.chunks * d.panels * d.v_bytes, 2 * (d.chunks - 1) * d.sums_bytes
+    far = max(0.0, 1 - target.l3_bytes / 2 / (d.v_bytes * threads))
+    ways = pixels / _PIXEL_BYTES_A_CYCLE + sums / _SUMS_BYTES_A_CYCLE + far * v / BYTES_A_CYCLE
+    if d.v_bytes + d.w_bytes > target.l2_bytes:
+        ways += v / _V_BYTES_A_CYCLE
+    dw = shape.taps**2 * target.vector_bytes / _DW_BYTES_A_CYCLE  # of a channel and a vector
+    back = d.vectors * lanes * outputs * (cycles_of_transform(shape) / 2 + dw)
+    units = -(-s.groups * d.splits * d.k_parts * d.c_parts // threads)
+    total = units * (product + transforms + ways + back) + CYCLES_A_STAGE
+    if d.splits > 1:
+        parts = (d.splits + 1) * s.groups * s.channels * -(-s.outputs // lanes)
+        total += parts * dw / threads + CYCLES_A_STAGE
+    return total
+
+
+def cycles(s: Sliding, shape: Shape, dtype: str, threads: int) -> float:
+    """What it takes, divided as it is."""
+    target, tiled = targets.current(), Tiled(s, shape)
+    return _cycles(tiled, divided(tiled, dtype, target, threads), dtype, target, threads)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prepare
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def prepare(name: str, s: Sliding, shape: Shape, dtype: str, threads: int) -> Prepared:
@@ -74,105 +232,97 @@ def prepare(name: str, s: Sliding, shape: Shape, dtype: str, threads: int) -> Pr
     panel = lanes * target.tile_vectors
     threads = worth(threads, s.macs)
     tiled = Tiled(s, shape)
+    d = divided(tiled, dtype, target, threads)
     kernels = code(build, KERNELS, dtype, target, shape)
     layout = Layout()
     x, dy = Dense.input(s, layout, size), Dense.output(s, layout, size)
-    panels, vectors = -(-s.outputs // panel), -(-s.channels // lanes)
-    chunks = -(-tiled.count // _MOST_TILES)
-    pitch = -(-tiled.count // chunks) | 1
-
-    parts = layout.take(s.groups * panels * panel * s.taps * size)
-    v = layout.take(shape.products * vectors * lanes * pitch * size)
-    w = layout.take(shape.products * panels * panel * pitch * size)
-    task_sums = shape.products * lanes * panel
+    parts = layout.take(d.dw_bytes)
     scratch = Layout()
-    scratch.take((2 * TABLE) * 8)
-    own_sums = scratch.take(task_sums * size)
-    threads_scratch = layout.take(scratch.size * threads)
-    sums = layout.take(panels * vectors * task_sums * size) if chunks > 1 else threads_scratch + own_sums
-    numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | {
-        "sums_step": task_sums if chunks > 1 else 0, "chunks": chunks, "chunk_pitch": pitch,
+    scratch.take(2 * TABLE * 8)
+    numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | panels_of(s, panel) | {
+        "splits": d.splits, "k_parts": d.k_parts, "c_parts": d.c_parts, "chunks": d.chunks,
+        "part": scratch.take(shape.taps**2 * lanes * panel * size),
+        "w": scratch.take(d.w_bytes), "sums": scratch.take(d.sums_bytes), "v": scratch.take(d.v_bytes),
+        "sums_step": d.task_bytes // size if d.chunks > 1 else 0,
+        "ahead": int(d.sums_bytes > target.l2_bytes),
         "scratch_bytes": scratch.size,
     }  # fmt: skip
     at = {
         "x": x.address("x", size),
         "y": dy.address("y", size),
         "zeros": ("zeros", 0),
-        "v": ("work", v),
-        "w": ("work", w),
-        "sums": ("work", sums),
         "parts": ("work", parts),
-        "scratch": ("work", threads_scratch),
+        "dw": ("w", s.w_start * size),
+        "scratch": ("work", layout.take(scratch.size * threads)),
     }
-    before = (*x.copies(kernels["reorder"], "x", size), *dy.copies(kernels["reorder"], "y", size))
-    stages = [step(kernels[stage], ACCUMULATE, numbers, at) for stage in ("transform_both", "accumulate")]
-    collect = step(
-        kernels["collect"],
-        COLLECT,
-        panels_of(s, panel) | {"splits": 1},
-        {"parts": ("work", parts), "w": ("w", s.w_start * size)},
-    )
-    program = Program((*before, *stages, collect), len(before), len(before) + len(stages), s.groups * chunks)
+    steps = [*x.copies(kernels["reorder"], "x", size), *dy.copies(kernels["reorder"], "y", size)]
+    steps.append(step(kernels["accumulate"], ACCUMULATE, numbers, at))
+    if d.splits > 1:
+        collected = {"parts": at["parts"], "w": at["dw"]}
+        steps.append(step(kernels["collect"], COLLECT, panels_of(s, panel) | {"splits": d.splits}, collected))
     zeros = zeros_for(max(s.all_channels, s.all_outputs))
-    return Prepared(name, threads, program, layout.size, zeros=zeros)
+    return Prepared(name, threads, Program(tuple(steps)), layout.size, zeros=zeros)
 
 
 def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
     """The loops of the weight gradient; `s` is the forward pass."""
-    target, size = targets.current(), DTYPE_BYTES[dtype]
+    target = targets.current()
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     threads = worth(threads, s.macs)
-    tiled = Tiled(s, shape)
-    panels, parts = -(-s.outputs // panel), -(-s.channels // lanes)
-    chunks = -(-tiled.count // _MOST_TILES)
-    chunk, channels = -(-tiled.count // chunks), min(s.channels, lanes)
+    d = divided(Tiled(s, shape), dtype, target, threads)
+    channels = min(s.channels, lanes)
     rows = largest_tile(channels, target.tile_rows)
     vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
     m, n, r = shape.outputs, shape.points, shape.taps
-    shared = f"shared out among {many(threads, 'thread')}"
+    units = [
+        many(s.groups, "group") if s.groups > 1 else "",
+        many(d.splits, "split") + " of the tiles" if d.splits > 1 else "",
+        many(d.k_parts, "part") + " of the output channels" if d.k_parts > 1 else "",
+        many(d.c_parts, "part") + " of the input channels" if d.c_parts > 1 else "",
+    ]
+    shared = " × ".join(filter(None, units)) or "all of it"
     loops = (
         Loop(
-            s.groups * chunks,
-            "chunk",
-            f"of at most {many(chunk, 'tile')} of {m}×{m} output pixels",
-            f"V, W: transform the {n}×{n} input pixels and the {m}×{m} of dy that belong to each tile, {shared}",
+            s.groups * d.splits * d.k_parts * d.c_parts,
+            "unit",
+            f"shared out among {many(threads, 'thread')}: {shared}",
         ),
-        Loop(panels * parts, "task", f"of {panel} output × {channels} input channels, {shared}"),
+        Loop(
+            d.chunks,
+            "chunk",
+            f"of at most {many(d.chunk, 'tile')} of {m}×{m} output pixels",
+            f"V: transform the {n}×{n} input pixels that each tile sees",
+        ),
+        Loop(
+            d.panels,
+            "panel",
+            f"of {panel} output channels",
+            f"W: transform the {m}×{m} pixels of dy of each tile",
+        ),
+        Loop(d.vectors, "vector", f"of {channels} input channels"),
         Loop(shape.products, "matrix product", "S[ξ] += Vᵀ[ξ]·W[ξ]"),
         Loop(-(-channels // rows), "register tile", f"of at most {rows} input channels"),
-        Loop(chunk, "tile", "added to every sum of the register tile"),
+        Loop(d.chunk, "tile", "added to every sum of the register tile"),
     )
     held = (
-        Held("V of a chunk", shape.products * parts * lanes * chunk * size),
-        Held("W of a panel", shape.products * vectors * target.vector_bytes * chunk, "L2"),
-        Held("S of a task", shape.products * channels * vectors * target.vector_bytes, "L2"),
+        Held("V of a chunk", d.v_bytes),
+        Held("W of a panel", d.w_bytes * vectors // target.tile_vectors, "L2"),
+        Held("S of a task", d.task_bytes * vectors // target.tile_vectors, "L2"),
+        *((Held("S of a unit", d.sums_bytes),) if d.chunks > 1 else ()),
     )
+    after = f"dw: transform S back into the {r}×{r} weights, after the last chunk"
     return Description(
         loops,
-        Tile.of(target, dtype, (rows, "input channels"), (vectors, "output channels"), False),
+        RegisterTile.of(target, dtype, (rows, "input channels"), (vectors, "output channels"), False),
         held,
         Inner(build, f"product_{rows}x{vectors}", (shape,)),
-        after=f"dw: transform S back into the {r}×{r} weights, after the last chunk",
+        after=f"{after}; add up the splits" if d.splits > 1 else after,
     )
 
 
-def cycles(s: Sliding, shape: Shape, dtype: str, threads: int) -> float:
-    """What it takes, by the model of `winograd.cycles`: products, transforms, and the traffic of V, W and S."""
-    target, size = targets.current(), DTYPE_BYTES[dtype]
-    lanes = target.lanes(dtype)
-    tiled = Tiled(s, shape)
-    inputs, outputs = -(-s.channels // lanes), -(-s.outputs // lanes)
-    tasks = inputs * -(-s.outputs // (lanes * target.tile_vectors))
-    busy = min(threads, tasks)
-    rows = min(s.channels, lanes)
-    product = tiled.count * shape.products * inputs * outputs * max(rows, 4 * -(-rows // target.tile_rows)) / 2 / 0.9
-    transform = tiled.count * (inputs + outputs) * cycles_of_transform(shape)
-    bytes_ = 2 * tiled.count * shape.products * (inputs + outputs) * lanes * size
-    chunks = -(-tiled.count // _MOST_TILES)
-    sums = 2 * (chunks - 1) * shape.products * s.channels * outputs * lanes * size
-    collected = inputs * outputs * lanes * (cycles_of_transform(shape) / 2 + shape.taps**2 * size * lanes / 10)
-    shared = (transform + (bytes_ + sums) / L3_BYTES_A_CYCLE + collected) / threads
-    return s.groups * (product / busy + shared) + CYCLES_A_STAGE * 2 * s.groups * chunks
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
@@ -193,61 +343,81 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     reorder(module, dtype, copy)
     add_collect(module, dtype, copy, lanes, panel)
 
-    # V and W of a chunk of tiles.
-    f, array, thread, threads = kernel(module, "transform_both", dtype)
-    a = ACCUMULATE.read(array)
-    table = f.address(a["scratch"] + thread * a["scratch_bytes"], I64)
-    group, chunk = a["round"] // a["chunks"], a["round"] % a["chunks"]
-    first, after = share(a["images"] * a["tiles_h"] * a["tiles_w"], chunk, a["chunks"])
-    mine, end = share(after - first, thread, threads)
-    pitch, vectors = a["chunk_pitch"], (a["channels"] + (lanes - 1)) // lanes
-    transform_images(
-        f, a, locate_input(f, a, locate_patch, shape.outputs, group), spread_patch, first + mine, end - mine,
-        a["channels"], f.address(a["v"]).at(mine * lanes), f.const(lanes), vectors * pitch * lanes, pitch * lanes,
-        table,
-    )  # fmt: skip
-    with f.loop(a["panels"]) as each:
-        outputs, width = _width(f, a, each.index, panel)
-        zeros = f.address(a["zeros"])
-        locate = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + each.index * panel, zeros)
-        to = f.address(a["w"]).at(each.index * shape.products * pitch * panel + mine * width)
-        transform_images(
-            f, a, locate, spread_tile, first + mine, end - mine, outputs, to, width, pitch * width, lanes, table
-        )
-    f.done()
-
-    # S, and from it dw.
     f, array, thread, threads = kernel(module, "accumulate", dtype)
     a = ACCUMULATE.read(array)
-    table = f.address(a["scratch"] + thread * a["scratch_bytes"], I64)
-    group, chunk = a["round"] // a["chunks"], a["round"] % a["chunks"]
-    first, after = share(a["images"] * a["tiles_h"] * a["tiles_w"], chunk, a["chunks"])
-    count, pitch, vectors = after - first, a["chunk_pitch"], (a["channels"] + (lanes - 1)) // lanes
-    mine, end = share(a["panels"] * vectors, thread, threads)
-    own = f.choose(a["sums_step"].compare("==", 0), thread * a["scratch_bytes"], 0)
-    with f.loop(end, start=mine) as task:
-        p, vector = task.index // vectors, task.index % vectors
+    scratch = a["scratch"] + thread * a["scratch_bytes"]
+    table, zeros = f.address(scratch, I64), f.address(a["zeros"])
+    v, w, all_sums, own_part = (f.address(scratch + a[name]) for name in ("v", "w", "sums", "part"))
+
+    def multiply(
+        v: Pointer, w: Pointer, width: Int, count: Int, pitch: Int, rows: Int, sums: Pointer, add: Int
+    ) -> None:
+        """S[ξ] += Vᵀ[ξ] W[ξ], for all ξ of a task; where there is nothing to `add` to, S begins with them."""
+        with f.loop(shape.products) as xi:
+            here = sums.at(xi.index * lanes * width)
+            with f.if_(a["ahead"].compare("!=", 0)), f.loop(width * lanes, step=lanes) as line:
+                f.prefetch(here.at(width * lanes + line.index), write=True)
+            with tiles(f, rows, target.tile_rows) as tile:
+                arguments = (
+                    v.at(xi.index * pitch * lanes + tile.first), f.const(1), f.const(lanes),
+                    w.at(xi.index * pitch * width), count, here.at(tile.first * width), add,
+                )  # fmt: skip
+                with f.if_else(width.compare("==", panel)) as (two, one):
+                    with two:
+                        f.dispatch(tile.size, wide, *arguments)
+                    with one:
+                        f.dispatch(tile.size, narrow, *arguments)
+
+    def back(sums: Pointer, split: Int, group: Int, p: Int, channel: Int, rows: Int) -> None:
+        """dw of a task ← S, as [tap][channel][lane]: into the split's own, or by way of scratch to where dw belongs."""
         outputs, width = _width(f, a, p, panel)
-        channels = (a["channels"] - vector * lanes).at_most(lanes)
-        sums = f.address(a["sums"] + own).at(task.index * a["sums_step"])
-        with f.loop(shape.products) as xi, tiles(f, channels, target.tile_rows) as rows:
-            arguments = (
-                f.address(a["v"]).at((xi.index * vectors + vector) * pitch * lanes + rows.first), f.const(1),
-                f.const(lanes), f.address(a["w"]).at((p * panel * shape.products + xi.index * width) * pitch), count,
-                sums.at((xi.index * lanes + rows.first) * width), chunk,
-            )  # fmt: skip
-            with f.if_else(width.compare("==", panel)) as (two, one):
-                with two:
-                    f.dispatch(rows.size, wide, *arguments)
-                with one:
-                    f.dispatch(rows.size, narrow, *arguments)
-        with f.if_(chunk.compare("==", a["chunks"] - 1)), f.loop(channels) as row:
-            dw = f.address(a["parts"]).at((group * a["panels"] + p) * panel * shape.taps**2 * a["channels"])
-            here = dw.at((vector * lanes + row.index) * width)
-            tap, taps = a["channels"] * width, f.const(shape.taps)
+        straight = a["splits"].compare("==", 1)
+        before = ((split * a["groups"] + group) * a["panels"] + p) * panel * shape.taps**2 * a["channels"]
+        to = f.pick(straight, own_part, f.address(a["parts"]).at(before + channel * width))
+        tap, taps = f.choose(straight, lanes, a["channels"]) * width, f.const(shape.taps)
+        with f.loop(rows) as row:
+            here = to.at(row.index * width)
             f.call(locate_taps, table, here, tap * shape.taps, tap, 0, taps, 0, taps, here, 1, 1)
-            zeros = f.address(a["zeros"])
             f.call(gather, table, width, sums.at(row.index * width), width * lanes, zeros, table, NO_RESIDUAL, 0)
+        with f.if_(straight), f.loop(shape.taps) as i, f.loop(shape.taps) as j:
+            dw = f.address(a["dw"]).at(group * a["w_g"] + p * panel * a["w_k"] + channel * a["w_c"])
+            dw = dw.at(i.index * a["w_i"] + j.index * a["w_j"])
+            source = to.at((i.index * shape.taps + j.index) * tap)
+            f.call(copy, dw, a["w_k"], a["w_c"], source, f.const(1), width, outputs, rows)
+
+    begin, end = share(a["splits"] * a["groups"] * a["k_parts"] * a["c_parts"], thread, threads)
+    with f.loop(end, start=begin) as unit:
+        c_part, rest = unit.index % a["c_parts"], unit.index // a["c_parts"]
+        k_part, rest = rest % a["k_parts"], rest // a["k_parts"]
+        group, split = rest % a["groups"], rest // a["groups"]
+        first_tile, end_tile = share(a["images"] * a["tiles_h"] * a["tiles_w"], split, a["splits"])
+        first_panel, end_panel = share(a["panels"], k_part, a["k_parts"])
+        first_vector, end_vector = share((a["channels"] + (lanes - 1)) // lanes, c_part, a["c_parts"])
+        first_channel, vectors = first_vector * lanes, end_vector - first_vector
+        channels = (a["channels"] - first_channel).at_most(vectors * lanes)
+        own = a | {"x": f.address(a["x"]).at(first_channel).number()}
+        patch = locate_input(f, own, locate_patch, shape.outputs, group)
+        with f.loop(a["chunks"]) as chunk:
+            first, after = share(end_tile - first_tile, chunk.index, a["chunks"])
+            first, count = first_tile + first, after - first
+            pitch = count // 2 * 2 + 1
+            transform_images(
+                f, a, patch, spread_patch, first, count, channels, v, f.const(lanes), pitch * lanes,
+                pitch * (shape.products * lanes), table,
+            )  # fmt: skip
+            with f.loop(end_panel, start=first_panel) as p:
+                outputs, width = _width(f, a, p.index, panel)
+                pixels = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + p.index * panel, zeros)
+                transform_images(
+                    f, a, pixels, spread_tile, first, count, outputs, w, width, pitch * width, lanes, table
+                )
+                with f.loop(vectors) as vector:
+                    rows = (channels - vector.index * lanes).at_most(lanes)
+                    sums = all_sums.at(((p.index - first_panel) * vectors + vector.index) * a["sums_step"])
+                    v_of_task = v.at(vector.index * shape.products * pitch * lanes)
+                    multiply(v_of_task, w, width, count, pitch, rows, sums, chunk.index)
+                    with f.if_(chunk.index.compare("==", a["chunks"] - 1)):
+                        back(sums, split, group, p.index, first_channel + vector.index * lanes, rows)
     f.done()
 
 
