@@ -37,6 +37,7 @@ LAYERS = {
 def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "measure", lambda threads: replace(LIMITS, threads=threads))
     monkeypatch.setattr(machine, "fma_peak", lambda threads: 120e9)
+    monkeypatch.setattr(machine, "memory_bandwidth", lambda threads: 10e9)
     monkeypatch.setattr(memory, "is_kept", lambda: True)
 
 
@@ -123,6 +124,15 @@ def test_a_machine_that_does_other_work_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(machine, "fma_peak", lambda threads: next(peaks))
     (note,) = measure([LAYERS["3×3"], LAYERS["depthwise"]], QUICK).notes
     assert "after 1 of 2 layers" in note
+
+
+def test_threads_that_were_moved_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    bandwidths = iter([80e9, 50e9])
+    monkeypatch.setattr(machine, "memory_bandwidth", lambda threads: next(bandwidths))
+    report = measure([LAYERS["3×3"], LAYERS["depthwise"]], QUICK)
+    assert [row.memory for row in report.rows] == [80e9] * 3 + [50e9] * 3
+    (note,) = report.notes
+    assert "between 50 and 80 GB/s" in note
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_taken() -> None:

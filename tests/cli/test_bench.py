@@ -25,6 +25,7 @@ QUICK = ("--seconds", "0", "--plain-malloc")
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setattr(machine, "measure", lambda threads: Machine("test", threads, 100e9, 10e9, 50e9))
+    monkeypatch.setattr(machine, "memory_bandwidth", lambda threads: 10e9)
     monkeypatch.setattr(memory, "is_kept", lambda: False)
     app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.callback()(lambda: None)

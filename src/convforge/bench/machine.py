@@ -20,7 +20,7 @@ import torch  # noqa: F401  its OpenMP must be there before the engine looks for
 from ..engine import target
 from ..engine.limits import bandwidth, fma_peak
 
-__all__ = ["Machine", "fma_peak", "measure"]
+__all__ = ["Machine", "fma_peak", "measure", "memory_bandwidth"]
 
 _MEMORY_BYTES = 256 << 20
 
@@ -60,12 +60,17 @@ class Machine:
         return cycles * 4 * lanes * self.threads / self.peak
 
 
+def memory_bandwidth(threads: int) -> float:
+    """Reading what no cache holds, in bytes a second."""
+    return bandwidth(threads, _MEMORY_BYTES)
+
+
 def measure(threads: int) -> Machine:
     """All three limits, each the best of some tries: what disturbs them only lowers them."""
     return Machine(
         target.current().name,
         threads,
         fma_peak(threads),
-        bandwidth(threads, _MEMORY_BYTES),
+        memory_bandwidth(threads),
         bandwidth(threads, target.current().l2_bytes // 2 * threads),
     )

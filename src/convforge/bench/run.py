@@ -6,7 +6,7 @@ import platform
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from math import prod
@@ -24,6 +24,10 @@ from .layers import Layer
 from .machine import Machine
 from .peers import Peer, PeerError, onnx_model
 from .timing import Burst, burst, interleaved
+
+STEADY = 1.4
+"""Memory that is at times so much faster than at others: the threads were moved between cores that share a cache and
+cores that do not, as virtual machines are."""
 
 QUIET = 0.9
 """Below this part of its best FMA peak, the machine is doing other work as well."""
@@ -70,6 +74,8 @@ class Row:
     ours: Timing
     others: dict[str, Timing]
     algorithms: dict[str, Timing] = field(default_factory=dict)
+    memory: float = 0.0
+    """The memory's bandwidth just after, in bytes a second: it tells which cores the threads had."""
 
     @property
     def operations_per_second(self) -> float:
@@ -107,7 +113,7 @@ class Row:
             "of_roofline": self.operations_per_second / attainable,
             OURS: timed(self.ours), "others": {name: timed(timing) for name, timing in self.others.items()},
             "algorithms": {name: timed(timing) for name, timing in self.algorithms.items()},
-            "fastest_other": self.fastest, "ratio": self.ratio,
+            "fastest_other": self.fastest, "ratio": self.ratio, "memory_gb_per_s": self.memory / 1e9,
         }  # fmt: skip
 
 
@@ -182,7 +188,9 @@ def measure(
         with ExitStack() as stack, torch.no_grad(), set_precision("exact" if settings.exact else "fast"):
             peers = [stack.enter_context(Peer(name, settings.threads)) for name in settings.peers]
             for layer in watch(layers):
-                rows += _layer(Work(layer), layer, settings, peers, notes)
+                new = list(_layer(Work(layer), layer, settings, peers, notes))
+                memory_now = machine.memory_bandwidth(settings.threads)
+                rows += [replace(row, memory=memory_now) for row in new]
                 # The machine's clock changes with its temperature and its neighbours: the best moment is the limit.
                 peaks.append(machine.fma_peak(settings.threads))
                 limits = limits.at_its_best(peaks[-1])
@@ -198,6 +206,13 @@ def measure(
         notes[
             f"The machine did other work as well: after {busy} of {many(len(peaks), 'layer')} the FMA peak was below "
             f"{QUIET:.0%} of the best one."
+        ] = None
+    slowest, fastest = (extreme((row.memory for row in rows), default=0.0) for extreme in (min, max))
+    if fastest > STEADY * slowest:
+        notes[
+            f"The memory's bandwidth was between {slowest / 1e9:.0f} and {fastest / 1e9:.0f} GB/s: the threads ran by "
+            "turns on cores that share a cache and on cores that do not, and layers compare only within either; "
+            "--json says how much it was after each layer."
         ] = None
     return Report(limits, memory.is_kept(), settings.training, _versions(settings.peers), tuple(rows), tuple(notes))
 
