@@ -16,7 +16,7 @@ input. Depthwise (D = O = 1) needs none.
 Depthwise has nine multiply-adds an output: a number must be neither copied nor loaded nine times. So x is read where it
 lies, and a register tile is a piece of one output row, in which neighbouring outputs share inputs:
 
-    unit = (image, chunk of channels, output row)      shared out among the threads
+    unit = (image, chunk of channels, output row)   shared out among the threads, in bands of rows if they come out even
         list the tap rows that are inside the image: the address of the input row, the row of weights
         for a tile of the row
             for a vector of channels
@@ -320,11 +320,15 @@ def prepare(name: str, problem: Problem, backward: bool, threads: int, bias: boo
     )
 
 
+_ROWS_A_THREAD = 8
+"""From so many on it does not matter that one thread has a row more than another."""
+
+
 def _chunk(vectors: int, rows: int, threads: int, weights_bytes: int, target: Target) -> int:
     """Vectors of channels of one unit: as many as have their weights in half of L1, fewer where there are so few rows
     that threads would wait for each other."""
     chunks = -(-vectors // max(1, target.l1_bytes // 2 // weights_bytes))
-    while chunks < vectors and rows * chunks < 8 * threads:
+    while chunks < vectors and rows % threads and rows * chunks < _ROWS_A_THREAD * threads:
         chunks += 1
     return -(-vectors // chunks)
 
@@ -377,13 +381,15 @@ def build(
     a = SLIDE.read(array)
     rows = f.address(a["scratch"] + thread * a["scratch_bytes"], I64)
     vectors = (a["channels"] + (lanes - 1)) // lanes
-    first, end = share(a["images"] * a["chunks"] * a["out_height"], thread, threads)
+    # By rows, so that threads meet at one row and not at each pixel, where the CPU's prefetch for one thread's stores
+    # takes the lines of the other's; by channels where rows would leave a thread without enough to do.
+    all_rows = a["images"] * a["out_height"]
+    by_rows = f.any_of((all_rows % threads).compare("==", 0), all_rows.compare(">=", threads * _ROWS_A_THREAD))
+    first, end = share(all_rows * f.choose(by_rows, 1, a["chunks"]), thread, threads)
     aligned = (a["y"] % target.vector_bytes).compare("==", 0)
     past_caches = f.choose(aligned, a["past_caches"], 0)
-    with f.loop(end, start=first) as task:
-        row = task.index % a["out_height"]
-        chunk = task.index // a["out_height"] % a["chunks"]
-        image = task.index // a["out_height"] // a["chunks"]
+    with f.loop(a["images"] * a["chunks"]) as part, f.loop(*_band(f, a, part.index, by_rows, first, end)) as each:
+        row, chunk, image = each.index, part.index % a["chunks"], part.index // a["chunks"]
         x = f.address(a["x"]).at(image * a["x_n"])
         y = f.address(a["y"]).at(image * a["y_n"] + row * a["y_h"])
         first_vector = chunk * a["chunk"]
@@ -415,6 +421,12 @@ def build(
                 with no:
                     f.dispatch(n, tiles[True], *arguments)
     f.done()
+
+
+def _band(f: Function, a: dict[str, Int], part: Int, by_rows: Value, first: Int, end: Int) -> tuple[Int, Int]:
+    """Which rows of a part (image, chunk) are among those from `first` to before `end`: until where, and from where."""
+    before = f.choose(by_rows, part // a["chunks"], part) * a["out_height"]
+    return (end - before).at_most(a["out_height"]), (first - before).at_least(0)
 
 
 def _list_rows(f: Function, a: dict[str, Int], row: Int, x: Pointer, rows: Pointer, row_weights: int) -> Int:
