@@ -92,6 +92,20 @@ def pad(x: Array, spec: Conv2dSpec) -> Array:
     return padded
 
 
+def padded_index(size: int, sides: Pair, mode: str) -> NDArray[np.int64]:
+    """Along one axis: which of the image's rows stands at each row of the padded image; -1 where it is a zero.
+
+    >>> padded_index(3, (1, 2), "zeros").tolist(), padded_index(3, (1, 2), "reflect").tolist()
+    ([-1, 0, 1, 2, -1, -1], [1, 0, 1, 2, 1, 0])
+    """
+    rows = np.arange(size)
+    if mode == "zeros":
+        return np.pad(rows, sides, constant_values=-1)
+    numpy_mode: Any = _NUMPY_MODE[mode]
+    index: NDArray[np.int64] = np.pad(rows, sides, mode=numpy_mode)
+    return index
+
+
 def _unpad(padded: Array, input_size: Pair, spec: Conv2dSpec) -> Array:
     """The adjoint of `pad`: what reached a border pixel goes back to the pixel it was copied from, or is dropped."""
     number = np.arange(1.0, input_size[0] * input_size[1] + 1).reshape(1, 1, *input_size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +27,11 @@ FORMS = (
     "a folder with model.safetensors and architecture.json, package.module:callable, timm:NAME, torchvision:NAME, "
     "or a line of layers such as 'conv 64 3x3 same, relu, pool 2, linear 10'"
 )
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What torchvision's pretrained models were fed with."""
+
+_DRAWN = "its weights are random, for nothing has trained it"
+_MOST_DRAWN_BYTES = 2**31
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -38,12 +44,19 @@ class ResolvedModel:
         input_shape: (C, H, W).
         assumed: whether `input_shape` is only this package's guess.
         title: what to call it in a heading.
+        mean, std: one number a channel; it is fed (pixel / 255 − mean) / std. None where nobody knows.
+        classes: names in the order of the outputs; None where nobody knows.
+        notes: sentences on what its weights are, where they are not what one might expect.
     """
 
     module: nn.Module
     input_shape: Shape
     assumed: bool
     title: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = field(default=())
 
 
 def parse_shape(text: str) -> Shape:
@@ -62,10 +75,11 @@ def parse_shape(text: str) -> Shape:
     return channels, height, width
 
 
-def resolve(model: str, input_shape: Shape | None = None) -> ResolvedModel:
+def resolve(model: str, input_shape: Shape | None = None, ready: bool = False) -> ResolvedModel:
     """The module that `model` names, for images of `input_shape` if that is given.
 
-    Code is run only for `package.module:callable`, which asks for it; a checkpoint is data.
+    Code is run only for `package.module:callable`, which asks for it; a checkpoint is data. To count, no weights are
+    needed: a `ready` model has some, pretrained ones where there are any.
 
     Raises:
         UserError: if there is no such thing, with the forms that there are.
@@ -82,14 +96,14 @@ def resolve(model: str, input_shape: Shape | None = None) -> ResolvedModel:
         return _checkpoint(path, input_shape)
     prefix, _, name = text.partition(":")
     if prefix == "timm" and name:
-        return _timm(name, input_shape)
+        return _timm(name, input_shape, ready)
     if prefix == "torchvision" and name:
-        return _torchvision(name, input_shape)
+        return _torchvision(name, input_shape, ready)
     if re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", text):
         return _callable(prefix, name, input_shape)
     if os.sep in text and "," not in text and " " not in text:
         raise UserError(f"there is no folder {text!r}; MODEL can be {FORMS}.")
-    return _line(text, input_shape)
+    return _line(text, input_shape, ready)
 
 
 def _exists(path: Path) -> bool:
@@ -99,7 +113,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _line(text: str, input_shape: Shape | None) -> ResolvedModel:
+def _line(text: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
     shape = input_shape or IMAGENET
     try:
         with torch.device("meta"):  # shapes without memory: a line can describe more than this machine holds
@@ -114,7 +128,15 @@ def _line(text: str, input_shape: Shape | None) -> ResolvedModel:
         raise SpecError(f"{error} The input was taken to be {_written(IMAGENET)}; --input says otherwise.") from None
     except RuntimeError as error:
         raise UserError(f"a layer of {text!r} has more weights than any computer can count in 64 bits.") from error
-    return ResolvedModel(module, shape, input_shape is None, text)
+    if not ready:
+        return ResolvedModel(module, shape, input_shape is None, text)
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    if size > _MOST_DRAWN_BYTES:
+        raise UserError(f"the weights of {text!r} would take {size / 2**30:,.1f} GiB: use fewer or smaller layers.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = lines.parse(text, shape)
+    return ResolvedModel(module, shape, input_shape is None, text, notes=(f"{_DRAWN}.",))
 
 
 def _checkpoint(path: Path, input_shape: Shape | None) -> ResolvedModel:
@@ -128,7 +150,15 @@ def _checkpoint(path: Path, input_shape: Shape | None) -> ResolvedModel:
     from . import checkpoint
 
     module, architecture = checkpoint.load(path)
-    return ResolvedModel(module, input_shape or architecture.input_shape, False, str(path))
+    return ResolvedModel(
+        module,
+        input_shape or architecture.input_shape,
+        False,
+        str(path),
+        architecture.mean,
+        architecture.std,
+        architecture.classes,
+    )
 
 
 def _callable(module_name: str, name: str, input_shape: Shape | None) -> ResolvedModel:
@@ -157,27 +187,57 @@ def _callable(module_name: str, name: str, input_shape: Shape | None) -> Resolve
             ) from error
     if not isinstance(found, nn.Module):
         raise UserError(f"{text!r} made {type(found).__name__}, not a torch.nn.Module.")
-    return ResolvedModel(found, input_shape, False, text)
+    mean, std = _timm_normalisation(found, input_shape[0])
+    return ResolvedModel(found, input_shape, False, text, mean, std)
 
 
-def _timm(name: str, input_shape: Shape | None) -> ResolvedModel:
+def _timm(name: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
     timm = _optional("timm", f"timm:{name}")
-    try:
-        module = timm.create_model(name, pretrained=False)
-    except Exception as error:
-        raise UserError(f"timm cannot make {name!r}: {_reason(error)}") from error
+    module, notes = _made("timm", name, ready, lambda trained: timm.create_model(name, pretrained=trained))
     own = tuple((getattr(module, "default_cfg", None) or {}).get("input_size", ()))
     shape = input_shape or (own if len(own) == 3 else IMAGENET)
-    return ResolvedModel(module, shape, input_shape is None and len(own) != 3, f"timm:{name}")
+    assumed = input_shape is None and len(own) != 3
+    mean, std = _timm_normalisation(module, shape[0])
+    return ResolvedModel(module, shape, assumed, f"timm:{name}", mean, std, notes=notes)
 
 
-def _torchvision(name: str, input_shape: Shape | None) -> ResolvedModel:
-    torchvision = _optional("torchvision", f"torchvision:{name}")
+def _timm_normalisation(module: nn.Module, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """What timm writes beside its models, and what others who follow it do: mean and std, (None, None) if there are
+    none for so many channels."""
+    found = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    if not isinstance(found, dict):
+        return None, None
+    mean, std = (tuple(found.get(name) or ()) for name in ("mean", "std"))
+    return (mean, std) if len(mean) == len(std) == channels else (None, None)
+
+
+def _torchvision(name: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
+    models = _optional("torchvision", f"torchvision:{name}").models
+    module, notes = _made(
+        "torchvision", name, ready, lambda trained: models.get_model(name, weights="DEFAULT" if trained else None)
+    )
+    classes = None
+    if ready and not notes:
+        classes = tuple(models.get_model_weights(name).DEFAULT.meta.get("categories", ())) or None
+    shape = input_shape or IMAGENET
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if shape[0] == len(IMAGENET_MEAN) else (None, None)
+    return ResolvedModel(module, shape, input_shape is None, f"torchvision:{name}", mean, std, classes, notes)
+
+
+def _made(
+    package: str, name: str, trained: bool, make: Callable[[bool], nn.Module]
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with its trained weights, if these are wanted and to be had; a note if they are not to be had."""
+    notes: tuple[str, ...] = ()
+    if trained:
+        try:
+            return make(True), notes
+        except Exception as error:  # no such weights, no network, no space: the bare model may still do
+            notes = (f"{_DRAWN}: {package} has no trained ones to give ({_reason(error)}).",)
     try:
-        module = torchvision.models.get_model(name, weights=None)
+        return make(False), notes
     except Exception as error:
-        raise UserError(f"torchvision cannot make {name!r}: {_reason(error)}") from error
-    return ResolvedModel(module, input_shape or IMAGENET, input_shape is None, f"torchvision:{name}")
+        raise UserError(f"{package} cannot make {name!r}: {_reason(error)}") from error
 
 
 def _optional(package: str, asked: str) -> Any:

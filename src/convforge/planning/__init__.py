@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import UserError
 from .rows import DenseEquivalent, Plan, Row, Totals
-from .trace import trace
+from .trace import Recorder, trace
 
 __all__ = ["DenseEquivalent", "Plan", "Row", "Totals", "plan"]
 
@@ -51,7 +51,11 @@ def plan(model: Callable[..., Any], input_size: Sequence[int], batch: int = 1) -
         name = getattr(model, "__name__", name)
     else:
         raise UserError(f"the model must be a torch.nn.Module or a function of one tensor, not {model!r}.")
-    recorder = trace(model, shape)
+    return summary(trace(model, shape), model, name, shape)
+
+
+def summary(recorder: Recorder, model: Callable[..., Any], name: str, shape: tuple[int, ...]) -> Plan:
+    """The plan of what a recorder saw of `model`."""
     rows = tuple(recorder.rows)
     itemsizes = (
         {id(p): p.numel() * p.element_size() for p in model.parameters()} if isinstance(model, nn.Module) else {}

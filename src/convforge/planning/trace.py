@@ -36,6 +36,7 @@ from .fields import (
     Arguments,
     Fields,
     Seen,
+    State,
     convolution_sides,
     is_convolution,
     named_arguments,
@@ -103,11 +104,12 @@ def _origin(module: nn.Module) -> str:
 
 
 class Recorder:
-    """Turns what the observers see into rows."""
+    """Turns what the observers see into rows, and keeps beside each row what its units see of the input (`states`)."""
 
     def __init__(self, model: Callable[..., Any]) -> None:
         self.fields = Fields()
         self.rows: list[Row] = []
+        self.states: list[State | None] = []
         self.notes: dict[str, None] = {}
         self.root = Frame(None, "", type(model).__name__ if isinstance(model, nn.Module) else model.__name__, False)
         self.stack = [self.root]
@@ -206,7 +208,8 @@ class Recorder:
         fresh = [p for p in parameters if id(p) not in self._counted]
         self._counted.update(id(p) for p in fresh)
         slide = frame.slides[0] if len(frame.slides) == 1 else None
-        sides, mode = _with_pads(slide, frame.pads)
+        sides, mode = with_pads(slide, frame.pads)
+        self.states.append(self.fields.get(outputs[0]) if outputs else None)
         self.rows.append(
             Row(
                 name=name,
@@ -219,7 +222,7 @@ class Recorder:
                 groups=slide.groups if slide else 1,
                 input_shape=tuple(inputs[0].shape) if inputs else (),
                 output_shape=tuple(outputs[0].shape) if outputs else (),
-                receptive_field=window(self.fields.get(outputs[0])) if outputs else None,
+                receptive_field=window(self.states[-1]),
                 parameters=sum(p.numel() for p in {id(p): p for p in fresh}.values()),
                 shared=bool(parameters) and not fresh,
                 macs=frame.macs if macs is None else macs,
@@ -382,7 +385,7 @@ def _transposed_size(spec: Conv2dSpec, sides: Sides, size: Pair, output_padding:
     return out[0], out[1]
 
 
-def _with_pads(slide: Slide | None, pads: list[tuple[Sides, str]]) -> tuple[Sides | None, str]:
+def with_pads(slide: Slide | None, pads: list[tuple[Sides, str]]) -> tuple[Sides | None, str]:
     """The padding as it works out: the operator's own, and what was put around its input before."""
     if slide is None:
         return None, "zeros"
@@ -460,6 +463,20 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                     vars(module)[name] = value
 
 
+@contextmanager
+def observing(recorder: Recorder) -> Iterator[None]:
+    """Let `recorder` see everything that its model does in this thread; no other thread may run the model meanwhile."""
+    with ExitStack() as stack:
+        for handle in (
+            register_module_forward_pre_hook(lambda module, args: recorder.enter(module, args)),
+            register_module_forward_hook(lambda module, args, result: recorder.leave(module, result)),
+        ):
+            stack.callback(handle.remove)
+        stack.enter_context(_Operators(recorder))
+        stack.enter_context(_Functions(recorder))
+        yield
+
+
 def trace(model: Callable[..., Any], shape: tuple[int, ...]) -> Recorder:
     """Run the model on an input of `shape`, allocating and computing nothing, and return what was seen.
 
@@ -504,13 +521,7 @@ def _traced(model: Callable[..., Any], shape: tuple[int, ...], real: bool) -> Re
         except (RuntimeError, TypeError) as error:  # torch raises either, depending on which number overflows
             raise UserError(f"an input of {'×'.join(str(n) for n in shape)} is too large for torch.") from error
         recorder.fields.start(image)
-        for handle in (
-            register_module_forward_pre_hook(lambda module, args: recorder.enter(module, args)),
-            register_module_forward_hook(lambda module, args, result: recorder.leave(module, result)),
-        ):
-            stack.callback(handle.remove)
-        stack.enter_context(_Operators(recorder))
-        stack.enter_context(_Functions(recorder))
+        stack.enter_context(observing(recorder))
         try:
             model(image)
         except (UserError, SpecError, DataDependentOutputException, DynamicOutputShapeException):

@@ -1,0 +1,205 @@
+"""`convforge see`: open a network and look into it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UserError
+from .text import help_of, printable
+
+if TYPE_CHECKING:
+    from ..models.resolve import ResolvedModel
+
+_PORT = 8642
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("see", help=help_of(see))(see)
+
+
+def see(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run's folder, package.module:callable, timm:NAME, torchvision:NAME, or a line of layers; without "
+            "it the newest run in runs/.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IMAGE…]", help="Image files and folders; without any, photographs.", show_default=False
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the page's address; 0 takes any that is free.")
+    ] = _PORT,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    labels: Annotated[
+        bool | None,
+        typer.Option(
+            "--labels/--no-labels",
+            help="Take sub-folders for classes.",
+            show_default="if all images of a folder lie in sub-folders",
+        ),
+    ] = None,
+    input: Annotated[
+        str | None,
+        typer.Option("--input", metavar="CxHxW", help="Size of the images, where the model does not say it."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="What is taken from each channel of pixels from 0 to 1.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="A,B,C", help="What each channel is then divided by.")] = None,
+) -> None:
+    """Open a network on a page of your browser and look into it: every number can be traced to the products behind it.
+
+    Slide a kernel over an image and read the products and sums of any output number; see each layer's shapes, costs and
+    receptive field, its feature maps, its kernels, and what of your images its channels answer to.
+
+    It is your own model and your own images. The page is served to this machine only, asks for nothing on the network,
+    and reads no files but the images that you name.
+
+    [bold]Examples[/]
+
+      convforge see                                     the newest run in runs/, with scikit-image's photographs
+
+      convforge see runs/pets holiday/
+
+      convforge see torchvision:mobilenet_v2 cat.jpg dog.jpg
+
+      convforge see nets.small:build photos/ --input 3x96x96 --mean .5,.5,.5 --std .25,.25,.25
+
+      convforge see "conv 8 3x3 same, relu, pool 2, conv 16 3x3" --input 3x64x64
+    """
+    from ..models.resolve import parse_shape, resolve
+
+    named = list(images or ())
+    if model is not None and _is_image(model):
+        named.insert(0, Path(model))
+        model = None
+    shape = parse_shape(input) if input is not None else None
+    resolved = resolve(model if model is not None else str(_newest_run()), shape, ready=True)
+    serve(resolved, named, labels, _numbers(mean, "--mean"), _numbers(std, "--std"), port, browser)
+
+
+def serve(
+    resolved: ResolvedModel,
+    images: list[Path],
+    labels: bool | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    port: int,
+    browser: bool,
+) -> None:
+    """Build the page's server and run it until Ctrl-C."""
+    try:
+        import uvicorn
+
+        from ..see.server import create_app
+    except ImportError as missing:
+        raise UserError(f"the page needs {missing.name}: pip install 'convforge[see]'.") from missing
+    from ..see.network import Network
+    from ..see.pictures import Pictures, photographs
+
+    if any(value <= 0 for value in std or ()):
+        raise UserError("--std must be greater than zero in every channel.")
+    notes = list(resolved.notes)
+    if resolved.assumed:
+        size = "x".join(str(n) for n in resolved.input_shape)
+        notes.append(f"the input was taken to be {size}; --input says otherwise.")
+    if (mean or resolved.mean) is None:
+        notes.append(
+            "how its images are normalised is not known: pixels are fed as 0 to 1; --mean and --std change it."
+        )
+    network = Network(
+        resolved.module,
+        resolved.input_shape,
+        resolved.title,
+        mean or resolved.mean,
+        std or resolved.std,
+        resolved.classes,
+        notes,
+    )
+    pictures = Pictures(images or photographs(), network.input_shape, network.mean, network.std, labels)
+    listener = _listen(port)
+    with listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        app = create_app(network, pictures, listener.getsockname()[1])
+        for note in (*network.notes, *pictures.notes):
+            typer.echo(printable(f"note: {note}"), err=True)
+        typer.echo(printable(f"{network.name} and {len(pictures):,} images are at {address}  (Ctrl-C ends it)"))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", server_header=False, ws="none", h11_max_incomplete_event_size=16384
+            )
+        )
+        if browser:
+            import threading
+            import webbrowser
+
+            threading.Timer(0.5, webbrowser.open, (address,)).start()
+        server.run(sockets=[listener])
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as reason:
+        listener.close()
+        raise UserError(
+            f"port {port} cannot be had ({reason.strerror}): choose another with --port, or 0 for any that is free."
+        ) from reason
+    return listener
+
+
+def _is_image(text: str) -> bool:
+    """Whether what stands in MODEL's place is an image or a folder of images: it is there, and is no checkpoint."""
+    try:
+        path = Path(text)
+        if path.is_dir():
+            return not any((path / name).exists() for name in ("model.safetensors", "architecture.json"))
+        return path.is_file() and path.suffix.lower() not in (
+            ".safetensors",
+            ".json",
+            ".pt",
+            ".pth",
+            ".ckpt",
+            ".bin",
+            ".pkl",
+        )
+    except OSError:  # a long line of layers
+        return False
+
+
+def _newest_run(folder: Path = Path("runs")) -> Path:
+    from ..models.checkpoint import ARCHITECTURE, WEIGHTS
+
+    runs = [path.parent for path in folder.glob(f"*/{ARCHITECTURE}") if (path.parent / WEIGHTS).is_file()]
+    if not runs:
+        raise UserError(
+            "there is no trained network in runs/: make one with 'convforge train', which takes a minute, "
+            "or name a MODEL."
+        )
+    return max(runs, key=lambda run: (run / WEIGHTS).stat().st_mtime)
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (float("nan"),)
+    if not all(abs(number) < 1e6 for number in numbers):
+        raise UserError(f"{option} must be numbers with commas between, one a channel, not {text!r}.")
+    return numbers

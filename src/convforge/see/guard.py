@@ -1,0 +1,128 @@
+"""Who may ask: requests of this machine's own browser to this server's own page, of bounded size. Nobody else.
+
+A server on loopback is still within reach of every web page that is open in the same browser. Such a page cannot fake
+the Host header, which keeps out names that were made to resolve to this machine (DNS rebinding), nor Origin and
+Sec-Fetch-Site, which say that a request comes from elsewhere. Answers carry no permission for other origins, and say
+that nothing but this server may be part of the page.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_QUERY, MOST_BODY = 2048, 64 * 1024
+_CHANGES = "/api/jobs"
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",  # another network may be at this address tomorrow
+}
+
+
+class _TooLong(Exception):
+    """More body than is accepted."""
+
+
+class Guard:
+    """Middleware that lets requests of the page through and refuses all others with one sentence.
+
+    Args:
+        app: what is guarded.
+        port: of this server.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app = app
+        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self._origins = {f"http://{host}" for host in self._hosts}
+        if port == 80:
+            self._hosts |= {"127.0.0.1", "localhost"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # no WebSockets here
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        refused = self._refused(scope)
+        if refused:
+            await _answer(send, *refused)
+            return
+        read = 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MOST_BODY:
+                raise _TooLong
+            return message
+
+        started = False
+
+        async def with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), *_as_bytes(HEADERS)]
+            await send(message)
+
+        try:
+            await self._app(scope, bounded, with_headers)
+        except _TooLong:
+            if not started:
+                await _answer(send, 413, _too_long())
+
+    def _refused(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and sentence, if the request is not answered."""
+        headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, []).append(value)
+
+        def one(name: str) -> str | None:
+            values = headers.get(name.encode())
+            return None if not values else ", ".join(v.decode("latin-1") for v in values)
+
+        if (one("host") or "").lower() not in self._hosts:
+            return 403, "this server answers only to its own address on this machine: open the one that it printed."
+        origin, site = one("origin"), one("sec-fetch-site")
+        if (origin is not None and origin.lower() not in self._origins) or site not in (None, "same-origin", "none"):
+            return 403, "this server answers only its own page."
+        if scope["method"] not in ("GET", "HEAD") and not (
+            scope["method"] in ("POST", "DELETE") and _is_below(scope["path"], _CHANGES)
+        ):
+            return 405, "that method is not allowed at this address."
+        if len(scope["query_string"]) > MOST_QUERY or len(scope["path"]) > MOST_QUERY:
+            return 414, f"an address has at most {MOST_QUERY} characters here."
+        length = one("content-length")
+        if length is not None and (not length.isdigit() or len(length) > 9 or int(length) > MOST_BODY):
+            return 413, _too_long()
+        return None
+
+
+def _is_below(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
+
+
+def _too_long() -> str:
+    return f"a request has at most {MOST_BODY // 1024} KiB here."
+
+
+def _as_bytes(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+async def _answer(send: Send, status: int, sentence: str) -> None:
+    body = json.dumps({"error": sentence}).encode()
+    headers: Any = _as_bytes({"Content-Type": "application/json", "Content-Length": str(len(body)), **HEADERS})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

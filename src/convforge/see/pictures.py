@@ -1,0 +1,253 @@
+"""The images that were named on the command line: listed once, read when they are looked at.
+
+Each goes the way of `convforge.images`: bounded, upright, made the network's size as in training and prediction. An
+image is known by its number in the list; no path ever comes from a request. Files may change or go while the page is
+open: whoever asks for one that is gone is told so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UserError
+from ..images import image_shape, read_image
+from .crops import Box, cropped
+from .lru import Kept
+from .network import NotThere
+
+MOST = 20_000
+"""Images that are listed; a page with more could not be used."""
+
+LONGEST_SIDE, LONGEST_THUMBNAIL = 1600, 512
+_MOST_BOX = 4096
+_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
+)  # fmt: skip
+# scikit-image's photographs: those of its files that a camera took, by the names that its functions have.
+_PHOTOGRAPHS = (
+    "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "camera.png", "motorcycle_left.png", "coins.png",
+    "brick.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png", "retina.jpg", "ihc.png",
+)  # fmt: skip
+_INPUTS_KEPT, _FILES_KEPT = 96 * 2**20, 96 * 2**20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: where it is, what to call it, its size, and the class it shows if that is known."""
+
+    path: Path
+    name: str
+    width: int
+    height: int
+    label: str | None = None
+
+
+def photographs() -> list[Path]:
+    """scikit-image's photographs.
+
+    Raises:
+        UserError: if the package is not installed.
+    """
+    found = find_spec("skimage")
+    places = list(found.submodule_search_locations or ()) if found else []
+    files = [file for place in places for name in _PHOTOGRAPHS if (file := Path(place) / "data" / name).is_file()]
+    if not files:
+        raise UserError("without IMAGES, scikit-image's photographs are shown: pip install scikit-image, or name some.")
+    return files
+
+
+class Pictures:
+    """The images, as the network sees them.
+
+    Args:
+        paths: files and folders; folders are searched with everything below them.
+        shape: (C, H, W), the network's input.
+        mean, std: its normalisation.
+        labels: whether the sub-folders of a folder are classes; None: if all of its images lie in sub-folders.
+
+    Raises:
+        UserError: if nothing can be read, with the first reason. Where some can, `notes` names the others.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        shape: tuple[int, int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        labels: bool | None = None,
+    ) -> None:
+        self.shape = shape
+        channels = shape[0]
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(channels, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32).view(channels, 1, 1)
+        self._pictures: list[Picture] = []
+        self._inputs = Kept[NDArray[np.uint8]](_INPUTS_KEPT, lambda pixels: pixels.nbytes)
+        self._files = Kept[bytes](_FILES_KEPT, len)
+        reasons: list[str] = []
+        left_out = 0
+        for path, name, label in _listed(paths, labels):
+            if len(self._pictures) == MOST:
+                left_out += 1
+                continue
+            try:
+                _, height, width = image_shape(path)
+            except UserError as reason:
+                reasons.append(str(reason))
+                continue
+            self._pictures.append(Picture(path, name, width, height, label))
+        if not self._pictures:
+            raise UserError(reasons[0] if reasons else "there are no images in the folders that were named.")
+        self.notes = tuple(
+            [f"Left out: {reason}" for reason in reasons[:5]]
+            + ([f"Left out: {len(reasons) - 5:,} more files that could not be read."] if len(reasons) > 5 else [])
+            + ([f"Left out: {left_out:,} images beyond the first {MOST:,}."] if left_out else [])
+        )
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, number: int) -> Picture:
+        """Raises `NotThere` if there is none of that number."""
+        if not 0 <= number < len(self._pictures):
+            raise NotThere(f"there is no image {number}: there are {len(self)}, and counting starts at 0.")
+        return self._pictures[number]
+
+    def id(self, number: int) -> int:
+        """What requests call it: its number."""
+        return number
+
+    def name(self, number: int) -> str:
+        return self[number].name
+
+    def label(self, number: int) -> str | None:
+        return self[number].label
+
+    def pixels(self, number: int) -> NDArray[np.uint8]:
+        """The pixels that the network sees, before normalisation: uint8 `(C, H, W)`.
+
+        Raises:
+            UserError: if the file has gone, or cannot be read.
+        """
+        picture = self[number]
+        pixels = self._inputs.get(number)
+        if pixels is None:
+            channels, height, width = self.shape
+            pixels = _read(picture, 3 if channels == 3 else 1, (height, width))
+            # A model of another number of channels is shown the brightness in each of them.
+            if pixels.shape[0] != channels:
+                pixels = np.repeat(pixels, channels, 0)
+            self._inputs.put(number, pixels)
+        return pixels
+
+    def input(self, number: int) -> Tensor:
+        """What the network is fed: float32 `(C, H, W)`, (pixel / 255 − mean) / std."""
+        return (torch.from_numpy(self.pixels(number)).float() / 255 - self._mean) / self._std
+
+    def fingerprint(self) -> str:
+        """Changes with the list, with the files' sizes and times, and with how they are brought to the network."""
+        digest = hashlib.sha256(repr((self.shape, self._mean.tolist(), self._std.tolist())).encode())
+        for picture in self._pictures:
+            try:
+                state = picture.path.stat()
+                facts = (str(picture.path.absolute()), state.st_size, state.st_mtime_ns, picture.label)
+            except OSError:
+                facts = (str(picture.path.absolute()), -1, -1, picture.label)
+            digest.update(repr(facts).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    # --- as files for the page ------------------------------------------------------------------------------------
+
+    def original(self, number: int) -> bytes:
+        """A PNG of the image in colour, at most `LONGEST_SIDE` pixels long."""
+        return self._as_it_is(number, LONGEST_SIDE)
+
+    def thumbnail(self, number: int, side: int) -> bytes:
+        """A PNG of the image, at most `side` pixels long."""
+        return self._as_it_is(number, min(side, LONGEST_THUMBNAIL))
+
+    def seen(self, number: int, box: Box | None = None) -> bytes:
+        """A PNG of what the network sees, or of a part of it, clear where the part reaches outside.
+
+        Raises:
+            UserError: if the part is empty or larger than 4096 pixels a side.
+        """
+        self[number]
+        if box is not None and not all(0 < side <= _MOST_BOX for side in box[2:]):
+            raise UserError(f"a part of an image is 1 to {_MOST_BOX} pixels a side, not {box[2]}×{box[3]}.")
+        key = ("seen", number, box)
+        file = self._files.get(key)
+        if file is None:
+            pixels = self.pixels(number)
+            if pixels.shape[0] not in (1, 3):
+                pixels = pixels[:1]
+            file = self._files.put(key, _png(cropped(pixels, box or (0, 0, *self.shape[1:]))))
+        return file
+
+    def _as_it_is(self, number: int, side: int) -> bytes:
+        picture = self[number]
+        key = ("as it is", number, side)
+        file = self._files.get(key)
+        if file is None:
+            shrink = min(1.0, side / max(picture.width, picture.height))
+            size = max(1, round(picture.height * shrink)), max(1, round(picture.width * shrink))
+            file = self._files.put(key, _png(_read(picture, 3, size).transpose(1, 2, 0)))
+        return file
+
+
+def _read(picture: Picture, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    try:
+        return read_image(picture.path, channels, size)
+    except UserError as reason:
+        if not picture.path.exists():
+            raise NotThere(
+                f"{picture.name} is no longer there: it was moved or deleted since this page was started."
+            ) from None
+        raise UserError(str(reason)) from reason
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """`(height, width, 2 to 4)`: grey or colours, and how much of them is to be seen."""
+    buffer = BytesIO()
+    # It goes over loopback: time counts, not size.
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Listing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _listed(paths: Iterable[str | Path], labels: bool | None) -> Iterable[tuple[Path, str, str | None]]:
+    """Every file with its name and label: those that were named, and those in folders that look like images."""
+    for path in map(Path, paths):
+        if not _is_folder(path):
+            yield path, path.name, None
+            continue
+        files = [
+            file for file in sorted(path.rglob("*"))
+            if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
+        ]  # fmt: skip
+        inside = [file.relative_to(path).parts for file in files]
+        by_folder = all(len(parts) > 1 for parts in inside) if labels is None else labels
+        for file, parts in zip(files, inside, strict=True):
+            yield file, "/".join(parts), parts[0] if by_folder and len(parts) > 1 else None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,224 @@
+"""One forward pass of a model, watched: what each layer was given, what it made, and which convolution made it.
+
+The layers are those that `plan` counts, in its order, because the same recorder finds them. What a layer made is copied
+when the layer has made it: a later layer may work in place. What a convolution was called with is taken from the
+operator itself, so layers that compute their weights or pad their input in code of their own are seen as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..planning.fields import convolution_sides, is_convolution
+from ..planning.trace import Frame, Recorder, Slide, observing, with_pads
+from ..spec import Conv2dSpec
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A 2-D convolution as it was called. `weight` is `(K, C/g, k, k)`, `bias` `(K,)`."""
+
+    spec: Conv2dSpec
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One layer in one forward pass.
+
+    Args:
+        name: the layer's, as in the plan.
+        input: what it was given; of a convolution, what the convolution was given.
+        output: what it made.
+        convolved: of a convolution, its own result; the layer may have made something else of it.
+        convolution: None where the layer is not exactly one 2-D convolution of one image.
+    """
+
+    name: str
+    input: Tensor | None
+    output: Tensor | None
+    convolved: Tensor | None
+    convolution: Convolution | None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        own = [self.input, self.output, self.convolved]
+        own += [self.convolution.weight, self.convolution.bias] if self.convolution else []
+        return [tensor for tensor in own if tensor is not None]
+
+
+class _Enough(BaseException):
+    """Everything that was wanted has been seen. Not an `Exception`: the model's own code must not catch it."""
+
+
+@dataclass
+class _Call:
+    """One call of a convolution operator, while its layer runs."""
+
+    convolution: Convolution
+    input: Tensor
+    output: Tensor | None = None
+
+
+class _Watcher(Recorder):
+    def __init__(self, model: nn.Module, wanted: Collection[int] | None, maps: bool) -> None:
+        super().__init__(model)
+        self._maps = maps
+        self.moments: dict[int, Moment] = {}
+        self._wanted = wanted
+        self._left = None if wanted is None else set(wanted)
+        self._copies: Any = WeakTensorKeyDictionary()
+        self._owned = {id(t) for t in (*model.parameters(), *model.buffers())}
+        self._inputs: dict[int, Tensor] = {}
+        self._calls: dict[int, list[_Call | None]] = {}
+
+    # --- what the recorder is told --------------------------------------------------------------------------------
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self._stop_if_done()
+        above = len(self.stack)
+        super().enter(module, args)
+        frame = self.stack[-1]
+        if len(self.stack) > above and frame.is_leaf and frame.inputs and self._is_wanted(len(self.rows)):
+            self._inputs[id(frame)] = self._map(frame.inputs[0])
+
+    def leave(self, module: nn.Module, result: Any) -> None:
+        super().leave(module, result)
+        self._stop_if_done()
+
+    def operator(self, func: Any, args: Any, kwargs: Any) -> Any:
+        self._stop_if_done()
+        frame = self.stack[-1]
+        known = len(self._calls.get(id(frame), ()))
+        result = super().operator(func, args, kwargs)
+        if is_convolution(func.overloadpacket):
+            calls = self._calls.get(id(frame), [])  # gone if the operator is a row of its own
+            if len(calls) > known and (call := calls[-1]) is not None:
+                call.output = self._map(result)
+        return result
+
+    def _convolution(self, named: Any) -> Slide:
+        slide = super()._convolution(named)
+        calls = self._calls.setdefault(id(self.stack[-1]), [])
+        if self._is_wanted(len(self.rows)) and not named.get("transposed") and named["input"].shape[0] == 1:
+            weight, bias = named["weight"], named["bias"]
+            spec = Conv2dSpec(
+                named["input"].shape[1], weight.shape[0], slide.kernel, slide.stride,
+                convolution_sides(named["padding"]), slide.dilation, slide.groups, bias is not None,
+            )  # fmt: skip
+            own = self._own(weight), None if bias is None else self._own(bias)
+            calls.append(_Call(Convolution(spec, *own), self._map(named["input"])))
+        else:
+            calls.append(None)
+        return slide
+
+    def _add(
+        self,
+        frame: Frame,
+        name: str,
+        kind: str,
+        parameters: list[nn.Parameter],
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        own: list[Tensor],
+        macs: int | None = None,
+    ) -> None:
+        index = len(self.rows)
+        calls = self._calls.pop(id(frame), [])
+        given = self._inputs.pop(id(frame), None)
+        slide = frame.slides[0] if len(frame.slides) == 1 else None
+        super()._add(frame, name, kind, parameters, inputs, outputs, own, macs)
+        if not self._is_wanted(index):
+            return
+        made = self._map(outputs[0]) if outputs else None
+        if given is None and inputs:
+            given = self._map(inputs[0])
+        call = calls[0] if len(calls) == 1 else None
+        convolution, convolved = None, None
+        if call is not None and slide is not None:
+            convolution, given = _seen_from_outside(call, slide, frame, given)
+            convolved = call.output if call.output is not None else made
+        maps = (given, made, convolved) if self._maps else (None, None, None)
+        self.moments[index] = Moment(name, *maps, convolution)
+        if self._left is not None:
+            self._left.discard(index)
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _is_wanted(self, index: int) -> bool:
+        return self._wanted is None or index in self._wanted
+
+    def _stop_if_done(self) -> None:
+        if self._left is not None and not self._left:
+            raise _Enough
+
+    def _map(self, tensor: Tensor) -> Tensor:
+        return self._copy(tensor) if self._maps else tensor.detach()
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        """The tensor as it is now. One copy serves the layer that made it and the layer that was given it."""
+        known: tuple[int, Tensor] | None = self._copies.get(tensor)
+        if known is not None and known[0] == tensor._version:
+            return known[1]
+        copy = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        self._copies[tensor] = (tensor._version, copy)
+        return copy
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """Weights that the model holds need no copy; those that it has just computed do."""
+        return tensor.detach() if id(tensor) in self._owned else self._copy(tensor)
+
+
+def _seen_from_outside(
+    call: _Call, slide: Slide, frame: Frame, given: Tensor | None
+) -> tuple[Convolution, Tensor | None]:
+    """A layer that pads in code of its own and then convolves is shown as one convolution with that padding, of what
+    the layer was given, if that is what happened; else as the operator was called."""
+    inner = call.convolution
+    if not frame.pads or not frame.is_leaf or given is None or given.ndim != 4:
+        return inner, call.input
+    sides, mode = with_pads(slide, frame.pads)
+    around = [sum(pad[a][side] for pad, _ in frame.pads) for a in (1, 0) for side in (0, 1)]
+    alike = len({mode for _, mode in frame.pads}) == 1 and (mode == "zeros" or slide.padding == ((0, 0), (0, 0)))
+    if sides is None or not alike or min(around) < 0:
+        return inner, call.input
+    padded = nn.functional.pad(given, around, mode="constant" if mode == "zeros" else mode)
+    if not torch.equal(padded, call.input):
+        return inner, call.input
+    spec = Conv2dSpec(
+        inner.spec.in_channels, inner.spec.out_channels, slide.kernel, slide.stride, sides, slide.dilation,
+        slide.groups, inner.spec.bias, mode,
+    )  # fmt: skip
+    return Convolution(spec, inner.weight, inner.bias), given
+
+
+def watch(
+    model: nn.Module, image: Tensor, wanted: Collection[int] | None = None, maps: bool = True
+) -> dict[int, Moment]:
+    """Run the model on `image`, `(1, C, H, W)`, and return what was seen of the layers in `wanted`, or of all.
+
+    Without `maps` only the convolutions are noted. The model runs no further than the last layer that is wanted. No
+    other thread may run it meanwhile.
+
+    >>> seen = watch(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True)), torch.zeros(1, 1, 5, 5))
+    >>> [(moment.name, tuple(moment.output.shape)) for moment in seen.values()]
+    [('0', (1, 2, 3, 3)), ('1', (1, 2, 3, 3))]
+    """
+    watcher = _Watcher(model, wanted, maps)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it would do several layers in one
+    try:
+        with suppress(_Enough), torch.no_grad(), observing(watcher):
+            watcher.fields.start(image)
+            model(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return watcher.moments
