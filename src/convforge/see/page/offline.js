@@ -1,0 +1,97 @@
+// In an exported file there is no server to ask for sums, but the numbers that go into them are stored: the layer's
+// input, its kernels and biases, and what the model made of them. Here the sums are done in the browser.
+
+import { formula, outputShape, slide, unit } from "./arithmetic.js";
+
+const BLOCK = 16;
+
+/** The layer's spec with what the reader set instead. */
+export function overridden(layer, { stride, padding, dilation, groups }) {
+  const both = (value, own) => (value === undefined ? own : [Number(value), Number(value)]);
+  return {
+    kernel: layer.kernel,
+    stride: both(stride, layer.stride),
+    padding: padding === undefined ? layer.padding : [[Number(padding), Number(padding)], [Number(padding), Number(padding)]],
+    dilation: both(dilation, layer.dilation),
+    groups: groups === undefined ? layer.groups : Number(groups),
+    mode: layer.padding_mode || "zeros",
+  };
+}
+
+/**
+ * The weights with which output channel `at` reads the input channels given: its own where they lie in its group of the
+ * model, zeros elsewhere. A grouped layer is a dense one with the weights between groups struck out.
+ */
+function weightsOf(layer, kernels, at, channels) {
+  const area = layer.kernel[0] * layer.kernel[1];
+  const perGroup = layer.input_shape[0] / layer.groups;
+  const first = Math.floor(at / (layer.output_shape[0] / layer.groups)) * perGroup;
+  const weights = new Float32Array(channels.length * area);
+  channels.forEach((channel, i) => {
+    const own = channel - first;
+    if (own < 0 || own >= perGroup) return;
+    const from = (at * perGroup + own) * area;
+    weights.set(kernels.subarray(from, from + area), i * area);
+  });
+  return weights;
+}
+
+async function material(index, parameters, ask) {
+  const network = await ask.json("/api/network");
+  const layer = network.layers[index];
+  const [inputs, height, width] = layer.input_shape;
+  const outputs = layer.output_shape[0];
+  const spec = overridden(layer, parameters);
+  const at = Number(parameters.channel);
+  const perGroup = inputs / spec.groups;
+  const first = Math.floor(at / (outputs / spec.groups)) * perGroup;
+  const channels = Array.from({ length: perGroup }, (_, i) => first + i);
+  const planes = new Map();
+  for (let block = Math.floor(first / BLOCK) * BLOCK; block < first + perGroup; block += BLOCK) {
+    const found = await ask.numbers(`/api/layers/${index}/input/values`, { image: parameters.image, first: block, count: BLOCK });
+    for (let i = 0; i < found.shape[0]; i += 1) {
+      planes.set(block + i, found.values.subarray(i * height * width, (i + 1) * height * width));
+    }
+  }
+  const kernels = await ask.numbers(`/api/layers/${index}/kernels/values`);
+  const bias = await ask.numbers(`/api/layers/${index}/bias/values`);
+  return {
+    layer,
+    material: {
+      channel: (c) => planes.get(c),
+      size: [height, width],
+      channels,
+      weights: weightsOf(layer, kernels.values, at, channels),
+      bias: bias.values[at] || 0,
+      spec,
+    },
+  };
+}
+
+/** The answer to a question about sums, or null if it is another question. */
+export async function computedHere(path, parameters, ask) {
+  const found = path.match(/^\/api\/layers\/(\d+)\/(unit|slide|slide\/values)$/);
+  if (!found) return null;
+  const index = Number(found[1]);
+  const { layer, material: given } = await material(index, parameters, ask);
+  const size = outputShape(given.spec, given.size);
+  if (Math.min(...size) < 1) throw new Error(`A ${layer.kernel.join("×")} kernel does not fit: no output is left.`);
+  if (found[2] === "slide/values") return { shape: size, values: slide(given) };
+  const text = [0, 1].map((axis) =>
+    formula(given.size[axis], given.spec.kernel[axis], given.spec.stride[axis], given.spec.padding[axis], given.spec.dilation[axis]),
+  );
+  const frame = { spec: given.spec, output_shape: [layer.output_shape[0], ...size], formula: { height: text[0], width: text[1] } };
+  if (found[2] === "slide") return frame;
+  const [row, column] = [Number(parameters.row), Number(parameters.column)];
+  const shown = parameters.channels ? parameters.channels.split(",").map(Number) : undefined;
+  const answer = unit({ ...given, row, column, shown });
+  const changed = ["stride", "padding", "dilation", "groups"].some((name) => parameters[name] !== undefined);
+  let model = null;
+  if (!changed) {
+    const at = Number(parameters.channel);
+    const first = Math.floor(at / BLOCK) * BLOCK;
+    const maps = await ask.numbers(`/api/layers/${index}/maps/values`, { image: parameters.image, first, count: BLOCK });
+    model = maps.values[((at - first) * size[0] + row) * size[1] + column];
+  }
+  return { ...frame, ...answer, channel: Number(parameters.channel), model, difference: model === null ? null : answer.total - model };
+}
