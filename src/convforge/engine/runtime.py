@@ -123,19 +123,24 @@ def _hash_of_source() -> str:
 _SOURCE_HASH = _hash_of_source()
 
 
-def cache_folder() -> Path | None:
-    """Where compiled code is kept: `CONVFORGE_CACHE`, else the user's cache folder. None where there is no folder that
-    is ours alone to write; then every process compiles for itself."""
+def cache_folder(other: str | None = None) -> Path | None:
+    """Where compiled code is kept: `CONVFORGE_CACHE`, else the user's cache folder; or the folder for something `other`
+    that is kept between processes. None where there is no folder that is ours alone to write; then every process
+    compiles for itself."""
     wanted = os.environ.get("CONVFORGE_CACHE")
-    folder = Path(wanted) if wanted else Path(platformdirs.user_cache_dir("convforge")) / "code"
+    if wanted:
+        folder = Path(wanted) / (other or "")
+    else:
+        folder = Path(platformdirs.user_cache_dir("convforge")) / (other or "code")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder if _only_ours(os.stat(folder)) else None
+        return folder if only_ours(os.stat(folder)) else None
     except OSError:
         return None
 
 
-def _only_ours(status: os.stat_result) -> bool:
+def only_ours(status: os.stat_result) -> bool:
+    """Whether nobody but this user can write a file or folder."""
     if os.name != "posix":
         return True  # Windows: the user's cache folder inherits an access list that admits its owner
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -158,7 +163,7 @@ class _Entry:
     def read(self) -> bytes | None:
         try:
             with open(self.path, "rb") as file:
-                if not _only_ours(os.fstat(file.fileno())):
+                if not only_ours(os.fstat(file.fileno())):
                     return None
                 content = file.read()
         except OSError:

@@ -1,1 +1,1 @@
-"""The explorer: a network opened to look into, on a page where every number can be traced to the products that made it."""
+"""The explorer: a page on which every number of a network can be traced to the products that made it."""

@@ -26,6 +26,10 @@ class Cancelled(Exception):
     """Raised inside a job that somebody has cancelled."""
 
 
+class NoSuchJob(UserError):
+    """There is no job with that id, or no longer."""
+
+
 @dataclass(frozen=True)
 class Status:
     """How far a job is: `done` of `total` steps, and `what` it is doing in words.
@@ -143,14 +147,14 @@ class Jobs:
         """How far a job is.
 
         Raises:
-            UserError: if there is no such job, or no longer.
+            NoSuchJob: also if it ended long ago.
         """
         with self._changed:
             return self._status(self._job(id))
 
     def cancel(self, id: str) -> Status:
         """Ask a job to end: one that waits ends at once, one that runs at its next step, one that has ended stays as it
-        is. Raises `UserError` if there is no such job."""
+        is. Raises `NoSuchJob`."""
         with self._changed:
             job = self._job(id)
             job.stop.set()
@@ -184,7 +188,7 @@ class Jobs:
         try:
             return self._jobs[id]
         except KeyError:
-            raise UserError(f"there is no job {id[:40]!r}, or it ended long ago: start it again.") from None
+            raise NoSuchJob(f"there is no job {id[:40]!r}, or it ended long ago: start it again.") from None
 
     def _status(self, job: _Job) -> Status:
         others = any(other.state == "running" and other is not job for other in self._jobs.values())

@@ -1,8 +1,8 @@
 """Whose turn it is to compute: requests that somebody waits for go before the batches of a job.
 
-Two forward passes at once take longer than one after the other, because each brings as many threads as there are cores.
-So there is one turn. A plain lock would not do: a job that gives it back and takes it again at once usually gets it, and
-a click could wait for the whole job. Here a job's next batch begins only when no request is waiting, so that a click
+Two forward passes at once take longer than one after the other: each brings as many threads as there are cores. So
+there is one turn. A plain lock would not do: a job that gives it back and takes it again at once usually gets it, and a
+click could wait for the whole job. Here a job's next batch begins only when no request is waiting, so that a click
 waits for one batch at most.
 """
 
