@@ -167,9 +167,11 @@ def name_kernel(kernel: NDArray[np.floating], strength: float = 1.0) -> Verdict:
         shown["colour"] = _paint(planes.sum((1, 2)))
     if name == "texture":
         shown["cycles a kernel"] = round(figures["cycles"], 2)
-    shown |= {_LABELS.get(figure, figure): round(value, 3) for figure, value in figures.items() if figure != "angle"}
+    shown.update(
+        (_LABELS.get(figure, figure), round(value, 3)) for figure, value in figures.items() if figure != "angle"
+    )
     if strength < SILENT:
-        shown = {"strength": round(strength, 3)} | shown
+        shown = {"strength": round(strength, 3), **shown}
         return Verdict("unclear", shown, f"unclear: nearly silent, {strength:.1%} of the layer's usual strength")
     return Verdict(name, shown, f"{words}; {deciding.replace('_', ' ')} {figures[deciding]:.2f}")
 
