@@ -46,6 +46,11 @@ export function loaded(source) {
   });
 }
 
+/** Height for boards that stand above the numbers: a good part of the window, and not all of it. */
+export function partOfWindow() {
+  return Math.max(220, Math.min(460, innerHeight * 0.36));
+}
+
 /**
  * A picture of rows × columns that can be pointed at.
  *
@@ -56,7 +61,7 @@ export function loaded(source) {
  *   write             how a number is written
  *   pad               [[top, bottom], [left, right]] cells of padding around it
  *   outside           the number that a padding cell stands for; zeros unless given
- *   marks             [{rows: [..], columns: [..]}]: cells that belong together, outlined
+ *   marks             [{rows: [..], columns: [..]}]: cells that belong together, outlined; with `frame`, their border only
  *   cursor            [row, column] or null
  *   upTo              cells from this index on are veiled
  *   origin            [row, column] of the first cell, for close-ups
@@ -65,7 +70,7 @@ export class Board {
   constructor({ label, choose = null, hover = choose, tallest = 420, largestCell = 56, key = null }) {
     this.choose = choose;
     this.hover = hover;
-    this.tallest = tallest;
+    this.tallest = tallest; // CSS pixels, or a function that says how many
     this.largestCell = largestCell;
     this.key = key;
     this.state = null;
@@ -145,7 +150,8 @@ export class Board {
     this.pad = state.pad || [[0, 0], [0, 0]];
     const [[top, bottom], [left, right]] = this.pad;
     const [tall, wide] = [state.rows + top + bottom, state.columns + left + right];
-    let cell = Math.min(room / wide, this.tallest / tall, this.largestCell);
+    const tallest = typeof this.tallest === "function" ? this.tallest() : this.tallest;
+    let cell = Math.min(room / wide, tallest / tall, this.largestCell);
     if (cell > 4) cell = Math.floor(cell);
     this.cell = cell;
     const ratio = window.devicePixelRatio || 1;
@@ -250,7 +256,7 @@ export class Board {
     const { rows, columns } = mark;
     const [first, last] = [rows[0], rows[rows.length - 1]];
     const [start, end] = [columns[0], columns[columns.length - 1]];
-    const gaps = last - first + 1 > rows.length || end - start + 1 > columns.length;
+    const gaps = !mark.frame && (last - first + 1 > rows.length || end - start + 1 > columns.length);
     if (gaps && cell >= 3) {
       for (const row of rows) {
         for (const column of columns) {
@@ -263,7 +269,7 @@ export class Board {
     }
     const [w, h] = [(end - start + 1) * cell, (last - first + 1) * cell];
     this.outline(context, x0 + start * cell, y0 + first * cell, w, h);
-    if (Math.max(w, h) < 24) {
+    if (!mark.frame && Math.max(w, h) < 24) {
       const box = [this.canvas.clientWidth, this.canvas.clientHeight];
       this.crosshair(context, x0 + start * cell + w / 2, y0 + first * cell + h / 2, box[0], box[1], Math.max(w, h) / 2 + 4);
     }

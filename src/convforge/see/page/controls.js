@@ -37,7 +37,7 @@ export function layerSelect({ layers, change, label = "Layer" }) {
 /** A whole number with buttons for one less and one more; typing and the arrow keys work, too. */
 export function stepper({ label, change, help = "" }) {
   let bounds = [0, Infinity];
-  const input = el("input", { type: "text", inputmode: "numeric", autocomplete: "off", role: "spinbutton", class: "count" });
+  const input = el("input", { type: "text", inputmode: "numeric", autocomplete: "off", role: "spinbutton", class: "spin" });
   const fewer = el("button", { type: "button", class: "step", tabindex: -1, "aria-hidden": true, text: "−" });
   const more = el("button", { type: "button", class: "step", tabindex: -1, "aria-hidden": true, text: "+" });
   let present = 0;

@@ -84,7 +84,7 @@ async function start() {
     if (exported) notes.push("This is an exported file: it holds the layers and images that were chosen, and needs no server.");
     if (notes.length) {
       document.getElementById("notes").replaceChildren(
-        el("details", { class: "notes" }, el("summary", { text: plural(notes.length, "note") }), el("ul", {}, ...notes.map((note) => el("li", { text: note })))),
+        el("details", { class: "notes", name: "notes" }, el("summary", { text: plural(notes.length, "note") }), el("ul", {}, ...notes.map((note) => el("li", { text: note })))),
       );
     }
   } catch (error) {

@@ -45,8 +45,8 @@ export function exact(value) {
   return real(value, 9);
 }
 
-/** A function that writes all numbers of one grid alike: with as many decimals as its largest needs. */
-export function alike(values) {
+/** A function that writes all numbers of one grid alike: with as many decimals as its largest needs, and `more`. */
+export function alike(values, more = 0) {
   let largest = 0;
   let integers = true;
   for (const value of values) {
@@ -58,6 +58,7 @@ export function alike(values) {
   let decimals = 3;
   if (largest >= 1) decimals = Math.max(0, 3 - Math.floor(Math.log10(largest)));
   else if (largest < 0.1 && largest > 0) decimals = Math.min(6, 2 - Math.floor(Math.log10(largest)));
+  decimals += more;
   return (value) => {
     if (!Number.isFinite(value)) return NOTHING;
     if (value === 0) return "0";

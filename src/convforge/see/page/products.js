@@ -185,7 +185,7 @@ export class Products {
     const patchScale = scaleFor(-largest(unit.patch), largest(unit.patch));
     const productScale = scaleFor(-largest(unit.products), largest(unit.products));
     const writers = [unit.patch, unit.kernel, unit.products].map((grids) => alike(grids.flat(2)));
-    const sum = alike([...unit.sums, unit.bias, unit.total]);
+    const sum = alike([...unit.sums, unit.bias, unit.total], 3);
     const padded = (i, j) => this.isPadding(unit, i, j);
     this.shown = shown;
     this.step = gridsAtOnce([unit.kernel[0].length, unit.kernel[0][0].length], channels.length);

@@ -5,13 +5,14 @@ import { change, complete, wholeNumber } from "../address.js";
 import { Board } from "../canvas.js";
 import { layerSelect } from "../controls.js";
 import { announce, el, say } from "../dom.js";
-import { compact, pair, plural, whole } from "../numbers.js";
+import { pair, plural, real, whole } from "../numbers.js";
 import { colour, onTheme } from "../theme.js";
 
 const SIDE = 6; // a small input, so that every connection can be drawn
 const KERNEL = 3;
 const OUT = SIDE - KERNEL + 1;
 const SVG = "http://www.w3.org/2000/svg";
+const LARGEST_SQUARE = 200;
 const LESSON = { image: [3, 224, 224], neurons: 1000, kernels: 64, kernel: 3 };
 
 /** Nine colours that can be told apart, one a weight. */
@@ -39,7 +40,7 @@ export function openCount(root, { network, values }) {
   const calculation = el("dl", { class: "calculation" });
   const squares = el("div", { class: "squares" });
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Count" }), el("p", { class: "says", text: "A convolution uses the same weights at every position. A fully connected (dense) layer has another weight for every pair of an input and an output number. Choose an output: its lines are its weights, and equal colours are equal weights." })),
+    el("header", { class: "intro" }, el("h1", { text: "Count" }), el("p", { class: "says", text: "A convolution uses the same weights everywhere; a fully connected (dense) layer has one for each pair of numbers. Equal colours are equal weights." })),
     el(
       "div",
       { class: "pairs" },
@@ -73,7 +74,7 @@ export function openCount(root, { network, values }) {
         { class: "calculation" },
         el("div", {}, el("dt", { text: `fully connected, ${height}×${width} colour image to ${whole(LESSON.neurons)} neurons` }), el("dd", { text: `${height} × ${width} × ${channels} × ${whole(LESSON.neurons)} = ${whole(denseWeights)}` })),
         el("div", {}, el("dt", { text: `convolution, ${LESSON.kernels} kernels of 3×3×3 on the same image` }), el("dd", { text: `3 × 3 × 3 × ${LESSON.kernels} = ${whole(weights)}` })),
-        el("div", {}, el("dt", { text: "fewer by a factor of" }), el("dd", { class: "strong", text: `${whole(denseWeights / weights)}` })),
+        el("div", {}, el("dt", { text: "fewer by a factor of" }), el("dd", { class: "strong", text: `${whole(denseWeights / weights)}×` })),
       ),
     );
   }
@@ -146,7 +147,6 @@ export function openCount(root, { network, values }) {
       }
     }
     board.show({ rows: outputs, columns: inputs, picture, cursor: null, marks: [{ rows: [now.unit], columns: [0, inputs - 1], frame: true }] });
-    board.state.cursorRow = now.unit;
     const words = isDense ? `${inputs * outputs} different weights` : `${KERNEL * KERNEL} weights, repeated in each row; ${inputs * outputs - KERNEL * KERNEL * outputs} zeros`;
     board.describe(`Matrix of ${outputs} outputs by ${inputs} inputs: ${words}. Row ${now.unit} is chosen.`);
   }
@@ -178,20 +178,25 @@ export function openCount(root, { network, values }) {
     squares.replaceChildren(area("1,000 neurons", neurons / weights), area("same maps", maps / weights));
   }
 
-  /** Areas in proportion: the dot is the convolution, the square the dense layer; where a square would not fit, it says
-   * how many such squares it would take. */
+  /** Areas in proportion: the dot is the convolution, the square the dense layer. Where that does not fit on a page, it
+   * fades out, and its width is said in a unit of length. */
   function area(title, factor) {
-    const most = 220;
     const dot = 3;
     const side = Math.sqrt(factor) * dot;
-    const squaresNeeded = Math.max(1, factor / (most / dot) ** 2);
-    const shown = Math.min(side, most);
-    const words = squaresNeeded > 1 ? `this square ${compact(Math.round(squaresNeeded))} times over` : "this square";
+    const fits = side <= LARGEST_SQUARE;
+    const metres = (side / 96) * 0.0254; // a CSS pixel is 1/96 inch
+    const width = metres >= 1 ? `${real(metres, 2)} m` : `${real(metres * 100, 2)} cm`;
+    const shown = Math.min(side, LARGEST_SQUARE);
     return el(
       "figure",
       { class: "area" },
-      el("div", { class: "area-box", role: "img", "aria-label": `Dense layer, ${title}: ${whole(factor)} times the convolution's weights` }, el("span", { class: "big", style: { width: `${shown}px`, height: `${shown}px` } }), el("span", { class: "dot", style: { width: `${dot}px`, height: `${dot}px` } })),
-      el("figcaption", { class: "small" }, el("b", { text: title }), el("br"), el("span", { class: "quiet", text: `the dot is the convolution, the dense layer ${words}` })),
+      el(
+        "div",
+        { class: "area-box", role: "img", "aria-label": `Dense layer, ${title}: ${whole(factor)} times the convolution's weights` },
+        el("span", { class: "dot", style: { width: `${dot}px`, height: `${dot}px` } }),
+        el("span", { class: fits ? "big" : "big cut", style: { width: `${shown}px`, height: `${shown}px` } }),
+      ),
+      el("figcaption", { class: "small" }, el("b", { text: title }), el("br"), el("span", { class: "quiet", text: fits ? "The dot is the convolution, the square the dense layer." : `If the dot is the convolution, the dense layer is a square ${width} wide.` })),
     );
   }
 

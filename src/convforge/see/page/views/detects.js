@@ -2,7 +2,7 @@
 // channel most, an image made to excite it, and the classes that it prefers.
 
 import { addressOf, change, complete, wholeNumber } from "../address.js";
-import { canRun, pictureAt, runJob } from "../api.js";
+import { canRun, exported, pictureAt, runJob } from "../api.js";
 import { layerSelect, stepper } from "../controls.js";
 import { announce, el, problem, say } from "../dom.js";
 import { plural, real } from "../numbers.js";
@@ -20,7 +20,7 @@ const CLASSES = 5;
 function usualLayers(network) {
   const spatial = network.layers.filter((layer) => layer.slides && mapShape(layer)[1] * mapShape(layer)[2] > 1);
   const seeing = spatial.filter((layer) => layer.kernel[0] * layer.kernel[1] > 1);
-  const found = seeing.length ? seeing : spatial.length ? spatial : network.layers;
+  const found = [seeing, spatial, network.layers].find((list) => list.length >= STAGES.length) || network.layers;
   return [found[0], found[Math.floor((found.length - 1) / 2)], found[found.length - 1]].map((layer) => layer.index);
 }
 
@@ -68,7 +68,7 @@ export function openDetects(root, { network, values }) {
     const mine = () => now[place];
 
     function part(kind) {
-      const box = el("div", { class: `finding ${kind.kind}` });
+      const box = el("div", { class: "finding" });
       const start = el("button", { type: "button", text: kind.start, on: { click: () => (change({ run: 1 }), run()) } });
       const bar = el("progress", { max: 1 });
       const what = el("span", { class: "small quiet" });
@@ -86,7 +86,7 @@ export function openDetects(root, { network, values }) {
       function run() {
         const body = question();
         const wanted = key();
-        if (found.has(wanted) || running.has(wanted)) return;
+        if (found.has(wanted) || running.has(wanted) || !canRun(body)) return;
         running.add(wanted);
         const abort = new AbortController();
         control = abort;
@@ -164,9 +164,9 @@ export function openDetects(root, { network, values }) {
   }
 
   function placeholder(kind) {
-    if (kind === "patches") return el("div", { class: "patches", "aria-hidden": true }, ...Array.from({ length: PATCHES }, () => el("span", { class: "blank" })));
-    if (kind === "ascent") return el("span", { class: "blank wide", "aria-hidden": true });
-    return el("span", { class: "blank bars-blank", "aria-hidden": true });
+    if (kind === "patches") return el("div", { class: "patches", "aria-hidden": true }, ...Array.from({ length: PATCHES }, () => el("span", { class: "empty" })));
+    if (kind === "ascent") return el("span", { class: "empty wide", "aria-hidden": true });
+    return el("span", { class: "empty low", "aria-hidden": true });
   }
 
   function render(kind, result, { layer, channel }) {
@@ -229,7 +229,7 @@ export function openDetects(root, { network, values }) {
       if (changed) one.leave();
       one.show();
       // An address that was shared after the results were there brings them back; they are kept on the server's disk.
-      if (values.run && (!before || changed)) one.startAll();
+      if ((values.run || exported) && (!before || changed)) one.startAll();
     });
     announce(now.map((one, i) => `${STAGES[i].title}: ${one.layer.name}, channel ${one.channel}`).join(". "));
   }

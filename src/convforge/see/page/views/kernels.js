@@ -59,13 +59,14 @@ export function openKernels(root, { network, values }) {
   const overviewTitle = el("h2");
   const chosenTitle = el("h2");
   const chosenNote = el("p", { class: "small quiet" });
-  const table = new NumberGrid("weights");
+  const tables = [];
+  const tablesBox = el("div", { class: "tables" });
   const deep = el("section", { class: "card deep" }, el("header", {}, overviewTitle), el("p", { class: "small quiet says" }), overview.element, key);
-  const panel = el("aside", { class: "card panel", "aria-label": "The chosen kernel" }, chosenTitle, chosenNote, el("div", { class: "scroll" }, table.element));
+  const panel = el("aside", { class: "card panel", "aria-label": "The chosen kernel" }, chosenTitle, chosenNote, tablesBox);
   const main = el("div", {}, summary, grid);
   const split = el("div", { class: "split" }, el("div", { class: "stack" }, player, main, deep), panel);
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Kernels" }), el("p", { class: "says", text: "The numbers that were learned. In the first layer they look for patterns of pixels, so they can be shown as pixels; deeper ones weigh the maps of the layer before." })),
+    el("header", { class: "intro" }, el("h1", { text: "Kernels" }), el("p", { class: "says", text: "The learned numbers. The first layer's look for patterns of pixels, deeper ones weigh the maps of the layer before." })),
     el("div", { class: "row controls" }, layers.element, range.element, order.element),
     status,
     split,
@@ -263,15 +264,19 @@ export function openKernels(root, { network, values }) {
     }
     const from = now.channel * size;
     const shown = isFirst ? Array.from({ length: channels }, (_, c) => c) : [slice];
-    const rows = [];
-    for (const c of shown) {
-      for (let r = 0; r < height; r += 1) rows.push(Array.from(values.subarray(from + c * area + r * width, from + c * area + (r + 1) * width)));
-    }
     const own = reach(values, from, from + size);
-    table.show(rows, scaleFor(-own, own), alike(rows.flat()));
-    table.element.classList.toggle("stacked", shown.length > 1);
-    table.element.style.setProperty("--rows", String(height));
-    say(table.caption, isFirst && channels === 3 ? "weights on red, green and blue, one below the other" : "weights");
+    const grids = shown.map((c) => Array.from({ length: height }, (_, r) => Array.from(values.subarray(from + c * area + r * width, from + c * area + (r + 1) * width))));
+    const write = alike(grids.flat(2));
+    const rgb = isFirst && channels === 3;
+    tablesBox.replaceChildren(
+      ...grids.map((grid, i) => {
+        tables[i] ||= new NumberGrid("");
+        tables[i].show(grid, scaleFor(-own, own), write);
+        say(tables[i].caption, rgb ? `weights on ${["red", "green", "blue"][i]}` : "weights");
+        return tables[i].element;
+      }),
+    );
+    const rows = grids.flat();
     const verdict = isFirst && about.names ? about.names[now.channel] : null;
     say(chosenTitle, isFirst ? `Kernel ${now.channel}${verdict ? `: ${verdict.name}` : ""}` : `Kernel ${now.channel}, input channel ${slice}`);
     const figures = verdict ? Object.entries(verdict.figures || {}).map(([name, value]) => `${name.replaceAll("_", " ")} ${typeof value === "number" ? real(value, 3) : value}`) : [];

@@ -16,8 +16,8 @@ const COLUMNS = [
   ["Field", "number", "Receptive field: how many rows × columns of the image one number depends on"],
   ["Parameters", "number", "Numbers that are learned"],
   ["MACs", "number", "Multiply-accumulates: one product added to a sum, for one image"],
-  ["Dense", "number", "Weights of a fully connected layer that makes the same maps"],
-  ["Factor", "number", "How many times the convolution's weights that is"],
+  ["Dense", "number wide", "Weights of a fully connected layer that makes the same maps"],
+  ["Dense, factor", "number", "A fully connected layer that makes the same maps has so many times the weights"],
 ];
 
 /** "3×3, stride 2, padding 1": what is not the usual is said. */
@@ -60,7 +60,7 @@ export function openLayers(root, { network, values }) {
       ["number", fieldWords(layer.field)],
       ["number", layer.parameters ? whole(layer.parameters) : layer.shared ? "shared" : "–"],
       ["number", layer.macs ? compact(layer.macs) : "–", layer.macs ? whole(layer.macs) : ""],
-      ["number", dense.same_maps ? compact(dense.same_maps) : "", dense.same_maps ? whole(dense.same_maps) : ""],
+      ["number wide", dense.same_maps ? compact(dense.same_maps) : "", dense.same_maps ? whole(dense.same_maps) : ""],
       ["number", dense.same_maps ? `${compact(dense.same_maps_factor)}×` : ""],
     ];
     const row = el(
@@ -80,7 +80,7 @@ export function openLayers(root, { network, values }) {
       "tr",
       {},
       el("th", { scope: "row", text: "Together" }),
-      ...["", "", "", whole(totals.parameters), compact(totals.macs), totals.dense ? compact(totals.dense.same_maps) : "", totals.dense ? `${compact(totals.dense.same_maps_factor)}×` : ""].map((text, i) => el("td", { class: i ? "number" : "", text })),
+      ...["", "", "", whole(totals.parameters), compact(totals.macs), totals.dense ? compact(totals.dense.same_maps) : "", totals.dense ? `${compact(totals.dense.same_maps_factor)}×` : ""].map((text, i) => el("td", { class: i === 5 ? "number wide" : i ? "number" : "", text })),
     ),
   );
   table.append(el("caption", { class: "hidden", text: `The layers of ${network.name}` }), head, body, foot);
@@ -98,15 +98,16 @@ export function openLayers(root, { network, values }) {
   const title = el("h2");
   const facts = el("dl", { class: "facts" });
   const links = el("p", { class: "links" });
-  const view = new Board({ label: "The image", tallest: 380 });
-  const unit = new Board({ label: "Units of the layer", choose: (row, column) => change({ row, column }), tallest: 220, largestCell: 40 });
+  const view = new Board({ label: "The image", tallest: 260 });
+  const unit = new Board({ label: "Units of the layer", choose: (row, column) => change({ row, column }), tallest: 150, largestCell: 30 });
   const sentence = el("p", { class: "small" });
   const unitTitle = el("h3");
   const status = el("div");
-  const sight = el("div", { class: "sight" }, images.element, view.element, sentence, unitTitle, unit.element);
-  const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, facts, links, status, sight);
+  const sight = el("div", { class: "sight" }, view.element, sentence, unitTitle, unit.element);
+  const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, links, status, sight, facts);
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Layers" }), el("p", { class: "says", text: "The network from the image to its answer. Choose a layer to see what one of its numbers depends on." })),
+    el("div", { class: "row controls" }, images.element),
     el("div", { class: "split" }, el("div", { class: "scroll", tabindex: -1 }, table), panel),
   );
   const release = onTheme(() => draw());
@@ -194,7 +195,7 @@ export function openLayers(root, { network, values }) {
       ? [0, 1].map((axis) => [Math.max(0, -box[axis]), Math.max(0, box[axis] + box[axis + 2] - [height, width][axis])].map((n) => Math.min(n, most[axis])))
       : undefined;
     const lines = (axis) => [Math.max(box[axis], -pad[axis][0]), Math.min(box[axis] + box[axis + 2], [height, width][axis] + pad[axis][1]) - 1];
-    view.show({ rows: height, columns: width, picture: seen.image, pad, frame: true, marks: box ? [{ rows: lines(0), columns: lines(1), frame: true }] : [] });
+    view.show({ rows: height, columns: width, picture: seen.image, pad, marks: box ? [{ rows: lines(0), columns: lines(1), frame: true }] : [] });
     let words = "What it depends on cannot be said.";
     if (seen.box === "all") words = "Every unit depends on the whole image.";
     else if (box) {

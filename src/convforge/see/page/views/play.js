@@ -2,7 +2,7 @@
 
 import { change, wholeNumber } from "../address.js";
 import { formula, outputShape, positions, slide, unit } from "../arithmetic.js";
-import { Board, bitmap, legend } from "../canvas.js";
+import { Board, bitmap, legend, partOfWindow } from "../canvas.js";
 import { IMAGES, KERNELS, PRESETS } from "../classics.js";
 import { scaleFor, scaleOf } from "../colours.js";
 import { button, segmented, stepper } from "../controls.js";
@@ -98,8 +98,8 @@ export function openPlay(root, { values }) {
   const size = stepper({ label: "Kernel size", help: "Rows and columns of the kernel", change: resize });
   const channel = segmented({ label: "Output channel", options: COLOURS.map((_, i) => [String(i), String(i)]), change: (value) => change({ channel: value }, true) });
 
-  const input = new Board({ label: "Input", choose: paintAt, hover: null, key: typed });
-  const output = new Board({ label: "Output", choose: (row, column) => choose(row, column), hover: hover });
+  const input = new Board({ label: "Input", tallest: partOfWindow, choose: paintAt, hover: null, key: typed });
+  const output = new Board({ label: "Output", tallest: partOfWindow, choose: (row, column) => choose(row, column), hover: hover });
   output.canvas.addEventListener("pointerleave", () => hover(null));
   const grid = new NumberGrid("", { edit: weightTyped });
   const transport = new Transport({
@@ -133,7 +133,7 @@ export function openPlay(root, { values }) {
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Slide a kernel over a small image" }), says),
     el("div", { class: "row controls" }, presets.element, images.element, ...["stride", "padding", "dilation", "groups"].map((name) => numbers[name].element)),
-    formulas,
+    el("div", { class: "formulas" }, formulas),
     failed,
     boards,
     results,

@@ -3,7 +3,7 @@
 import { change, complete, wholeNumber } from "../address.js";
 import { json, numbers, picture } from "../api.js";
 import { positions } from "../arithmetic.js";
-import { Board, bitmap, legend, loaded } from "../canvas.js";
+import { Board, bitmap, legend, loaded, partOfWindow } from "../canvas.js";
 import { scaleOf } from "../colours.js";
 import { button, imagePicker, layerSelect, layerTitle, stepper } from "../controls.js";
 import { announce, el, freshId, latest, problem, say } from "../dom.js";
@@ -35,7 +35,7 @@ export function openSlide(root, { network, values }) {
   let playing = false;
   let loading = null;
 
-  const layers = layerSelect({ layers: sliding, change: (layer) => change({ layer, channel: 0, row: null, column: null, from: null, show: null, ...cleared() }, true) });
+  const layers = layerSelect({ layers: sliding, change: (layer) => change({ layer, channel: null, row: null, column: null, from: null, show: null, ...cleared() }, true) });
   const images = imagePicker({ images: network.images, change: (image) => change({ image }, true) });
   const channel = stepper({ label: "Output channel", help: "Which of the layer's kernels, and so which of its maps", change: (value) => change({ channel: value, from: null, show: null }, true) });
   const controls = Object.fromEntries(
@@ -46,11 +46,11 @@ export function openSlide(root, { network, values }) {
       ["groups", "Groups", "Into how many independent parts the channels are split"],
     ].map(([name, label, help]) => [name, stepper({ label, help, change: (value) => override(name, value) })]),
   );
-  const reset = button("As in the model", () => change({ ...cleared(), row: null, column: null }, true), { quiet: true });
+  const reset = button("As in the model", () => change({ ...cleared() }, true), { quiet: true });
   const formulas = el("p", { class: "formula" });
-  const input = new Board({ label: "Input" });
-  const near = new Board({ label: "Close-up", largestCell: 64 });
-  const output = new Board({ label: "Output", choose: (row, column) => choose(row, column), hover: (row, column) => hover([row, column]) });
+  const input = new Board({ label: "Input", tallest: partOfWindow });
+  const near = new Board({ label: "Close-up", tallest: partOfWindow });
+  const output = new Board({ label: "Output", tallest: partOfWindow, choose: (row, column) => choose(row, column), hover: (row, column) => hover([row, column]) });
   output.canvas.addEventListener("pointerleave", () => hover(null));
   const showing = el("select", { id: freshId("shown"), on: { change: () => change({ show: showing.value }) } });
   const inputTitle = el("h2");
@@ -76,15 +76,15 @@ export function openSlide(root, { network, values }) {
   const boards = el(
     "div",
     { class: "boards" },
-    el("section", { class: "card" }, el("header", {}, inputTitle, el("div", { class: "field" }, el("label", { for: showing.id, text: "Show" }), showing)), input.element, inputLegend),
+    el("section", { class: "card" }, el("header", {}, inputTitle, el("div", { class: "field" }, el("label", { for: showing.id, class: "hidden", text: "Show of the input" }), showing)), input.element, inputLegend),
     el("section", { class: "card" }, el("header", {}, nearTitle), near.element, nearNote),
     el("section", { class: "card" }, el("header", {}, outputTitle), output.element, outputLegend),
   );
   const arithmetic = el("section", { class: "arithmetic" }, productsTitle, products.element);
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Slide" }), el("p", { class: "says", text: "Point at a number of the output map: its patch is marked on the input, and below stand the products and sums that made it. A click keeps it; arrow keys move." })),
-    el("div", { class: "row controls" }, layers.element, images.element, channel.element, ...OVERRIDES.map((name) => controls[name].element), reset),
-    formulas,
+    el("header", { class: "intro" }, el("h1", { text: "Slide" }), el("p", { class: "says", text: "Point at an output number: its patch is marked on the input, and its products and sums stand below. A click keeps it." })),
+    el("div", { class: "row controls" }, layers.element, images.element, channel.element, ...OVERRIDES.map((name) => controls[name].element)),
+    el("div", { class: "formulas" }, formulas, reset),
     status,
     boards,
     transport.element,
@@ -99,7 +99,7 @@ export function openSlide(root, { network, values }) {
   /** A value that is the model's own is no override. */
   function override(name, value) {
     const own = ownNumber(now.layer, name);
-    change({ [name]: value === own ? null : value, row: null, column: null, ...(name === "groups" ? { from: null, show: null } : {}) }, true);
+    change({ [name]: value === own ? null : value, ...(name === "groups" ? { from: null, show: null } : {}) }, true);
   }
 
   function ownNumber(layer, name) {
@@ -118,7 +118,8 @@ export function openSlide(root, { network, values }) {
       layer,
       image,
       overrides,
-      channel: wholeNumber(values.channel, 0, 0, layer.output_shape[0] - 1),
+      // Where the address says none, the map in which most happens is looked up (null until then).
+      channel: wholeNumber(values.channel, null, 0, layer.output_shape[0] - 1),
       row: wholeNumber(values.row, null),
       column: wholeNumber(values.column, null),
       from: wholeNumber(values.from, 0),
@@ -148,7 +149,7 @@ export function openSlide(root, { network, values }) {
     const { layer, overrides } = now;
     layers.set(layer.index);
     images.set(network.images.find((image) => String(image.id) === now.image).id);
-    channel.set(now.channel, { low: 0, high: layer.output_shape[0] - 1, of: layer.output_shape[0] - 1 });
+    channel.set(now.channel ?? 0, { low: 0, high: layer.output_shape[0] - 1, of: layer.output_shape[0] - 1 });
     for (const name of ["stride", "padding", "dilation"]) {
       const own = ownNumber(layer, name);
       const value = overrides[name] === undefined ? own : Number(overrides[name]);
@@ -177,7 +178,7 @@ export function openSlide(root, { network, values }) {
 
   function at() {
     const [height, width] = seen.size;
-    const [row, column] = preview || [now.row ?? Math.floor(height / 2), now.column ?? Math.floor(width / 2)];
+    const [row, column] = preview || [now.row, now.column];
     return [Math.min(row, height - 1), Math.min(column, width - 1)];
   }
 
@@ -190,6 +191,13 @@ export function openSlide(root, { network, values }) {
     try {
       const { layer } = now;
       const place = `/api/layers/${layer.index}`;
+      if (now.channel === null) {
+        const { order } = await json(`${place}/maps`, { image: now.image }, control.signal);
+        if (control.signal.aborted) return;
+        now.channel = order[0];
+        complete({ channel: String(now.channel) });
+        showControls();
+      }
       const [frame, map, given] = await Promise.all([
         json(`${place}/slide`, question(), control.signal),
         numbers(`${place}/slide/values`, question(), control.signal),
@@ -210,6 +218,7 @@ export function openSlide(root, { network, values }) {
         colour: null,
         planes: new Map(),
       };
+      if (now.row === null || now.column === null) pointAtLargest();
       if (frame.spec && frame.spec.padding && Array.isArray(frame.spec.padding)) seen.spec.padding = frame.spec.padding;
       if (seen.image && layer.input_shape[0] === 3) {
         const source = picture(`/api/images/${now.image}`, { view: "input" });
@@ -231,6 +240,15 @@ export function openSlide(root, { network, values }) {
     } finally {
       if (loading === control) root.removeAttribute("aria-busy");
     }
+  }
+
+  /** Where nothing is said, the number that stands out most is taken apart. */
+  function pointAtLargest() {
+    let best = 0;
+    for (let i = 1; i < seen.map.length; i += 1) if (Math.abs(seen.map[i]) > Math.abs(seen.map[best])) best = i;
+    now.row = Math.floor(best / seen.size[1]);
+    now.column = best % seen.size[1];
+    complete({ row: String(now.row), column: String(now.column) });
   }
 
   function key() {
@@ -275,7 +293,6 @@ export function openSlide(root, { network, values }) {
       const scale = min === undefined ? scaleOf(values) : scaleOf([min, max]);
       mine.shown = { values, scale, write: alike([scale.low, scale.high]), picture: bitmap(values, ...mine.inputSize, scale) };
     }
-    inputLegend.classList.toggle("blank", !mine.shown.scale);
     if (mine.shown.scale) legend(inputLegend, mine.shown.scale, mine.shown.write);
     else inputLegend.replaceChildren(el("span", { text: "what the network sees, its normalisation undone" }));
     draw();
@@ -436,10 +453,11 @@ export function openSlide(root, { network, values }) {
 
   function update(values) {
     now = settings(values);
-    complete({ layer: String(now.layer.index), image: now.image, channel: String(now.channel) });
+    complete({ layer: String(now.layer.index), image: now.image });
     showControls();
     document.title = `${layerTitle(now.layer)} · ${network.name}`;
-    if (seen && seen.key === key()) {
+    if (seen && now.channel !== null && seen.key === key()) {
+      if (now.row === null || now.column === null) pointAtLargest();
       if (String(shownInput()) !== showing.value) showInput();
       else draw();
       explain();
