@@ -108,6 +108,7 @@ def serve(
         raise UserError(f"the page needs {missing.name}: pip install 'convforge[see]'.") from missing
     from ..see.network import Network
     from ..see.pictures import Pictures, photographs
+    from ..see.shelf import Shelf
 
     if any(value <= 0 for value in std or ()):
         raise UserError("--std must be greater than zero in every channel.")
@@ -132,7 +133,7 @@ def serve(
     listener = _listen(port)
     with listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        app = create_app(network, pictures, listener.getsockname()[1])
+        app = create_app(network, pictures, listener.getsockname()[1], Shelf.of_the_user())
         for note in (*network.notes, *pictures.notes):
             typer.echo(printable(f"note: {note}"), err=True)
         typer.echo(printable(f"{network.name} and {len(pictures):,} images are at {address}  (Ctrl-C ends it)"))
@@ -154,6 +155,7 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
+        listener.listen()  # whoever comes before the server has started waits
     except OSError as reason:
         listener.close()
         raise UserError(

@@ -7,10 +7,11 @@ pixel finds everything there. Where the maps of all layers are too many for that
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,6 @@ from ..planning.fields import Axis, Seen, State
 from ..planning.trace import trace
 from ..precision import set_precision
 from ..spec import SpecError
-from .crops import Box
 from .lru import Kept
 from .turns import Turns
 from .watch import Convolution, Moment, watch
@@ -35,6 +35,9 @@ _JOINS = ("add", "sub", "mul", "cat", "stack")
 _WORDS: tuple[tuple[str, Kind], ...] = (
     ("pool", "pool"), ("mean", "pool"), ("norm", "norm"), ("linear", "linear"), ("matmul", "linear"),
 )  # fmt: skip
+Result = TypeVar("Result")
+Box: TypeAlias = tuple[int, int, int, int]
+"""(top, left, height, width) in pixels of the network's input. It may reach outside: there the network saw padding."""
 
 
 class NotThere(UserError):
@@ -147,6 +150,9 @@ class Network:
                 raise UserError(f"the {what} must have {channels} numbers, one a channel, not {len(values)}.")
         self.classes = tuple(classes) if classes else None
         self.turns = Turns()
+        # One thread, because OpenMP's and oneDNN's state is each thread's own: a forward pass of ResNet-50 takes 100 ms
+        # in a thread that has made one before, and 200 to 500 ms in others.
+        self._thread = ThreadPoolExecutor(1, "convforge see")
         self._kept = Kept[dict[int, Moment]](keep, _bytes)
         with suppress(NotImplementedError):  # exported programs have one mode only
             model.eval()
@@ -158,7 +164,7 @@ class Network:
         recorder = trace(model, shape)
         self.plan: Plan = summary(recorder, model, self.name, shape)
         self.notes = (*notes, *self.plan.notes)
-        calls = self._run(torch.zeros(input_shape), None, maps=False)
+        calls = self.compute(lambda: self._run(torch.zeros(input_shape), None, maps=False))
         self.layers = _layers(model, self.plan.rows, recorder.states, calls)
         self._at_once = _map_bytes(self.plan) <= keep // 2
 
@@ -196,14 +202,21 @@ class Network:
                     f"the maps of {layer.name!r} take {size:,.0f} MiB: open the model with a smaller --input."
                 )
             image = load()
-            with self.turns.request():
-                moments = self._kept.get(whole)  # somebody else may have waited for the same
-                if moments is None:
-                    moments = self._kept.put(whole, self._run(image, None if self._at_once else {index}))
+
+            def run() -> dict[int, Moment]:
+                found = self._kept.get(whole)  # somebody else may have waited for the same
+                return found or self._kept.put(whole, self._run(image, None if self._at_once else {index}))
+
+            moments = self.compute(run)
         moment = moments.get(index)
         if moment is None or moment.name != layer.name or moment.output is None:
             raise NotThere(f"with this image the model's code does not come to {layer.name!r}, layer {index}.")
         return moment
+
+    def compute(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, computed when it is this request's turn."""
+        with self.turns.request():
+            return self._thread.submit(work).result()
 
     def box(self, index: int, row: int, column: int) -> Box | Literal["all"] | None:
         """The input pixels that a unit depends on: (top, left, height, width), which may reach outside; "all"; None

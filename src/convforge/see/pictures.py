@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..images import image_shape, read_image
-from .crops import Box, cropped
+from .crops import cropped
 from .lru import Kept
-from .network import NotThere
+from .network import Box, NotThere
 
 MOST = 20_000
 """Images that are listed; a page with more could not be used."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache, partial
 from importlib import resources
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -25,8 +27,12 @@ from ..errors import UserError
 from ..spec import Conv2dSpec, SpecError
 from .arithmetic import Unit, changed, group_channels, kernel_of, size_formula, unit
 from .guard import Guard
+from .jobs import Jobs
+from .namer import name_kernels, split
 from .network import Layer, Network, NotThere, map_shape
 from .pictures import LONGEST_THUMBNAIL, Pictures
+from .server_jobs import jobs_router
+from .shelf import Shelf
 from .watch import Convolution, Moment
 
 _TYPES = {
@@ -213,15 +219,26 @@ def most_active_first(channels: list[dict[str, Any]]) -> list[int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def create_app(network: Network, pictures: Pictures, port: int) -> FastAPI:
-    """The server of one network and its images, for requests to 127.0.0.1:`port` or localhost:`port`."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+def create_app(network: Network, pictures: Pictures, port: int, shelf: Shelf | None = None) -> FastAPI:
+    """The server of one network and its images, for requests to 127.0.0.1:`port` or localhost:`port`.
+
+    What jobs have found is kept on `shelf`, for the next time.
+    """
+    jobs = Jobs()
+
+    @asynccontextmanager
+    async def until_it_ends(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        jobs.close()
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=until_it_ends)
     app.add_middleware(Guard, port=port)
     _add_error_handlers(app)
     _add_network(app, network, pictures)
     _add_images(app, pictures)
     _add_layers(app, network, pictures)
     _add_kernels(app, network)
+    app.include_router(jobs_router(network, pictures, jobs, shelf))
     _add_page(app)
     return app
 
@@ -432,8 +449,7 @@ def _add_layers(app: FastAPI, network: Network, pictures: Pictures) -> None:
         if not asked.any:
             return _floats(_convolved(moment)[asked.channel])
         spec = asked.spec(convolution.spec)
-        with network.turns.request():
-            return _floats(one_map(spec, moment, asked.channel))
+        return _floats(network.compute(lambda: one_map(spec, moment, asked.channel)))
 
 
 def one_map(spec: Conv2dSpec, moment: Moment, channel: int) -> NDArray[Any]:
@@ -547,10 +563,17 @@ def _add_kernels(app: FastAPI, network: Network) -> None:
             raise NotThere(f"{layer.name!r} ({layer.type}) has no kernels that slide over an image.")
         return layer.convolution.weight.float()
 
+    @cache
+    def names(index: int) -> dict[str, Any]:
+        verdicts = name_kernels(weights(index).numpy())
+        described = [{"name": v.name, "figures": dict(v.figures), "words": v.words} for v in verdicts]
+        return {"names": described, "split": {"counts": dict(split(verdicts).counts), "words": split(verdicts).words}}
+
     @app.get("/api/layers/{index}/kernels")
     def kernels(index: int) -> Response:
         weight = weights(index)
-        return _json({"shape": list(weight.shape), "scale": float(weight.abs().max()), "names": None})
+        known = names(index) if network.layer(index) is network.first_convolution else {"names": None}
+        return _json({"shape": list(weight.shape), "scale": float(weight.abs().max()), **known})
 
     @app.get("/api/layers/{index}/kernels/values")
     def kernel_values(index: int, asked: Annotated[_Kernels, Query()]) -> Response:

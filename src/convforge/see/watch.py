@@ -1,8 +1,9 @@
 """One forward pass of a model, watched: what each layer was given, what it made, and which convolution made it.
 
-The layers are those that `plan` counts, in its order, because the same recorder finds them. What a layer made is copied
-when the layer has made it: a later layer may work in place. What a convolution was called with is taken from the
-operator itself, so layers that compute their weights or pad their input in code of their own are seen as they are.
+The layers are those that `plan` counts, in its order, because the same recorder finds them. What a layer made is held,
+and copied only when something is about to be written over it: a later layer may work in place. What a convolution was
+called with is taken from the operator itself, so layers that compute their weights or pad their input in code of their
+own are seen as they are.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..planning.fields import convolution_sides, is_convolution
+from ..planning.fields import convolution_sides, is_convolution, named_arguments
 from ..planning.trace import Frame, Recorder, Slide, observing, with_pads
 from ..spec import Conv2dSpec
 
@@ -55,6 +56,13 @@ class Moment:
         return [tensor for tensor in own if tensor is not None]
 
 
+@dataclass(eq=False)
+class _Held:
+    """A tensor as it was when it was held."""
+
+    tensor: Tensor
+
+
 class _Enough(BaseException):
     """Everything that was wanted has been seen. Not an `Exception`: the model's own code must not catch it."""
 
@@ -64,20 +72,20 @@ class _Call:
     """One call of a convolution operator, while its layer runs."""
 
     convolution: Convolution
-    input: Tensor
-    output: Tensor | None = None
+    input: _Held
+    output: _Held | None = None
 
 
 class _Watcher(Recorder):
     def __init__(self, model: nn.Module, wanted: Collection[int] | None, maps: bool) -> None:
         super().__init__(model)
         self._maps = maps
-        self.moments: dict[int, Moment] = {}
+        self._seen: dict[int, tuple[str, _Held | None, _Held | None, _Held | None, Convolution | None]] = {}
         self._wanted = wanted
         self._left = None if wanted is None else set(wanted)
-        self._copies: Any = WeakTensorKeyDictionary()
-        self._owned = {id(t) for t in (*model.parameters(), *model.buffers())}
-        self._inputs: dict[int, Tensor] = {}
+        self._owned = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        self._held: dict[int, list[_Held]] = {}  # by what they are stored in
+        self._inputs: dict[int, _Held] = {}
         self._calls: dict[int, list[_Call | None]] = {}
 
     # --- what the recorder is told --------------------------------------------------------------------------------
@@ -88,7 +96,7 @@ class _Watcher(Recorder):
         super().enter(module, args)
         frame = self.stack[-1]
         if len(self.stack) > above and frame.is_leaf and frame.inputs and self._is_wanted(len(self.rows)):
-            self._inputs[id(frame)] = self._map(frame.inputs[0])
+            self._inputs[id(frame)] = self._hold(frame.inputs[0])
 
     def leave(self, module: nn.Module, result: Any) -> None:
         super().leave(module, result)
@@ -96,13 +104,15 @@ class _Watcher(Recorder):
 
     def operator(self, func: Any, args: Any, kwargs: Any) -> Any:
         self._stop_if_done()
+        if func._schema.is_mutable:
+            self._before_writing(func, args, kwargs)
         frame = self.stack[-1]
         known = len(self._calls.get(id(frame), ()))
         result = super().operator(func, args, kwargs)
         if is_convolution(func.overloadpacket):
             calls = self._calls.get(id(frame), [])  # gone if the operator is a row of its own
             if len(calls) > known and (call := calls[-1]) is not None:
-                call.output = self._map(result)
+                call.output = self._hold(result)
         return result
 
     def _convolution(self, named: Any) -> Slide:
@@ -115,7 +125,7 @@ class _Watcher(Recorder):
                 convolution_sides(named["padding"]), slide.dilation, slide.groups, bias is not None,
             )  # fmt: skip
             own = self._own(weight), None if bias is None else self._own(bias)
-            calls.append(_Call(Convolution(spec, *own), self._map(named["input"])))
+            calls.append(_Call(Convolution(spec, *own), self._hold(named["input"])))
         else:
             calls.append(None)
         return slide
@@ -138,18 +148,29 @@ class _Watcher(Recorder):
         super()._add(frame, name, kind, parameters, inputs, outputs, own, macs)
         if not self._is_wanted(index):
             return
-        made = self._map(outputs[0]) if outputs else None
+        made = self._hold(outputs[0]) if outputs else None
         if given is None and inputs:
-            given = self._map(inputs[0])
+            given = self._hold(inputs[0])
         call = calls[0] if len(calls) == 1 else None
         convolution, convolved = None, None
         if call is not None and slide is not None:
             convolution, given = _seen_from_outside(call, slide, frame, given)
             convolved = call.output if call.output is not None else made
         maps = (given, made, convolved) if self._maps else (None, None, None)
-        self.moments[index] = Moment(name, *maps, convolution)
+        self._seen[index] = name, *maps, convolution
         if self._left is not None:
             self._left.discard(index)
+
+    def moments(self) -> dict[int, Moment]:
+        """What was seen, by the layers' places."""
+
+        def tensor(held: _Held | None) -> Tensor | None:
+            return None if held is None else held.tensor.detach()
+
+        return {
+            index: Moment(name, tensor(given), tensor(made), tensor(convolved), convolution)
+            for index, (name, given, made, convolved, convolution) in self._seen.items()
+        }
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
@@ -160,38 +181,52 @@ class _Watcher(Recorder):
         if self._left is not None and not self._left:
             raise _Enough
 
-    def _map(self, tensor: Tensor) -> Tensor:
-        return self._copy(tensor) if self._maps else tensor.detach()
+    def _hold(self, tensor: Tensor) -> _Held:
+        """One holding serves the layer that made a tensor and the layer that was given it."""
+        storage = tensor.untyped_storage()._cdata
+        if storage in self._owned:  # the model may write into it in its next pass, which nobody watches
+            return _Held(tensor.detach().clone())
+        if not self._maps:
+            return _Held(tensor)
+        holdings = self._held.setdefault(storage, [])
+        for held in holdings:
+            if held.tensor is tensor:
+                return held
+        holdings.append(_Held(tensor))
+        return holdings[-1]
 
-    def _copy(self, tensor: Tensor) -> Tensor:
-        """The tensor as it is now. One copy serves the layer that made it and the layer that was given it."""
-        known: tuple[int, Tensor] | None = self._copies.get(tensor)
-        if known is not None and known[0] == tensor._version:
-            return known[1]
-        copy = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        self._copies[tensor] = (tensor._version, copy)
-        return copy
+    def _before_writing(self, func: Any, args: Any, kwargs: Any) -> None:
+        for argument, value in named_arguments(func, args, kwargs).items():
+            if not isinstance(value, Tensor) or not _is_written(func, argument):
+                continue
+            for held in self._held.pop(value.untyped_storage()._cdata, ()):
+                held.tensor = held.tensor.detach().clone()
 
     def _own(self, tensor: Tensor) -> Tensor:
-        """Weights that the model holds need no copy; those that it has just computed do."""
-        return tensor.detach() if id(tensor) in self._owned else self._copy(tensor)
+        """Weights that the model holds need no copy; those that it has just computed are nobody else's."""
+        return tensor.detach() if tensor.untyped_storage()._cdata in self._owned else tensor.detach().clone()
 
 
-def _seen_from_outside(
-    call: _Call, slide: Slide, frame: Frame, given: Tensor | None
-) -> tuple[Convolution, Tensor | None]:
+@lru_cache(4096)
+def _is_written(func: Any, argument: str) -> bool:
+    return any(
+        a.name == argument and a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments
+    )
+
+
+def _seen_from_outside(call: _Call, slide: Slide, frame: Frame, given: _Held | None) -> tuple[Convolution, _Held]:
     """A layer that pads in code of its own and then convolves is shown as one convolution with that padding, of what
     the layer was given, if that is what happened; else as the operator was called."""
     inner = call.convolution
-    if not frame.pads or not frame.is_leaf or given is None or given.ndim != 4:
+    if not frame.pads or not frame.is_leaf or given is None or given.tensor.ndim != 4:
         return inner, call.input
     sides, mode = with_pads(slide, frame.pads)
     around = [sum(pad[a][side] for pad, _ in frame.pads) for a in (1, 0) for side in (0, 1)]
     alike = len({mode for _, mode in frame.pads}) == 1 and (mode == "zeros" or slide.padding == ((0, 0), (0, 0)))
     if sides is None or not alike or min(around) < 0:
         return inner, call.input
-    padded = nn.functional.pad(given, around, mode="constant" if mode == "zeros" else mode)
-    if not torch.equal(padded, call.input):
+    padded = nn.functional.pad(given.tensor, around, mode="constant" if mode == "zeros" else mode)
+    if not torch.equal(padded, call.input.tensor):
         return inner, call.input
     spec = Conv2dSpec(
         inner.spec.in_channels, inner.spec.out_channels, slide.kernel, slide.stride, sides, slide.dilation,
@@ -221,4 +256,4 @@ def watch(
             model(image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return watcher.moments
+    return watcher.moments()
