@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from .text import help_of, printable
 
 if TYPE_CHECKING:
     from ..models.resolve import ResolvedModel
+    from ..see.network import Network
+    from ..see.pictures import Pictures
 
 _PORT = 8642
 
@@ -26,7 +29,7 @@ def see(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A run's folder, package.module:callable, timm:NAME, torchvision:NAME, or a line of layers; without "
             "it the newest run in runs/.",
             show_default=False,
@@ -34,9 +37,7 @@ def see(
     ] = None,
     images: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[IMAGE…]", help="Image files and folders; without any, photographs.", show_default=False
-        ),
+        typer.Argument(metavar="IMAGE…", help="Image files and folders; without any, photographs.", show_default=False),
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the page's address; 0 takes any that is free.")
@@ -58,6 +59,14 @@ def see(
         str | None, typer.Option(metavar="A,B,C", help="What is taken from each channel of pixels from 0 to 1.")
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="A,B,C", help="What each channel is then divided by.")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="OUT.html",
+            help="Write the page with the first images into one file, and start nothing.",
+        ),
+    ] = None,
 ) -> None:
     """Open a network on a page of your browser and look into it: every number can be traced to the products behind it.
 
@@ -69,46 +78,48 @@ def see(
 
     [bold]Examples[/]
 
-      convforge see                                     the newest run in runs/, with scikit-image's photographs
+    The newest run in runs/, with scikit-image's photographs: [cyan]convforge see[/]
 
-      convforge see runs/pets holiday/
+    Your run and your images: [cyan]convforge see runs/pets holiday/[/]
 
-      convforge see torchvision:mobilenet_v2 cat.jpg dog.jpg
+    A pretrained network: [cyan]convforge see torchvision:mobilenet_v2 cat.jpg dog.jpg[/]
 
-      convforge see nets.small:build photos/ --input 3x96x96 --mean .5,.5,.5 --std .25,.25,.25
+    A model of your own code, and how its images are normalised:
+    [cyan]convforge see nets.small:build photos/ --input 3x96x96 --mean .5,.5,.5 --std .25,.25,.25[/]
 
-      convforge see "conv 8 3x3 same, relu, pool 2, conv 16 3x3" --input 3x64x64
+    A line of layers, with random weights: [cyan]convforge see "conv 8 3x3 same, relu, pool 2" --input 3x64x64[/]
+
+    One file that opens without a server: [cyan]convforge see runs/pets cat.jpg --export cat.html[/]
     """
     from ..models.resolve import parse_shape, resolve
 
+    for package in ("fastapi", "uvicorn"):
+        if find_spec(package) is None:
+            raise UserError(f"the page needs {package}, which is not installed: pip install 'convforge[see]'.")
     named = list(images or ())
     if model is not None and _is_image(model):
         named.insert(0, Path(model))
         model = None
     shape = parse_shape(input) if input is not None else None
     resolved = resolve(model if model is not None else str(_newest_run()), shape, ready=True)
-    serve(resolved, named, labels, _numbers(mean, "--mean"), _numbers(std, "--std"), port, browser)
+    network, pictures = _opened(resolved, named, labels, _numbers(mean, "--mean"), _numbers(std, "--std"))
+    for note in (*network.notes, *pictures.notes):
+        typer.echo(printable(f"note: {note}"), err=True)
+    if export is not None:
+        _write(network, pictures, export)
+    else:
+        _serve(network, pictures, port, browser)
 
 
-def serve(
+def _opened(
     resolved: ResolvedModel,
     images: list[Path],
     labels: bool | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
-    port: int,
-    browser: bool,
-) -> None:
-    """Build the page's server and run it until Ctrl-C."""
-    try:
-        import uvicorn
-
-        from ..see.server import create_app
-    except ImportError as missing:
-        raise UserError(f"the page needs {missing.name}: pip install 'convforge[see]'.") from missing
+) -> tuple[Network, Pictures]:
     from ..see.network import Network
     from ..see.pictures import Pictures, photographs
-    from ..see.shelf import Shelf
 
     if any(value <= 0 for value in std or ()):
         raise UserError("--std must be greater than zero in every channel.")
@@ -129,13 +140,35 @@ def serve(
         resolved.classes,
         notes,
     )
-    pictures = Pictures(images or photographs(), network.input_shape, network.mean, network.std, labels)
+    return network, Pictures(images or photographs(), network.input_shape, network.mean, network.std, labels)
+
+
+def _write(network: Network, pictures: Pictures, path: Path) -> None:
+    from ..models.checkpoint import write_atomically
+    from ..see.export import MOST_IMAGES, export
+    from ..see.shelf import Shelf
+
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; --export writes a file, for example {path / 'network.html'}.")
+    content = export(network, pictures, Shelf.of_the_user()).encode()
+    write_atomically(path, content)
+    shown = min(len(pictures), MOST_IMAGES)
+    typer.echo(
+        printable(f"{path}: {network.name} and {shown} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB")
+    )
+
+
+def _serve(network: Network, pictures: Pictures, port: int, browser: bool) -> None:
+    """Until Ctrl-C."""
+    import uvicorn
+
+    from ..see.server import create_app
+    from ..see.shelf import Shelf
+
     listener = _listen(port)
     with listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         app = create_app(network, pictures, listener.getsockname()[1], Shelf.of_the_user())
-        for note in (*network.notes, *pictures.notes):
-            typer.echo(printable(f"note: {note}"), err=True)
         typer.echo(printable(f"{network.name} and {len(pictures):,} images are at {address}  (Ctrl-C ends it)"))
         server = uvicorn.Server(
             uvicorn.Config(

@@ -87,6 +87,21 @@ class Layer:
         return map_shape(self.row.output_shape)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """What it is given, without the batch; of a convolution, what the convolution is given."""
+        if self.convolution is not None:
+            return (self.convolution.spec.in_channels, *self.convolution.size)
+        return self.row.input_shape[1:]
+
+    @property
+    def start(self) -> tuple[int, int] | None:
+        """Where what the first unit sees begins, (row, column) of the input; None where units do not see alike."""
+        if not isinstance(self.state, Seen) or any(len(axis.phases) > 1 for axis in self.state.axes):
+            return None
+        vertical, horizontal = (_window(axis, 0)[0] for axis in self.state.axes)
+        return vertical, horizontal
+
+    @property
     def jump(self) -> tuple[float, float] | None:
         """Input pixels between neighbouring units, (vertical, horizontal)."""
         if not isinstance(self.state, Seen):

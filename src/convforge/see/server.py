@@ -311,10 +311,9 @@ def _image(pictures: Pictures, number: int) -> dict[str, Any]:
 
 def _layer(layer: Layer) -> dict[str, Any]:
     row = layer.row
-    jump = layer.jump
     field: Any = row.receptive_field
     if isinstance(field, tuple):
-        field = {"size": field, "jump": jump}
+        field = {"size": field, "jump": layer.jump, "start": layer.start}
     spec = layer.convolution.spec if layer.convolution else None
     return {
         "index": layer.index,
@@ -322,7 +321,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "type": row.type,
         "kind": layer.kind,
         "occurrence": layer.occurrence,
-        "input_shape": row.input_shape[1:],
+        "input_shape": layer.input_shape,
         "output_shape": row.output_shape[1:],
         "map_shape": layer.map_shape if row.output_shape else None,
         "kernel": row.kernel,

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from ..planning.fields import convolution_sides, is_convolution, named_arguments
 from ..planning.trace import Frame, Recorder, Slide, observing, with_pads
-from ..spec import Conv2dSpec
+from ..spec import Conv2dSpec, Pair
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A 2-D convolution as it was called. `weight` is `(K, C/g, k, k)`, `bias` `(K,)`."""
+    """A 2-D convolution as it was called, on maps of `size` (height, width). `weight` is `(K, C/g, k, k)`, `bias`
+    `(K,)`."""
 
     spec: Conv2dSpec
+    size: Pair
     weight: Tensor
     bias: Tensor | None
 
@@ -125,7 +127,8 @@ class _Watcher(Recorder):
                 convolution_sides(named["padding"]), slide.dilation, slide.groups, bias is not None,
             )  # fmt: skip
             own = self._own(weight), None if bias is None else self._own(bias)
-            calls.append(_Call(Convolution(spec, *own), self._hold(named["input"])))
+            size = (named["input"].shape[2], named["input"].shape[3])
+            calls.append(_Call(Convolution(spec, size, *own), self._hold(named["input"])))
         else:
             calls.append(None)
         return slide
@@ -232,7 +235,7 @@ def _seen_from_outside(call: _Call, slide: Slide, frame: Frame, given: _Held | N
         inner.spec.in_channels, inner.spec.out_channels, slide.kernel, slide.stride, sides, slide.dilation,
         slide.groups, inner.spec.bias, mode,
     )  # fmt: skip
-    return Convolution(spec, inner.weight, inner.bias), given
+    return Convolution(spec, (given.tensor.shape[2], given.tensor.shape[3]), inner.weight, inner.bias), given
 
 
 def watch(

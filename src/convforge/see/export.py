@@ -1,0 +1,185 @@
+"""The page as one file that needs no server: what it would ask for about some layers and images, asked beforehand.
+
+The server's own application is asked, in this process, by the addresses that the page uses; the answers are put into
+the file under these addresses. Sums need not be among them: the page does them itself, from the layer's input, kernels
+and biases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from fastapi import FastAPI
+
+from ..errors import UserError
+from .network import Layer, Network
+from .page.bundle import bundle
+from .pictures import Pictures
+from .server import create_app
+from .shelf import Shelf
+
+MOST_IMAGES = 4
+MOST_BYTES = 24 * 2**20
+"""Of the numbers in the file, before they are written as text, which makes a third more of them."""
+
+_BLOCK = 16  # maps that the page asks for at a time
+_PATCHES, _CHANNELS = 9, 16
+_PORT = 80
+
+Answers = dict[str, dict[str, Any]]
+
+
+def export(network: Network, pictures: Pictures, shelf: Shelf | None = None, most_bytes: int = MOST_BYTES) -> str:
+    """The page of a network and of the first few images, as HTML.
+
+    Of each image it has the maps of as many convolutions as fit, the early, middle and deep one that the page opens
+    with before others; and of these three what excites their first channels most.
+    """
+    return bundle(asyncio.run(_collected(network, pictures, shelf, most_bytes)))
+
+
+async def _collected(network: Network, pictures: Pictures, shelf: Shelf | None, most_bytes: int) -> Answers:
+    images = range(min(len(pictures), MOST_IMAGES))
+    app = create_app(network, pictures, _PORT, shelf)
+    stored: Answers = {}
+
+    async def keep(path: str, **parameters: Any) -> None:
+        key = "&".join(f"{name}={value}" for name, value in sorted(parameters.items()))
+        address = f"{path}?{key}" if key else path
+        stored[address] = await _asked(app, "GET", address)
+
+    async with app.router.lifespan_context(app):
+        await keep("/api/network")
+        shown = stored["/api/network"]["json"]
+        shown["images"] = shown["images"][: len(images)]
+        for image in images:
+            await keep(f"/api/images/{image}", view="input")
+        for layer in chosen(network, len(images), most_bytes):
+            place = f"/api/layers/{layer.index}"
+            for path in ("kernels", "kernels/values", "bias/values"):
+                await keep(f"{place}/{path}")
+            for image in images:
+                for kind, channels in (("maps", layer.map_shape[0]), ("input", layer.input_shape[0])):
+                    await keep(f"{place}/{kind}", image=image)
+                    for first in range(0, channels, _BLOCK):
+                        await keep(f"{place}/{kind}/values", image=image, first=first, count=_BLOCK)
+        if shown["film"]:
+            await keep("/api/film")
+            for frame in range(len(stored["/api/film"]["json"]["frames"])):
+                await keep(f"/api/film/{frame}")
+        await _keep_patches(app, stored, opened_with(network))
+    return stored
+
+
+async def _keep_patches(app: FastAPI, stored: Answers, layers: Iterable[Layer]) -> None:
+    for layer in layers:
+        for channel in range(min(_CHANNELS, layer.map_shape[0])):
+            body = {"channel": channel, "count": _PATCHES, "kind": "patches", "layer": layer.index}
+            result = await _done(app, body)
+            stored[f"job {json.dumps(body, separators=(',', ':'))}"] = {"json": result}
+            for patch in result["patches"]:
+                path, _, query = patch["src"].partition("?")
+                address = f"{path}?{'&'.join(sorted(query.split('&')))}"
+                if address not in stored:
+                    stored[address] = await _asked(app, "GET", address)
+
+
+def opened_with(network: Network) -> list[Layer]:
+    """An early, a middle and a deep layer: convolutions that see more than one position, where there are three."""
+    spatial = [layer for layer in network.layers if layer.convolution and prod(layer.map_shape[1:]) > 1]
+    seeing = [layer for layer in spatial if prod(layer.row.kernel or ()) > 1]
+    found = next((layers for layers in (seeing, spatial) if len(layers) >= 3), spatial)
+    if not found:
+        return []
+    return list(dict.fromkeys([found[0], found[(len(found) - 1) // 2], found[-1]]))
+
+
+def chosen(network: Network, images: int, most_bytes: int) -> list[Layer]:
+    """As many convolutions as fit into a file, those that the page opens with before others."""
+    convolutions = [layer for layer in network.layers if layer.convolution]
+    first = [*convolutions[:1], *opened_with(network)]
+    left = most_bytes
+    found: list[Layer] = []
+    for layer in dict.fromkeys([*first, *convolutions]):
+        size = _bytes_of(layer, images)
+        if size <= left:
+            left -= size
+            found.append(layer)
+    if convolutions and not found:
+        raise UserError("not even one layer of this network fits into a file: open it with a smaller --input.")
+    return sorted(found, key=lambda layer: layer.index)
+
+
+def _bytes_of(layer: Layer, images: int) -> int:
+    assert layer.convolution is not None
+    numbers = prod(layer.map_shape) + prod(layer.input_shape)
+    return 4 * (images * numbers + layer.convolution.weight.numel())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Asking the application in this process
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+async def _done(app: FastAPI, body: Mapping[str, Any]) -> Any:
+    """The result of a job."""
+    status = (await _asked(app, "POST", "/api/jobs", body))["json"]
+    while status["state"] == "running":
+        await asyncio.sleep(0.02)
+        status = (await _asked(app, "GET", f"/api/jobs/{status['id']}"))["json"]
+    if status["state"] != "done":
+        raise UserError(status.get("error") or f"a job ended as {status['state']}.")
+    return status["result"]
+
+
+async def _asked(app: FastAPI, method: str, address: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the application answers, as the file holds it.
+
+    Raises:
+        UserError: with the application's own sentence, if it refuses.
+    """
+    path, _, query = address.partition("?")
+    content = b"" if body is None else json.dumps(body).encode()
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 0), "server": ("127.0.0.1", _PORT),
+    }  # fmt: skip
+    status, headers, parts = 0, {}, []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def send(message: Any) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            headers = {name.decode().lower(): value.decode() for name, value in message["headers"]}
+        else:
+            parts.append(message.get("body", b""))
+
+    await app(scope, receive, send)
+    return _as_stored(status, headers, b"".join(parts))
+
+
+def _as_stored(status: int, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    kind = headers.get("content-type", "").partition(";")[0]
+    if kind == "application/json":
+        answer = json.loads(content)
+        if status >= 400:
+            raise UserError(answer["error"])
+        return {"json": answer}
+    text = b64encode(content).decode()
+    if kind == "application/octet-stream":
+        return {"shape": _shape(headers["x-shape"]), "base64": text}
+    return {"type": kind, "base64": text}
+
+
+def _shape(text: str) -> Sequence[int]:
+    return [int(n) for n in text.split(",") if n]
