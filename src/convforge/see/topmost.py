@@ -85,9 +85,12 @@ class Table:
         which, channels = found[:, 0], found[:, 1]
         picked = maps[torch.from_numpy(which), torch.from_numpy(channels)].float().contiguous().numpy()
         numbered = np.asarray(images, np.int32)[which]
-        self._take(channels, numbered, *_highest(picked))
+        values, rows, columns = _highest(picked)
         if apart is not None:
-            self._take(channels, numbered, *_highest_elsewhere(picked, apart))
+            second = _highest_elsewhere(picked, apart)
+            values, rows, columns = (np.concatenate(both) for both in zip((values, rows, columns), second, strict=True))
+            channels, numbered = np.tile(channels, 2), np.tile(numbered, 2)
+        self._take(channels, numbered, values, rows, columns)
 
     def _take(
         self,
@@ -112,7 +115,6 @@ class Table:
             both = merged.setdefault(name, np.full(places, NOTHING, table.dtype))
             both[:KEPT] = table[:, of]
             both[KEPT + depth, column] = candidates[by_channel]
-        # What stands in the table is of earlier images, or equal images and earlier peaks: it wins where values agree.
         order = np.lexsort((merged["columns"], merged["rows"], merged["images"], -merged["values"]), axis=0)[:KEPT]
         for name, both in merged.items():
             getattr(self, name)[:, of] = np.take_along_axis(both, order, 0)
