@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from .networks import Kinds, opened
 from torch import Tensor, nn
 
 from convforge.errors import UserError
@@ -21,6 +20,8 @@ from convforge.see.jobs import Cancelled, Progress
 from convforge.see.network import Network
 from convforge.see.shelf import Shelf
 from convforge.see.topmost import KEPT
+
+from .networks import Kinds, opened
 
 SHAPE = (3, 48, 40)
 

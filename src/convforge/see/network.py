@@ -87,6 +87,11 @@ class Layer:
         return map_shape(self.row.output_shape)
 
     @property
+    def has_maps(self) -> bool:
+        """Not if it stands only for parameters that no call used."""
+        return bool(self.row.input_shape or self.row.output_shape)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """What it is given, without the batch; of a convolution, what the convolution is given."""
         if self.convolution is not None:
@@ -206,7 +211,7 @@ class Network:
             UserError: if the model fails with this image.
         """
         layer = self.layer(index)
-        if not layer.row.output_shape:
+        if not layer.has_maps:
             raise NotThere(f"{layer.name!r} was not called, so it has no maps.")
         whole: Hashable = (key, None if self._at_once else index)
         moments = self._kept.get(whole)

@@ -323,7 +323,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "occurrence": layer.occurrence,
         "input_shape": layer.input_shape,
         "output_shape": row.output_shape[1:],
-        "map_shape": layer.map_shape if row.output_shape else None,
+        "map_shape": layer.map_shape if layer.has_maps else None,
         "kernel": row.kernel,
         "stride": row.stride,
         "padding": spec.padding if spec else row.padding,
