@@ -57,7 +57,8 @@ class Unit:
     @property
     def sums(self) -> Array:
         """The products summed over the kernel, one number an input channel."""
-        summed: Array = self.products.sum((1, 2))
+        with np.errstate(invalid="ignore", over="ignore"):
+            summed: Array = self.products.sum((1, 2))
         return summed
 
     @property
@@ -110,7 +111,9 @@ def unit(
     border = np.logical_or.outer(row_sources < 0, column_sources < 0)
     patch: Array = np.where(border, 0.0, inside)
     kernel = kernel_of(spec, weight, channel, original_groups or spec.groups)
-    products = patch * kernel
+    with np.errstate(invalid="ignore", over="ignore"):  # a network may have weights that are not finite
+        products = patch * kernel
+        summed = float(products.sum())
     added = 0.0 if bias is None else float(bias[channel])
     return Unit(
         spec=spec,
@@ -124,7 +127,7 @@ def unit(
         kernel=kernel,
         products=products,
         bias=added,
-        total=float(products.sum() + added),
+        total=summed + added,
     )
 
 

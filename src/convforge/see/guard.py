@@ -27,10 +27,6 @@ HEADERS = {
 }
 
 
-class _TooLong(Exception):
-    """More body than is accepted."""
-
-
 class Guard:
     """Middleware that lets requests of the page through and refuses all others with one sentence.
 
@@ -57,30 +53,25 @@ class Guard:
         if refused:
             await _answer(send, *refused)
             return
-        read = 0
+        body = await _read(receive)
+        if body is None:
+            await _answer(send, 413, _too_long())
+            return
+        given = False
 
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > MOST_BODY:
-                raise _TooLong
-            return message
+        async def receive_again() -> Message:
+            nonlocal given
+            if given:
+                return await receive()  # that the client has gone
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
 
-        started = False
-
-        async def with_headers(message: Message) -> None:
-            nonlocal started
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                started = True
                 message["headers"] = [*message.get("headers", ()), *_as_bytes(HEADERS)]
             await send(message)
 
-        try:
-            await self._app(scope, bounded, with_headers)
-        except _TooLong:
-            if not started:
-                await _answer(send, 413, _too_long())
+        await self._app(scope, receive_again, send_with_headers)
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
         """Status and sentence, if the request is not answered."""
@@ -107,6 +98,21 @@ class Guard:
         if length is not None and (not length.isdigit() or len(length) > 9 or int(length) > MOST_BODY):
             return 413, _too_long()
         return None
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body, before anything is done with it; None if it is too long, whatever its announced length."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return body
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > MOST_BODY:
+            return None
+        if not message.get("more_body"):
+            return body
 
 
 def _is_below(path: str, place: str) -> bool:

@@ -194,14 +194,14 @@ def statistics(maps: NDArray[Any]) -> list[dict[str, Any]]:
     flat = maps.reshape(maps.shape[0], -1)
     if flat.shape[1] == 0:
         return []
-    mean = flat.mean(1, dtype=np.float64)
-    figures = {
-        "min": flat.min(1),
-        "max": flat.max(1),
-        "mean": mean,
-        "deviation": flat.std(1, dtype=np.float64),
-        "active": (flat > 0).mean(1),
-    }
+    with np.errstate(invalid="ignore", over="ignore"):  # what comes of numbers that are not finite is no number
+        figures = {
+            "min": flat.min(1),
+            "max": flat.max(1),
+            "mean": flat.mean(1, dtype=np.float64),
+            "deviation": flat.std(1, dtype=np.float64),
+            "active": (flat > 0).mean(1),
+        }
     columns = {name: values.astype(float).tolist() for name, values in figures.items()}
     return [{"index": k} | {name: column[k] for name, column in columns.items()} for k in range(len(flat))]
 
