@@ -18,10 +18,12 @@ from PIL import Image
 from torch import nn
 
 from convforge.see import server
+from convforge.see.answers import plain
 from convforge.see.guard import MOST_BODY
 from convforge.see.network import Network
 from convforge.see.pictures import Pictures
-from convforge.see.server import create_app, most_active_first, plain, statistics
+from convforge.see.server import create_app
+from convforge.see.server_layers import most_active_first, statistics
 
 from .networks import NETWORKS, SHAPE, opened, photographs
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -176,11 +178,18 @@ def _serve(network: Network, pictures: Pictures, port: int, browser: bool) -> No
             )
         )
         if browser:
-            import threading
-            import webbrowser
-
-            threading.Timer(0.5, webbrowser.open, (address,)).start()
+            threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
         server.run(sockets=[listener])
+
+
+def _open_browser(address: str) -> None:
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return
+    # Text browsers, which are of this very class, would take the terminal for themselves.
+    if type(browser) is not webbrowser.GenericBrowser:
+        browser.open(address)
 
 
 def _listen(port: int) -> socket.socket:

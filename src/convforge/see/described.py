@@ -1,0 +1,63 @@
+"""A network, its layers and the images in words and numbers: the first that the page asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .network import Layer, Network
+from .pictures import Pictures
+
+
+def describe(network: Network, pictures: Pictures) -> dict[str, Any]:
+    """The network, its layers and the images: the first that the page asks for."""
+    first = network.first_convolution
+    return {
+        "name": network.name,
+        "input": network.input_shape,
+        "mean": network.mean,
+        "std": network.std,
+        "images": [_image(pictures, number) for number in range(len(pictures))],
+        "classes": network.classes,
+        "layers": [_layer(layer) for layer in network.layers],
+        "totals": network.plan.totals.to_dict(),
+        "first_conv": None if first is None else first.index,
+        "film": False,
+        "notes": [*network.notes, *pictures.notes],
+    }
+
+
+def _image(pictures: Pictures, number: int) -> dict[str, Any]:
+    picture = pictures[number]
+    known = {} if picture.label is None else {"label": picture.label}
+    return {"id": number, "name": picture.name, "width": picture.width, "height": picture.height} | known
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    row = layer.row
+    field: Any = row.receptive_field
+    if isinstance(field, tuple):
+        field = {"size": field, "jump": layer.jump, "start": layer.start}
+    spec = layer.convolution.spec if layer.convolution else None
+    return {
+        "index": layer.index,
+        "name": row.name,
+        "type": row.type,
+        "kind": layer.kind,
+        "occurrence": layer.occurrence,
+        "input_shape": layer.input_shape,
+        "output_shape": row.output_shape[1:],
+        "map_shape": layer.map_shape if layer.has_maps else None,
+        "kernel": row.kernel,
+        "stride": row.stride,
+        "padding": spec.padding if spec else row.padding,
+        "padding_mode": spec.padding_mode if spec else row.padding_mode,
+        "dilation": row.dilation,
+        "groups": row.groups,
+        "bias": spec.bias if spec else None,
+        "parameters": row.parameters,
+        "shared": row.shared,
+        "macs": row.macs,
+        "field": field,
+        "dense": row.dense.to_dict() if row.dense else None,
+        "slides": spec is not None,
+    }
