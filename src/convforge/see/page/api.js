@@ -55,13 +55,24 @@ export function has(path, parameters) {
   return !exported || canonical(path, parameters) in stored;
 }
 
+let asking = 0;
+
+/** The page shows that it waits (style.css), and whoever tests it knows when it does not. */
+function waiting(more) {
+  asking += more;
+  document.documentElement.toggleAttribute("data-asking", asking > 0);
+}
+
 async function request(key, options) {
   let answer;
+  waiting(1);
   try {
     answer = await fetch(key.replace(/^\//, ""), options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer: has “convforge see” been stopped?");
+  } finally {
+    waiting(-1);
   }
   if (answer.ok) return answer;
   let sentence = `The server answered with status ${answer.status}.`;

@@ -60,11 +60,10 @@ export function partOfWindow() {
  *   values, scale     numbers to write into the cells where they fit, and their colours
  *   write             how a number is written
  *   pad               [[top, bottom], [left, right]] cells of padding around it
- *   outside           the number that a padding cell stands for; zeros unless given
  *   marks             [{rows: [..], columns: [..]}]: cells that belong together, outlined; with `frame`, their border only
  *   cursor            [row, column] or null
+ *   from              where arrow keys start from if there is no cursor
  *   upTo              cells from this index on are veiled
- *   origin            [row, column] of the first cell, for close-ups
  */
 export class Board {
   constructor({ label, choose = null, hover = choose, tallest = 420, largestCell = 56, key = null }) {
@@ -121,7 +120,7 @@ export class Board {
         event.preventDefault();
         return;
       }
-      const target = moved(event, this.state.cursor || [0, 0], [this.state.rows, this.state.columns]);
+      const target = moved(event, this.state.cursor || this.state.from || [0, 0], [this.state.rows, this.state.columns]);
       if (!target) return;
       event.preventDefault();
       this.choose(target[0], target[1], event);

@@ -146,7 +146,7 @@ export function openCount(root, { network, values }) {
         context.fillRect(input, unit, 1, 1);
       }
     }
-    board.show({ rows: outputs, columns: inputs, picture, cursor: null, marks: [{ rows: [now.unit], columns: [0, inputs - 1], frame: true }] });
+    board.show({ rows: outputs, columns: inputs, picture, from: [now.unit, 0], marks: [{ rows: [now.unit], columns: [0, inputs - 1], frame: true }] });
     const words = isDense ? `${inputs * outputs} different weights` : `${KERNEL * KERNEL} weights, repeated in each row; ${inputs * outputs - KERNEL * KERNEL * outputs} zeros`;
     board.describe(`Matrix of ${outputs} outputs by ${inputs} inputs: ${words}. Row ${now.unit} is chosen.`);
   }

@@ -5,7 +5,7 @@ import { addressOf, change, complete, wholeNumber } from "../address.js";
 import { canRun, exported, pictureAt, runJob } from "../api.js";
 import { layerSelect, stepper } from "../controls.js";
 import { announce, el, problem, say } from "../dom.js";
-import { plural, real } from "../numbers.js";
+import { pair, plural, real } from "../numbers.js";
 import { fieldWords, mapShape } from "./layers.js";
 
 const STAGES = [
@@ -172,7 +172,8 @@ export function openDetects(root, { network, values }) {
   function render(kind, result, { layer, channel }) {
     if (kind === "patches") {
       if (!result.patches.length) return el("p", { class: "quiet", text: "No image excites it." });
-      return el(
+      const beyond = result.patches.some((patch) => Object.keys(patch.outside || {}).length > 0);
+      const list = el(
         "ul",
         { class: "patches" },
         ...result.patches.map((patch) => {
@@ -183,10 +184,13 @@ export function openDetects(root, { network, values }) {
           return el("li", {}, el("a", { href: target, title: words, "aria-label": words }, el("img", { src: pictureAt(patch.src), alt: "" }), el("span", { text: real(patch.value, 3) })));
         }),
       );
+      return el("div", {}, list, beyond && el("p", { class: "small quiet", text: "Hatched: beyond the border of the image, where there is padding." }));
     }
     if (kind === "ascent") {
       const words = `An image that excites channel ${channel} to ${real(result.value)}`;
-      return el("figure", { class: "ascent-figure" }, el("img", { src: pictureAt(result.src), alt: words }), el("figcaption", { class: "small quiet", text: `activation ${real(result.value)}${result.natural !== undefined && result.natural !== null ? `; the best patch: ${real(result.natural)}` : ""}` }));
+      const compared = Number.isFinite(result.best) ? `; the best real image: ${real(result.best, 3)}` : "";
+      const seen = result.window ? ", what one unit sees" : "";
+      return el("figure", { class: "ascent-figure" }, el("img", { src: pictureAt(result.src), alt: words }), el("figcaption", { class: "small quiet", text: `${result.size ? `${pair(result.size)} pixels${seen}. ` : ""}The channel's answer: ${real(result.value, 3)}${compared}.` }));
     }
     const classes = Array.isArray(result) ? result : result.classes;
     const most = Math.max(...classes.map((one) => Math.abs(one.mean)), 1e-30);

@@ -105,15 +105,23 @@ export function openLayers(root, { network, values }) {
   const status = el("div");
   const sight = el("div", { class: "sight" }, view.element, sentence, unitTitle, unit.element);
   const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, links, status, sight, facts);
+  const frame = el("div", { class: "scroll long" }, table);
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Layers" }), el("p", { class: "says", text: "The network from the image to its answer. Choose a layer to see what one of its numbers depends on." })),
     el("div", { class: "row controls" }, images.element),
-    el("div", { class: "split" }, el("div", { class: "scroll", tabindex: -1 }, table), panel),
+    el("div", { class: "split" }, frame, panel),
   );
   const release = onTheme(() => draw());
 
   function choose(layer, push = true) {
     change({ layer, row: null, column: null, channel: null }, push);
+  }
+
+  /** Scrolls the table, and only it, so that a row can be seen. */
+  function reveal(row) {
+    const [top, bottom] = [row.offsetTop - head.offsetHeight, row.offsetTop + row.offsetHeight];
+    if (top < frame.scrollTop) frame.scrollTop = top;
+    else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight / 2;
   }
 
   function settings(values) {
@@ -151,8 +159,10 @@ export function openLayers(root, { network, values }) {
       const chosen = other === layer;
       row.classList.toggle("chosen", chosen);
       link.tabIndex = chosen ? 0 : -1;
-      if (chosen) link.setAttribute("aria-current", "true");
-      else link.removeAttribute("aria-current");
+      if (chosen) {
+        link.setAttribute("aria-current", "true");
+        reveal(row);
+      } else link.removeAttribute("aria-current");
     }
   }
 

@@ -131,7 +131,7 @@ export function openPlay(root, { values }) {
   );
   const results = el("div", { class: "results" }, transport.element, el("section", { class: "arithmetic" }, productsTitle, products.element));
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Slide a kernel over a small image" }), says),
+    el("header", { class: "intro" }, el("h1", { text: "Play" }), says),
     el("div", { class: "row controls" }, presets.element, images.element, ...["stride", "padding", "dilation", "groups"].map((name) => numbers[name].element)),
     el("div", { class: "formulas" }, formulas),
     failed,

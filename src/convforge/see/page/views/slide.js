@@ -409,7 +409,7 @@ export function openSlide(root, { network, values }) {
       pad: [rows.pad, columns.pad],
       marks: [{ rows: mark.rows.map((y) => y - rows.start), columns: mark.columns.map((x) => x - columns.start) }],
     });
-    say(nearNote, `Rows ${rows.start}–${rows.start + rows.count - 1}, columns ${columns.start}–${columns.start + columns.count - 1}${spec.padding.flat().some((n) => n > 0) ? "; hatched: padding" : ""}`);
+    say(nearNote, `Rows ${rows.start}–${rows.start + rows.count - 1}, columns ${columns.start}–${columns.start + columns.count - 1}${[...rows.pad, ...columns.pad].some((n) => n > 0) ? "; hatched: padding" : ""}`);
     near.describe(`Close-up of the input around the patch: rows ${mark.rows.join(", ")} and columns ${mark.columns.join(", ")} meet the kernel's weights.`);
   }
 
