@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from convforge.errors import UserError
 from convforge.models.checkpoint import Architecture, save
-from convforge.models.resolve import IMAGENET, parse_shape, resolve
+from convforge.models.resolve import IMAGENET, IMAGENET_MEAN, IMAGENET_STD, parse_shape, resolve
 from convforge.spec import SpecError
 
 CODE = """
@@ -89,6 +91,77 @@ def test_optional_packages_are_named(package: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(UserError, match=f"needs {package}, which is not installed: pip install {package}"):
         resolve(f"{package}:resnet50")
+
+
+def test_a_line_that_is_ready_has_weights_the_same_every_time_and_leaves_the_random_numbers_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, second = (resolve("conv 4 3x3, gap, linear 2", (3, 8, 8), ready=True) for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    for one, other in zip(first.module.parameters(), second.module.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.device.type == "cpu"
+    assert first.notes == ("its weights are random, for nothing has trained it.",)
+    with pytest.raises(UserError, match=r"would take 56\.1 GiB: use fewer or smaller layers"):
+        resolve("linear 100000", ready=True)
+
+
+class Zoo:
+    """As much of timm and torchvision as is asked for; has trained weights unless there is no `network`."""
+
+    def __init__(self, network: bool) -> None:
+        self.models, self.network = self, network
+
+    def create_model(self, name: str, pretrained: bool) -> torch.nn.Module:
+        return self._make(name, pretrained)
+
+    def get_model(self, name: str, weights: str | None) -> torch.nn.Module:
+        return self._make(name, weights is not None)
+
+    def get_model_weights(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(DEFAULT=SimpleNamespace(meta={"categories": ["cat", "dog"]}))
+
+    def _make(self, name: str, trained: bool) -> torch.nn.Module:
+        if name != "small":
+            raise RuntimeError(f"Unknown model ({name})")
+        if trained and not self.network:
+            raise OSError("no route to host")
+        model = torch.nn.Conv2d(3, 2, 3)
+        torch.nn.init.constant_(model.weight, float(trained))
+        model.default_cfg = {"input_size": (3, 64, 64), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}  # type: ignore[assignment]
+        return model
+
+
+def test_pretrained_models_come_with_their_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, package, Zoo(network=True))  # type: ignore[arg-type]
+    found = resolve("timm:small", ready=True)
+    assert (found.input_shape, found.mean, found.std) == ((3, 64, 64), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (float(found.module.weight.detach().max()), found.notes) == (1.0, ())
+    assert float(resolve("timm:small").module.weight.detach().max()) == 0.0  # to count, nothing is fetched
+    assert resolve("timm:small", (1, 64, 64), ready=True).mean is None
+    found = resolve("torchvision:small", ready=True)
+    assert (found.mean, found.std, found.classes) == (IMAGENET_MEAN, IMAGENET_STD, ("cat", "dog"))
+
+
+def test_without_trained_weights_a_note_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, package, Zoo(network=False))  # type: ignore[arg-type]
+        found = resolve(f"{package}:small", ready=True)
+        (note,) = found.notes
+        assert note.startswith(f"its weights are random, for nothing has trained it: {package} has no trained ones")
+        assert "no route to host" in note
+        assert found.classes is None
+        with pytest.raises(UserError, match=f"{package} cannot make 'large': RuntimeError: Unknown model"):
+            resolve(f"{package}:large", ready=True)
+
+
+def test_a_checkpoint_brings_normalisation_and_classes(tmp_path: Path) -> None:
+    digits = Architecture("vgg", {}, tuple("0123456789"), (1, 28, 28), mean=(0.1,), std=(0.3,))
+    save(tmp_path / "run", digits.build(), digits)
+    found = resolve(str(tmp_path / "run"), ready=True)
+    assert (found.mean, found.std, found.classes, found.notes) == ((0.1,), (0.3,), digits.classes, ())
 
 
 def test_code_needs_a_size() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -183,6 +182,8 @@ def _serve(network: Network, pictures: Pictures, port: int, browser: bool) -> No
 
 
 def _open_browser(address: str) -> None:
+    import webbrowser
+
     try:
         browser = webbrowser.get()
     except webbrowser.Error:
