@@ -61,7 +61,7 @@ def test_folder_holds_all_that_was_promised(options: Options) -> None:
     result = train(options)
     assert result.finished
     assert {path.name for path in result.folder.iterdir()} == {
-        "architecture.json", "config.json", "metrics.jsonl", "model.safetensors", "report.html",
+        "architecture.json", "config.json", "film.safetensors", "metrics.jsonl", "model.safetensors", "report.html",
     }  # fmt: skip
     model, architecture = checkpoint.load(result.folder)
     assert (architecture.classes, architecture.input_shape) == (("left", "middle", "right"), (1, 8, 8))

@@ -20,6 +20,10 @@ _HELP = """Learn to classify images; leaves a checkpoint, metrics and a report w
   [cyan]fashion-mnist[/]   70,000 pictures of clothes
   [cyan]NAME[/]            any image data set of the Hugging Face hub
 
+[cyan]--task exemplar[/] needs no labels: DATA is a folder of photographs, or nothing for those inside scikit-image.
+Patches of them are the classes, their random crops and colour changes the examples; the first layer learns edges and
+colours, which [cyan]convforge see[/] shows.
+
 It prints the network's plan, then trains. A fifth of the images is held out for testing where the data has no split.
 Ctrl-C stops after the current batch and keeps everything; --resume continues to the very same result.
 
@@ -28,6 +32,7 @@ Ctrl-C stops after the current batch and keeps everything; --resume continues to
   convforge train                           98 % and more in under a minute
   convforge train --dense-twin              what do convolutions save?
   convforge train photos/ --epochs 30 --size 96
+  convforge train --task exemplar           what do photographs teach the first layer?
   convforge train fashion-mnist --model resnet --name clothes
   convforge train --resume runs/clothes
 """
@@ -46,6 +51,7 @@ def _train(
             metavar="DATA", help="A folder, a data set's name, or nothing for MNIST-5k.", show_default=False
         ),
     ] = None,
+    task: Annotated[str, typer.Option(help="classes, or exemplar: unlabelled photographs.")] = "classes",
     model: Annotated[str, typer.Option(help="vgg, resnet, or timm:NAME where timm is installed.")] = "vgg",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 12,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
@@ -88,6 +94,7 @@ def _train(
     else:
         options = Options(
             data=data,
+            task=task,
             model=model,
             epochs=epochs,
             batch=batch,

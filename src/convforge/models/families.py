@@ -34,8 +34,9 @@ def build(family: str, *, classes: int, input_shape: tuple[int, int, int], **arg
         classes: how many logits come out.
         input_shape: (C, H, W) of the images.
         arguments: the family's own; what is left out is `default_arguments(family, input_shape)`.
-            vgg: `widths`, channels of each stage; `convs`, convolutions in each stage.
-            resnet: `widths`; `blocks`, residual blocks in each stage.
+            vgg: `widths`, channels of each stage; `convs`, convolutions in each stage; `first`, the size of the first
+            layer's kernels, odd.
+            resnet: `widths`; `blocks`, residual blocks in each stage; `first`.
             dense: `widths`, neurons of each hidden layer.
 
     Raises:
@@ -64,6 +65,8 @@ def build(family: str, *, classes: int, input_shape: tuple[int, int, int], **arg
     settings |= arguments
     widths = _widths(settings.pop("widths"))
     depth = {name: _integer(value, name, _DEEPEST) for name, value in settings.items()}
+    if depth.get("first", 1) % 2 == 0:
+        raise UserError(f"the first kernels must be odd in size, to have a middle, not {depth['first']}.")
     if family == "dense":
         return Dense(input_shape, widths, classes)
     if min(height, width) < 2 ** len(widths):
@@ -84,9 +87,9 @@ def default_arguments(family: str, input_shape: tuple[int, int, int]) -> dict[st
     # Halvings until about 3 positions are left: 28 → 14 → 7 → 3.
     stages = max(1, min(len(_STAGE_WIDTHS), int(log2(max(1, min(height, width)) / 3.5))))
     if family == "vgg":
-        return {"widths": list(_STAGE_WIDTHS[:stages]), "convs": 2}
+        return {"widths": list(_STAGE_WIDTHS[:stages]), "convs": 2, "first": 3}
     if family == "resnet":
-        return {"widths": list(_STAGE_WIDTHS[:stages]), "blocks": 1}
+        return {"widths": list(_STAGE_WIDTHS[:stages]), "blocks": 1, "first": 3}
     if family == "dense":
         first = max(16, min(512, _DENSE_WEIGHTS_AT_MOST // (channels * height * width)))
         return {"widths": [first, 256]}
@@ -99,22 +102,24 @@ class Vgg(nn.Sequential):
     """Stages of 3×3 convolutions with batch norm and ReLU, each stage ended by 2×2 max pooling (Simonyan & Zisserman,
     2014, with the batch norm of 2015 and global average pooling in place of the two dense layers of 4,096)."""
 
-    def __init__(self, channels: int, widths: Sequence[int], classes: int, convs: int) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], classes: int, convs: int, first: int) -> None:
         layers: list[nn.Module] = []
         for width in widths:
             for _ in range(convs):
-                layers += [_conv(channels, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                conv = _conv(channels, width, kernel=3 if layers else first)
+                layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
                 channels = width
             layers.append(nn.MaxPool2d(2))
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
 class ResNet(nn.Module):
-    """A 3×3 stem and stages of basic residual blocks; every stage but the first halves the maps (He et al., 2015)."""
+    """A stem and stages of basic residual blocks; every stage but the first halves the maps (He et al., 2015)."""
 
-    def __init__(self, channels: int, widths: Sequence[int], classes: int, blocks: int) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], classes: int, blocks: int, first: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_conv(channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+        stem = _conv(channels, widths[0], kernel=first)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         self.stages = nn.Sequential(*_residual_stages(widths, blocks))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
@@ -156,9 +161,9 @@ class Dense(nn.Sequential):
         super().__init__(*layers, nn.Linear(inputs, classes))
 
 
-def _conv(channels: int, width: int, stride: int = 1) -> nn.Module:
+def _conv(channels: int, width: int, stride: int = 1, kernel: int = 3) -> nn.Module:
     # No bias: the batch norm that follows would subtract it again.
-    return Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+    return Conv2d(channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 def _residual_stages(widths: Sequence[int], blocks: int) -> Iterator[nn.Module]:

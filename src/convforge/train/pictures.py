@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from ..film import first_convolution
+
 STAGES = ("early", "middle", "deep")
 SAMPLES = 6
 MAPS_PER_LAYER = 4
@@ -188,11 +190,11 @@ def worst_mistakes(
 
 def first_kernels(model: nn.Module) -> NDArray[np.float32] | None:
     """A copy of the first convolution's kernels, `(K, C, k, k)`; None where the model has no convolution."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            kernels: NDArray[np.float32] = module.weight.detach().float().cpu().numpy().copy()
-            return kernels
-    return None
+    found = first_convolution(model)
+    if found is None:
+        return None
+    kernels: NDArray[np.float32] = found[1].weight.detach().float().cpu().numpy().copy()
+    return kernels
 
 
 def _samples(probabilities: NDArray[np.float32], truth: NDArray[np.int64], count: int = SAMPLES) -> list[int]:

@@ -21,8 +21,9 @@ from ..models import families
 from ..models.checkpoint import Architecture, read_json, write_atomically
 from ..planning import plan
 from ..planning.table import as_short_table
-from . import twin
-from .data import Data, load
+from . import data as labelled
+from . import exemplar, twin
+from .data import Data
 from .display import Display
 from .loop import METRICS, Settings, Stop, fit, normalise, steps_per_epoch
 from .options import Options
@@ -82,7 +83,7 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     result = train(Options(size=8, epochs=1, batch=500, out=folder, name="quick"))
     ...     sorted(path.name for path in result.folder.iterdir())
-    ['architecture.json', 'config.json', 'metrics.jsonl', 'model.safetensors', 'report.html']
+    ['architecture.json', 'config.json', 'film.safetensors', 'metrics.jsonl', 'model.safetensors', 'report.html']
     """
     options = options or Options()
     display = Display(console or Console(quiet=True))
@@ -90,23 +91,18 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     if options.resume is not None:
         options, stored = _stored(Path(options.resume), options.threads)
     with _threads(options.threads), torch.random.fork_rng(devices=[]):
-        data = load(
-            options.data,
-            seed=options.seed,
-            size=options.size,
-            flips=options.flips,
-            track=display.track,
-            say=display.say,
-        )
+        data = _load(options, display)
         _describe(display, data, options)
         fingerprint = data.fingerprint()
         if stored is not None and stored["data"]["fingerprint"] != fingerprint:
             raise UserError(
                 f"the images of {data.name} are not those that {options.resume} has learned from; start a new run."
             )
-        architecture = _architecture(options.model, data)
+        architecture = _architecture(options.model, data, options.task)
         torch.manual_seed(options.seed)
         model = architecture.build()
+        if options.task == "exemplar":
+            exemplar.quieten(model)
         counted = plan(model, architecture.input_shape)
         display.console.print(as_short_table(counted), end="\n\n")
         folder = Path(options.resume) if options.resume is not None else _new_folder(options, data)
@@ -115,6 +111,16 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         if data.skipped:
             write_atomically(folder / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
         return _learn(options, data, architecture, model, counted, folder, display, stop or Stop())
+
+
+def _load(options: Options, display: Display) -> Data:
+    if options.task == "exemplar":
+        return exemplar.load(
+            options.data, seed=options.seed, size=options.size, flips=options.flips, track=display.track
+        )
+    return labelled.load(
+        options.data, seed=options.seed, size=options.size, flips=options.flips, track=display.track, say=display.say
+    )
 
 
 def _learn(
@@ -172,10 +178,13 @@ def _dense_twin(data: Data, settings: Settings, folder: Path, display: Display, 
     return twin.measure("dense", model, data, settings.batch, progress.epochs)
 
 
-def _architecture(family: str, data: Data) -> Architecture:
+def _architecture(family: str, data: Data, task: str = "classes") -> Architecture:
+    arguments = families.default_arguments(family, data.input_shape)
+    if task == "exemplar":
+        arguments |= {name: value for name, value in exemplar.NETWORK.items() if name in arguments}
     return Architecture(
         family=family,
-        arguments=families.default_arguments(family, data.input_shape),
+        arguments=arguments,
         classes=data.classes,
         input_shape=data.input_shape,
         mean=data.mean,
