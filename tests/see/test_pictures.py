@@ -14,10 +14,10 @@ from PIL import Image
 
 from convforge.errors import UserError
 from convforge.images import read_image
+from convforge.photographs import photographs as installed
 from convforge.see import pictures as module
 from convforge.see.network import NotThere
 from convforge.see.pictures import Pictures
-from convforge.see.pictures import photographs as of_scikit_image
 
 from .networks import SHAPE, photographs
 
@@ -171,8 +171,8 @@ def test_one_that_is_gone_or_never_was(folder: Path) -> None:
         pictures.input(1)
 
 
-def test_scikit_images_photographs_are_there() -> None:
-    pictures = opened(*of_scikit_image())
+def test_installed_photographs_can_all_be_shown() -> None:
+    pictures = opened(*installed())
     assert len(pictures) >= 10
     assert {"astronaut.png", "chelsea.png", "coffee.png"} <= {pictures.name(n) for n in range(len(pictures))}
     assert pictures.notes == ()

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from convforge.film import Recorder
+from convforge.film import read as read_film
 from convforge.see import server
 from convforge.see.answers import plain
 from convforge.see.guard import MOST_BODY
@@ -267,6 +269,32 @@ def test_a_job_from_beginning_to_end(client: TestClient) -> None:
     assert [patch["value"] for patch in patches] == sorted((patch["value"] for patch in patches), reverse=True)
     assert client.get(patches[0]["src"]).headers["content-type"] == "image/png"
     assert client.delete("/api/jobs/nothing").status_code == 404
+
+
+def test_a_film_of_its_kernels(network: Network, pictures: Pictures, tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, network.model, 0, 10, 5)
+    recorder.look(10)
+    recorder.write()
+    client = TestClient(create_app(network, pictures, PORT, film=lambda: read_film(tmp_path)), base_url=HERE)
+    assert client.get("/api/network").json()["film"] is True
+    found = client.get("/api/film").json()
+    assert found["layer"] == STEM
+    assert found["frames"][0] == {"step": 0, "epoch": 0.0, "label": "before learning"}
+    answer = client.get("/api/film/1")
+    assert answer.headers["x-shape"] == "8,3,7,7"
+    assert np.array_equal(np.frombuffer(answer.content, "<f4"), network.model.stem.weight.numpy().ravel())
+    assert client.get("/api/film/2").status_code == 404
+    (tmp_path / "film.safetensors").unlink()
+    assert client.get("/api/film/1").status_code == 404
+
+
+def test_a_film_of_another_network_is_not_shown(pictures: Pictures, tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, opened(NETWORKS["ours"]).model, 0, 10, 5)
+    recorder.write()
+    network = opened(NETWORKS["kinds"])
+    client = TestClient(create_app(network, pictures, PORT, film=lambda: read_film(tmp_path)), base_url=HERE)
+    assert client.get("/api/network").json()["film"] is False
+    assert "there is no film" in client.get("/api/film").json()["error"]
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,9 @@ from ..errors import UserError
 from .text import help_of, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..film import Film
     from ..models.resolve import ResolvedModel
     from ..see.network import Network
     from ..see.pictures import Pictures
@@ -92,6 +96,7 @@ def see(
 
     One file that opens without a server: [cyan]convforge see runs/pets cat.jpg --export cat.html[/]
     """
+    from ..film import read as read_film
     from ..models.resolve import parse_shape, resolve
 
     for package in ("fastapi", "uvicorn"):
@@ -102,14 +107,17 @@ def see(
         named.insert(0, Path(model))
         model = None
     shape = parse_shape(input) if input is not None else None
-    resolved = resolve(model if model is not None else str(_newest_run()), shape, ready=True)
+    model = model if model is not None else str(_newest_run())
+    resolved = resolve(model, shape, ready=True)
     network, pictures = _opened(resolved, named, labels, _numbers(mean, "--mean"), _numbers(std, "--std"))
     for note in (*network.notes, *pictures.notes):
         typer.echo(printable(f"note: {note}"), err=True)
+    film = partial(read_film, model)
+    film()  # a damaged one is said now
     if export is not None:
-        _write(network, pictures, export)
+        _write(network, pictures, film, export)
     else:
-        _serve(network, pictures, port, browser)
+        _serve(network, pictures, film, port, browser)
 
 
 def _opened(
@@ -119,8 +127,9 @@ def _opened(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
 ) -> tuple[Network, Pictures]:
+    from ..photographs import photographs
     from ..see.network import Network
-    from ..see.pictures import Pictures, photographs
+    from ..see.pictures import Pictures
 
     if any(value <= 0 for value in std or ()):
         raise UserError("--std must be greater than zero in every channel.")
@@ -144,14 +153,14 @@ def _opened(
     return network, Pictures(images or photographs(), network.input_shape, network.mean, network.std, labels)
 
 
-def _write(network: Network, pictures: Pictures, path: Path) -> None:
+def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path) -> None:
     from ..models.checkpoint import write_atomically
     from ..see.export import MOST_IMAGES, export
     from ..see.shelf import Shelf
 
     if path.is_dir():
         raise UserError(f"{path} is a folder; --export writes a file, for example {path / 'network.html'}.")
-    content = export(network, pictures, Shelf.of_the_user()).encode()
+    content = export(network, pictures, Shelf.of_the_user(), film).encode()
     write_atomically(path, content)
     shown = min(len(pictures), MOST_IMAGES)
     typer.echo(
@@ -159,7 +168,7 @@ def _write(network: Network, pictures: Pictures, path: Path) -> None:
     )
 
 
-def _serve(network: Network, pictures: Pictures, port: int, browser: bool) -> None:
+def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None], port: int, browser: bool) -> None:
     """Until Ctrl-C."""
     import uvicorn
 
@@ -169,7 +178,7 @@ def _serve(network: Network, pictures: Pictures, port: int, browser: bool) -> No
     listener = _listen(port)
     with listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        app = create_app(network, pictures, listener.getsockname()[1], Shelf.of_the_user())
+        app = create_app(network, pictures, listener.getsockname()[1], Shelf.of_the_user(), film)
         typer.echo(printable(f"{network.name} and {len(pictures):,} images are at {address}  (Ctrl-C ends it)"))
         server = uvicorn.Server(
             uvicorn.Config(
@@ -232,8 +241,8 @@ def _newest_run(folder: Path = Path("runs")) -> Path:
     runs = [path.parent for path in folder.glob(f"*/{ARCHITECTURE}") if (path.parent / WEIGHTS).is_file()]
     if not runs:
         raise UserError(
-            "there is no trained network in runs/: make one with 'convforge train', which takes a minute, "
-            "or name a MODEL."
+            "there is no trained network in runs/: make one with 'convforge train' or 'convforge train --task exemplar', "
+            "which take a minute or two, or name a MODEL."
         )
     return max(runs, key=lambda run: (run / WEIGHTS).stat().st_mtime)
 

@@ -8,7 +8,7 @@ from .network import Layer, Network
 from .pictures import Pictures
 
 
-def describe(network: Network, pictures: Pictures) -> dict[str, Any]:
+def describe(network: Network, pictures: Pictures, film: bool) -> dict[str, Any]:
     """The network, its layers and the images: the first that the page asks for."""
     first = network.first_convolution
     return {
@@ -21,7 +21,7 @@ def describe(network: Network, pictures: Pictures) -> dict[str, Any]:
         "layers": [_layer(layer) for layer in network.layers],
         "totals": network.plan.totals.to_dict(),
         "first_conv": None if first is None else first.index,
-        "film": False,
+        "film": film,
         "notes": [*network.notes, *pictures.notes],
     }
 

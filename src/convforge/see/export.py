@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
 from fastapi import FastAPI
 
 from ..errors import UserError
+from ..film import Film
 from .network import Layer, Network
 from .page.bundle import bundle
 from .pictures import Pictures
@@ -34,18 +35,24 @@ _PORT = 80
 Answers = dict[str, dict[str, Any]]
 
 
-def export(network: Network, pictures: Pictures, shelf: Shelf | None = None, most_bytes: int = MOST_BYTES) -> str:
+def export(
+    network: Network,
+    pictures: Pictures,
+    shelf: Shelf | None = None,
+    film: Callable[[], Film | None] = lambda: None,
+    most_bytes: int = MOST_BYTES,
+) -> str:
     """The page of a network and of the first few images, as HTML.
 
     Of each image it has the maps of as many convolutions as fit, the early, middle and deep one that the page opens
     with before others; and of these three what excites their first channels most.
     """
-    return bundle(asyncio.run(_collected(network, pictures, shelf, most_bytes)))
+    app = create_app(network, pictures, _PORT, shelf, film)
+    return bundle(asyncio.run(_collected(app, network, min(len(pictures), MOST_IMAGES), most_bytes)))
 
 
-async def _collected(network: Network, pictures: Pictures, shelf: Shelf | None, most_bytes: int) -> Answers:
-    images = range(min(len(pictures), MOST_IMAGES))
-    app = create_app(network, pictures, _PORT, shelf)
+async def _collected(app: FastAPI, network: Network, count: int, most_bytes: int) -> Answers:
+    images = range(count)
     stored: Answers = {}
 
     async def keep(path: str, **parameters: Any) -> None:
@@ -56,10 +63,10 @@ async def _collected(network: Network, pictures: Pictures, shelf: Shelf | None, 
     async with app.router.lifespan_context(app):
         await keep("/api/network")
         shown = stored["/api/network"]["json"]
-        shown["images"] = shown["images"][: len(images)]
+        shown["images"] = shown["images"][:count]
         for image in images:
             await keep(f"/api/images/{image}", view="input")
-        for layer in chosen(network, len(images), most_bytes):
+        for layer in chosen(network, count, most_bytes):
             place = f"/api/layers/{layer.index}"
             for path in ("kernels", "kernels/values", "bias/values"):
                 await keep(f"{place}/{path}")

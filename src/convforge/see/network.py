@@ -236,7 +236,11 @@ class Network:
     def compute(self, work: Callable[[], Result]) -> Result:
         """What `work` returns, computed when it is this request's turn."""
         with self.turns.request():
-            return self._thread.submit(work).result()
+            return self.compute_at_once(work)
+
+    def compute_at_once(self, work: Callable[[], Result]) -> Result:
+        """The same for what takes no more than a few milliseconds: it does not wait for a job's batch to end."""
+        return self._thread.submit(work).result()
 
     def box(self, index: int, row: int, column: int) -> Box | Literal["all"] | None:
         """The input pixels that a unit depends on: (top, left, height, width), which may reach outside; "all"; None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -34,11 +33,6 @@ _MOST_BOX = 4096
 _SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
 )  # fmt: skip
-# scikit-image's photographs: those of its files that a camera took, by the names that its functions have.
-_PHOTOGRAPHS = (
-    "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "camera.png", "motorcycle_left.png", "coins.png",
-    "brick.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png", "retina.jpg", "ihc.png",
-)  # fmt: skip
 _INPUTS_KEPT, _FILES_KEPT = 96 * 2**20, 96 * 2**20
 
 
@@ -51,20 +45,6 @@ class Picture:
     width: int
     height: int
     label: str | None = None
-
-
-def photographs() -> list[Path]:
-    """scikit-image's photographs.
-
-    Raises:
-        UserError: if the package is not installed.
-    """
-    found = find_spec("skimage")
-    places = list(found.submodule_search_locations or ()) if found else []
-    files = [file for place in places for name in _PHOTOGRAPHS if (file := Path(place) / "data" / name).is_file()]
-    if not files:
-        raise UserError("without IMAGES, scikit-image's photographs are shown: pip install scikit-image, or name some.")
-    return files
 
 
 class Pictures:

@@ -6,7 +6,7 @@ number only. See `guard.py` for who may ask at all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ..errors import UserError
+from ..film import Film
 from ..spec import SpecError
 from .answers import as_error, as_floats, as_json
 from .asked import View
@@ -41,10 +42,20 @@ _TYPES = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def create_app(network: Network, pictures: Pictures, port: int, shelf: Shelf | None = None) -> FastAPI:
-    """The server of one network and its images, for requests to 127.0.0.1:`port` or localhost:`port`.
+def create_app(
+    network: Network,
+    pictures: Pictures,
+    port: int,
+    shelf: Shelf | None = None,
+    film: Callable[[], Film | None] = lambda: None,
+) -> FastAPI:
+    """The server of one network and its images.
 
-    What jobs have found is kept on `shelf`, for the next time.
+    Args:
+        network, pictures: what is shown.
+        port: requests must be for 127.0.0.1:`port` or localhost:`port`.
+        shelf: where what jobs have found is kept for the next time.
+        film: reads the film of the first layer's kernels as it is now; a network that is being trained adds to it.
     """
     jobs = Jobs()
 
@@ -56,7 +67,7 @@ def create_app(network: Network, pictures: Pictures, port: int, shelf: Shelf | N
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=until_it_ends)
     app.add_middleware(Guard, port=port)
     _add_error_handlers(app)
-    _add_network(app, network, pictures)
+    _add_network(app, network, pictures, film)
     _add_images(app, pictures)
     app.include_router(layers_router(network, pictures))
     app.include_router(kernels_router(network))
@@ -97,10 +108,36 @@ def _add_error_handlers(app: FastAPI) -> None:
         )
 
 
-def _add_network(app: FastAPI, network: Network, pictures: Pictures) -> None:
+def _add_network(app: FastAPI, network: Network, pictures: Pictures, film: Callable[[], Film | None]) -> None:
+    def shown() -> Film | None:
+        """The film, if it is of this network."""
+        first, found = network.first_convolution, film()
+        if first is None or first.convolution is None or found is None:
+            return None
+        return found if (found.layer, found.shape) == (first.name, tuple(first.convolution.weight.shape)) else None
+
+    def existing() -> Film:
+        found = shown()
+        if found is None:
+            raise NotThere("there is no film of this network's kernels: convforge train records one.")
+        return found
+
     @app.get("/api/network")
     def described() -> Response:
-        return as_json(describe(network, pictures))
+        return as_json(describe(network, pictures, shown() is not None))
+
+    @app.get("/api/film")
+    def frames() -> Response:
+        listed = [{"step": frame.step, "epoch": frame.epoch, "label": frame.label} for frame in existing().frames]
+        assert network.first_convolution is not None
+        return as_json({"frames": listed, "layer": network.first_convolution.index})
+
+    @app.get("/api/film/{number}")
+    def frame(number: int) -> Response:
+        try:
+            return as_floats(existing().values(number))
+        except IndexError as reason:
+            raise NotThere(str(reason)) from None
 
 
 def _add_images(app: FastAPI, pictures: Pictures) -> None:

@@ -106,7 +106,7 @@ def layers_router(network: Network, pictures: Pictures) -> APIRouter:
         if not asked.any:
             return as_floats(_convolved(moment)[asked.channel])
         spec = asked.spec(convolution.spec)
-        return as_floats(network.compute(lambda: one_map(spec, moment, asked.channel)))
+        return as_floats(network.compute_at_once(lambda: one_map(spec, moment, asked.channel)))
 
     @router.get("/api/layers/{index}/field")
     def field(index: int, asked: Annotated[Place, Query()]) -> Response:
