@@ -241,8 +241,8 @@ def _newest_run(folder: Path = Path("runs")) -> Path:
     runs = [path.parent for path in folder.glob(f"*/{ARCHITECTURE}") if (path.parent / WEIGHTS).is_file()]
     if not runs:
         raise UserError(
-            "there is no trained network in runs/: make one with 'convforge train' or 'convforge train --task exemplar', "
-            "which take a minute or two, or name a MODEL."
+            "there is no trained network in runs/: make one with 'convforge train' or with "
+            "'convforge train --task exemplar', which take a minute or two, or name a MODEL."
         )
     return max(runs, key=lambda run: (run / WEIGHTS).stat().st_mtime)
 
