@@ -79,6 +79,34 @@ def test_it_has_what_excites_the_channels_of_the_layers_that_it_opens_with(page:
             assert found[f"{path}?{'&'.join(sorted(query.split('&')))}"]["type"] == "image/png"
 
 
+def test_it_says_in_how_many_images_it_looked_and_has_a_picture_made_for_each_of_these_layers(
+    page: str, network: Network
+) -> None:
+    found = stored(page)
+    assert found["/api/network"]["json"]["searched"] == 8
+    for layer in opened_with(network):
+        made = found[f'job {{"channel":0,"kind":"ascent","layer":{layer.index}}}']["json"]
+        assert made["src"].startswith("data:image/png;base64,")
+
+
+def test_what_a_job_cannot_do_is_left_out_and_said(tmp_path: Path) -> None:
+    network = opened(NETWORKS["borders"])
+    said: list[str] = []
+    pictures = Pictures([photographs(tmp_path / "a")], SHAPE, network.mean, network.std)
+    found = stored(export(network, pictures, say=said.append))
+    assert "/api/layers/5/kernels" in found  # the convolution that is in no layer
+    assert any(words.startswith("left out: ") for words in said)
+
+
+def test_preferences_are_there_where_images_have_classes(tmp_path: Path) -> None:
+    for name in ("calm", "lively"):
+        photographs(tmp_path / name)
+    network = opened(NETWORKS["kinds"])
+    found = stored(export(network, Pictures([tmp_path], SHAPE, network.mean, network.std)))
+    preferred = found['job {"channel":0,"kind":"classes","layer":0}']["json"]["classes"]
+    assert {one["name"] for one in preferred} == {"calm", "lively"}
+
+
 def test_it_refers_to_nothing_outside(page: str) -> None:
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "default-src 'none'" in page

@@ -161,6 +161,16 @@ def test_the_fingerprint_changes_with_the_list_the_files_and_the_normalisation(f
     assert opened(folder).fingerprint() != first
 
 
+def test_the_first_few_are_the_same_images(folder: Path) -> None:
+    pictures = opened(folder)
+    few = pictures.first(2)
+    assert (len(few), len(pictures), len(pictures.first(99))) == (2, 4, 4)
+    assert few[1] == pictures[1]
+    assert few.fingerprint() != pictures.fingerprint()
+    with pytest.raises(NotThere):
+        few.pixels(2)
+
+
 def test_one_that_is_gone_or_never_was(folder: Path) -> None:
     pictures = opened(folder)
     for number in (-1, 4):

@@ -160,7 +160,9 @@ def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None]
 
     if path.is_dir():
         raise UserError(f"{path} is a folder; --export writes a file, for example {path / 'network.html'}.")
-    content = export(network, pictures, Shelf.of_the_user(), film).encode()
+    content = export(
+        network, pictures, Shelf.of_the_user(), film, say=lambda words: typer.echo(printable(words), err=True)
+    ).encode()
     write_atomically(path, content)
     shown = min(len(pictures), MOST_IMAGES)
     typer.echo(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -24,7 +24,9 @@ from .pictures import Pictures
 from .server import create_app
 from .shelf import Shelf
 
-MOST_IMAGES = 4
+MOST_IMAGES, MOST_SEARCHED = 4, 64
+"""Images that are shown, and in which the patches that excite channels most are looked for."""
+
 MOST_BYTES = 24 * 2**20
 """Of the numbers in the file, before they are written as text, which makes a third more of them."""
 
@@ -41,17 +43,22 @@ def export(
     shelf: Shelf | None = None,
     film: Callable[[], Film | None] = lambda: None,
     most_bytes: int = MOST_BYTES,
+    say: Callable[[str], None] = lambda _: None,
 ) -> str:
     """The page of a network and of the first few images, as HTML.
 
     Of each image it has the maps of as many convolutions as fit, the early, middle and deep one that the page opens
-    with before others; and of these three what excites their first channels most.
+    with before others; and of these three which patches excite their first channels most, and a picture made to excite
+    the very first. `say` is told what takes its time.
     """
-    app = create_app(network, pictures, _PORT, shelf, film)
-    return bundle(asyncio.run(_collected(app, network, min(len(pictures), MOST_IMAGES), most_bytes)))
+    app = create_app(network, pictures.first(MOST_SEARCHED), _PORT, shelf, film)
+    return bundle(asyncio.run(_collected(app, network, len(pictures), most_bytes, say)))
 
 
-async def _collected(app: FastAPI, network: Network, count: int, most_bytes: int) -> Answers:
+async def _collected(
+    app: FastAPI, network: Network, images_in_all: int, most_bytes: int, say: Callable[[str], None]
+) -> Answers:
+    count = min(images_in_all, MOST_IMAGES)
     images = range(count)
     stored: Answers = {}
 
@@ -63,7 +70,7 @@ async def _collected(app: FastAPI, network: Network, count: int, most_bytes: int
     async with app.router.lifespan_context(app):
         await keep("/api/network")
         shown = stored["/api/network"]["json"]
-        shown["images"] = shown["images"][:count]
+        shown |= {"images": shown["images"][:count], "searched": min(images_in_all, MOST_SEARCHED)}
         for image in images:
             await keep(f"/api/images/{image}", view="input")
         for layer in chosen(network, count, most_bytes):
@@ -79,21 +86,34 @@ async def _collected(app: FastAPI, network: Network, count: int, most_bytes: int
             await keep("/api/film")
             for frame in range(len(stored["/api/film"]["json"]["frames"])):
                 await keep(f"/api/film/{frame}")
-        await _keep_patches(app, stored, opened_with(network))
+        labelled = any("label" in image for image in shown["images"])
+        for layer in opened_with(network):
+            say(f"looking for what excites {layer.name!r} …")
+            try:
+                await _keep_jobs(app, stored, layer, labelled)
+            except UserError as reason:  # the page says that it is not in the file
+                say(f"left out: {reason}")
     return stored
 
 
-async def _keep_patches(app: FastAPI, stored: Answers, layers: Iterable[Layer]) -> None:
-    for layer in layers:
-        for channel in range(min(_CHANNELS, layer.map_shape[0])):
-            body = {"channel": channel, "count": _PATCHES, "kind": "patches", "layer": layer.index}
-            result = await _done(app, body)
-            stored[f"job {json.dumps(body, separators=(',', ':'))}"] = {"json": result}
-            for patch in result["patches"]:
-                path, _, query = patch["src"].partition("?")
-                address = f"{path}?{'&'.join(sorted(query.split('&')))}"
-                if address not in stored:
-                    stored[address] = await _asked(app, "GET", address)
+async def _keep_jobs(app: FastAPI, stored: Answers, layer: Layer, labelled: bool) -> None:
+    """The results of the jobs that the page would start, by what it would ask for."""
+
+    async def keep(channel: int, kind: str, **more: int) -> Any:
+        body = {"channel": channel, **more, "kind": kind, "layer": layer.index}
+        result = await _done(app, body)
+        stored[f"job {json.dumps(body, separators=(',', ':'))}"] = {"json": result}
+        return result
+
+    for channel in range(min(_CHANNELS, layer.map_shape[0])):
+        for patch in (await keep(channel, "patches", count=_PATCHES))["patches"]:
+            path, _, query = patch["src"].partition("?")
+            address = f"{path}?{'&'.join(sorted(query.split('&')))}"
+            if address not in stored:
+                stored[address] = await _asked(app, "GET", address)
+        if labelled:
+            await keep(channel, "classes")
+    await keep(0, "ascent")
 
 
 def opened_with(network: Network) -> list[Layer]:

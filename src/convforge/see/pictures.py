@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -94,6 +95,12 @@ class Pictures:
             + ([f"Left out: {len(reasons) - 5:,} more files that could not be read."] if len(reasons) > 5 else [])
             + ([f"Left out: {left_out:,} images beyond the first {MOST:,}."] if left_out else [])
         )
+
+    def first(self, count: int) -> Pictures:
+        """The first images alone; what is kept of them is shared."""
+        part = copy(self)
+        part._pictures = self._pictures[:count]
+        return part
 
     def __len__(self) -> int:
         return len(self._pictures)
