@@ -97,7 +97,7 @@ COHERENT = 0.8
 _OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
 # Where a hue ends, in degrees of the colour circle, and how it is called.
 _HUES = (
-    (15, "red"), (45, "orange"), (70, "yellow"), (165, "green"), (195, "cyan"), (255, "blue"), (290, "violet"),
+    (15, "red"), (45, "orange"), (70, "yellow"), (165, "green"), (190, "cyan"), (255, "blue"), (290, "violet"),
     (335, "magenta"), (360, "red"),
 )  # fmt: skip
 _LABELS = {
@@ -138,7 +138,8 @@ def name_kernels(kernels: NDArray[np.floating]) -> tuple[Verdict, ...]:
     'horizontal edge at 0°: bright below dark; selectivity 0.89'
     """
     lengths = np.sqrt((kernels.astype(np.float64) ** 2).sum((1, 2, 3)))
-    usual = sqrt(float((lengths**2).mean())) if len(lengths) else 0.0
+    known = lengths[np.isfinite(lengths)]
+    usual = sqrt(float((known**2).mean())) if len(known) else 0.0
     return tuple(
         name_kernel(kernel, float(length) / usual if usual > 0 else 0.0)
         for kernel, length in zip(kernels, lengths, strict=True)
@@ -405,7 +406,7 @@ def _in_words(
         return f"blob: {_round_words(planes[int((planes**2).sum((1, 2)).argmax())])}"
     if name == "unclear":
         return "unclear: no direction, colour or roundness stands out"
-    angle = f"{figures['angle']:.0f}°"
+    angle = f"{round(figures['angle']) % 180}°"
     if name == "texture":
         lines = f" along {angle}" if figures["selectivity"] >= SELECTIVE else ""
         return f"texture of {figures['cycles']:.1f} cycles a kernel{lines}"

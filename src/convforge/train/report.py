@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..models.checkpoint import write_atomically
+from ..see.namer import name_kernels, split
 from . import charts, pictures
 from .pictures import Pictures
 
@@ -247,6 +248,8 @@ def _kernels(found: Pictures) -> dict[str, Any] | None:
         "change": drawn(change, pictures.kernel_scale(change)),
         "change_scale": f"{pictures.kernel_scale(change):.2g}",
         "moved": moved,
+        "named": split(name_kernels(after)).words,
+        "named_before": None if before is None else split(name_kernels(before)).words.partition(": ")[2],
         "shown": len(order),
         "count": count,
         "size": f"{height} × {width}",
