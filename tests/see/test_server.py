@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -381,6 +382,39 @@ def test_a_model_that_fails_is_one_sentence(tmp_path: Path) -> None:
     answer = client_of(network, pictures).get("/api/layers/0/maps?image=0")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("nets:failing fails with an image of 3×16×16: IndexError")
+
+
+def test_a_slow_forward_pass_keeps_no_small_request_waiting(tmp_path: Path) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(nn.Conv2d):
+        waits = False
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            if self.waits:
+                begun.set()
+                assert go.wait(30)
+            return super().forward(input)
+
+    network = Network(nn.Sequential(Slow(3, 2, 3)), (3, 16, 16))
+    network.model[0].waits = True
+    pictures = Pictures([photographs(tmp_path)], (3, 16, 16), network.mean, network.std)
+    found: list[int] = []
+    with client_of(network, pictures) as client:
+        threads = [
+            threading.Thread(target=lambda n=n: found.append(client.get(f"/api/layers/0/maps?image={n}").status_code))
+            for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        assert begun.wait(30)
+        for path in ("/api/network", "/api/images/0?view=input", "/api/layers/0/kernels", "/main.js"):
+            assert client.get(path).status_code == 200
+        assert found == []
+        go.set()
+        for thread in threads:
+            thread.join()
+    assert found == [200] * 4
 
 
 def test_a_bug_is_a_sentence_too_and_gives_nothing_away(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
