@@ -92,8 +92,8 @@ def layers_router(network: Network, pictures: Pictures) -> APIRouter:
 
     @router.get("/api/layers/{index}/slide")
     def slide(index: int, asked: Annotated[Changes, Query()]) -> Response:
-        convolution = _convolution(network.layer(index), look(index, asked.image))
-        spec, size = asked.spec(convolution.spec), _input_size(look(index, asked.image))
+        moment = look(index, asked.image)
+        spec, size = asked.spec(_convolution(network.layer(index), moment).spec), _input_size(moment)
         shape = (spec.out_channels, *spec.output_size(size))
         _channel_exists(asked.channel, spec)
         return as_json({"spec": spec_of(spec, size), "output_shape": shape, "formula": _formulas(spec, size)})
@@ -104,7 +104,7 @@ def layers_router(network: Network, pictures: Pictures) -> APIRouter:
         convolution = _convolution(network.layer(index), moment)
         _channel_exists(asked.channel, convolution.spec)
         if not asked.any:
-            return as_floats(_convolved(moment)[asked.channel])
+            return as_floats(_array(_convolved(moment)[asked.channel]))
         spec = asked.spec(convolution.spec)
         return as_floats(network.compute_at_once(lambda: one_map(spec, moment, asked.channel)))
 
@@ -125,7 +125,7 @@ def one_map(spec: Conv2dSpec, moment: Moment, channel: int) -> NDArray[Any]:
     height, width = spec.output_size(size)
     if (height * width + len(reads) * size[0] * size[1]) * 8 > MOST_BYTES * 4:
         raise UserError("this map would be too large to show: use a larger stride, less padding, or a smaller --input.")
-    kernel = kernel_of(spec, convolution.weight.double().numpy(), channel, convolution.spec.groups)
+    kernel = kernel_of(spec, _array(convolution.weight), channel, convolution.spec.groups)
     (top, bottom), (left, right) = spec.sides(size)
     part = moment.input[:, reads.start : reads.stop].double()
     mode = {"zeros": "constant"}.get(spec.padding_mode, spec.padding_mode)
@@ -147,15 +147,21 @@ def _unit(layer: Layer, moment: Moment, asked: OfUnit) -> tuple[Unit, tuple[int,
     _channel_exists(asked.channel, spec)
     made = unit(
         spec,
-        moment.input[0].numpy() if moment.input.dtype != torch.bfloat16 else moment.input[0].float().numpy(),
-        weight.float().numpy() if weight.dtype == torch.bfloat16 else weight.numpy(),
-        None if bias is None else bias.double().numpy(),
+        _array(moment.input[0]),
+        _array(weight),
+        None if bias is None else _array(bias),
         asked.channel,
         asked.row,
         asked.column,
         convolution.spec.groups,
     )
     return made, _input_size(moment)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's own memory, but for a type that NumPy does not have."""
+    array: NDArray[Any] = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return array
 
 
 def spec_of(spec: Conv2dSpec, size: tuple[int, int]) -> dict[str, Any]:
@@ -204,9 +210,10 @@ def _convolution(layer: Layer, moment: Moment) -> Convolution:
     return moment.convolution
 
 
-def _convolved(moment: Moment) -> NDArray[Any]:
+def _convolved(moment: Moment) -> Tensor:
+    """What the convolution made, `(K, H, W)`, in the model's own precision."""
     tensor = moment.convolved if moment.convolved is not None else _made(moment)
-    return _maps(tensor)
+    return tensor[0]
 
 
 def _input_size(moment: Moment) -> tuple[int, int]:
