@@ -65,6 +65,17 @@ def test_without_a_model_the_newest_run_is_opened() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_network_that_learned_from_patches_is_shown_whole_photographs() -> None:
+    Path("runs/pets/config.json").write_text(json.dumps({"options": {"task": "exemplar"}}))
+    result = convforge("runs/pets", "cat.png", "--export", "out.html")
+    assert result.exit_code == 0, result.output
+    assert "it learned from patches of 8×8 pixels" in result.stderr
+    assert '"input": [1, 224, 224]' in Path("out.html").read_text()
+    convforge("runs/pets", "cat.png", "--input", "1x32x32", "--export", "out.html")
+    assert '"input": [1, 32, 32]' in Path("out.html").read_text()
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_line_of_layers_has_weights_that_are_the_same_every_time_and_says_that_they_are_random() -> None:
     pages = []
     for _ in range(2):

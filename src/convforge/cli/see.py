@@ -109,6 +109,8 @@ def see(
     shape = parse_shape(input) if input is not None else None
     model = model if model is not None else str(_newest_run())
     resolved = resolve(model, shape, ready=True)
+    if shape is None and _learned_from_patches(Path(model)):
+        resolved = _for_whole_photographs(resolved)
     network, pictures = _opened(resolved, named, labels, _numbers(mean, "--mean"), _numbers(std, "--std"))
     for note in (*network.notes, *pictures.notes):
         typer.echo(printable(f"note: {note}"), err=True)
@@ -247,6 +249,39 @@ def _newest_run(folder: Path = Path("runs")) -> Path:
             "'convforge train --task exemplar', which take a minute or two, or name a MODEL."
         )
     return max(runs, key=lambda run: (run / WEIGHTS).stat().st_mtime)
+
+
+def _learned_from_patches(run: Path) -> bool:
+    """Whether it is a run of `convforge train --task exemplar`."""
+    from ..models.checkpoint import read_json
+
+    config = run / "config.json"
+    if not _is_folder(run) or not config.is_file():
+        return False
+    options = read_json(config).get("options")
+    return isinstance(options, dict) and options.get("task") == "exemplar"
+
+
+def _for_whole_photographs(resolved: ResolvedModel) -> ResolvedModel:
+    """Such a network looks at small parts of photographs, and takes images of any size: here it gets whole ones."""
+    from dataclasses import replace
+
+    from ..models.resolve import IMAGENET
+
+    channels, *patch = resolved.input_shape
+    shape = (channels, IMAGENET[1], IMAGENET[2])
+    note = (
+        f"it learned from patches of {patch[0]}×{patch[1]} pixels; here it sees whole photographs, made "
+        f"{shape[1]}×{shape[2]}, which --input changes."
+    )
+    return replace(resolved, input_shape=shape, notes=(*resolved.notes, note))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a long line of layers
+        return False
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
