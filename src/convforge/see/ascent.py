@@ -19,7 +19,6 @@ of it is let through (`_Leaking`), which wakes channels that noise leaves silent
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
-from .hooks import check, structure_of, watched
+from .hooks import check, dtype_of, structure_of, watched
 from .identity import identity, key_of
 from .jobs import UNWATCHED, Progress
 from .network import Box, Layer, Network
@@ -145,9 +144,8 @@ class _Climb:
     ) -> None:
         self._network, self._layer, self._channel = network, layer, channel
         self._noise, self._progress = noise, progress
-        self._model = structure_of(network.model).requires_grad_(False)
-        dtype = next((p.dtype for p in network.model.parameters() if p.is_floating_point()), torch.float32)
-        self._cast: Callable[[Tensor], Tensor] = lambda image: image.to(dtype)
+        self._model = structure_of(network.model)
+        self._dtype = dtype_of(network.model)
         self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
 
     def is_able(self, size: tuple[int, int]) -> bool:
@@ -191,7 +189,8 @@ class _Climb:
                 with _Leaking(step < _LEAKING * steps):
                     answer = self._maps(seen).mean()
                 (gradient,) = torch.autograd.grad(-answer, canvas.coefficients)
-            canvas.coefficients.grad = gradient
+            # Adam takes what is below 1e-8 for nothing, and the gradients of layers differ by more than that.
+            canvas.coefficients.grad = gradient * (math.sqrt(gradient.numel()) / gradient.norm().clamp_min(1e-30))
             optimiser.step()
         pixels = canvas.pixels()
         with self._network.turns.background(), torch.no_grad():
@@ -217,7 +216,7 @@ class _Climb:
 
         with watched(self._model, [self._layer], look):
             try:
-                self._model(self._cast(images).contiguous(memory_format=torch.channels_last))
+                self._model(images.to(self._dtype, memory_format=torch.channels_last))
             except _Enough:
                 return found[0].float()
         raise UserError(f"with such an image the model's code does not come to {self._layer.name!r}.")

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..spec import Pair
 from ..swap import optimize
-from .hooks import Look, check, has_channels, structure_of, watched
+from .hooks import Look, check, dtype_of, has_channels, structure_of, watched
 from .identity import identity, key_of
 from .jobs import UNWATCHED, Progress
 from .network import Box, Layer, Network
@@ -32,7 +32,7 @@ _VERSION = 1
 _SECONDS_A_BATCH = 0.08  # a click waits for one batch at most
 _LARGEST_BATCH = 64
 _ACTIVATION_BYTES_A_BATCH = 256 << 20
-_TABLE_BYTES = 64 << 20
+_TABLE_BYTES = 256 << 20
 # Below this many images one a channel is few to choose from, and compiling takes longer than it saves.
 _FEW_IMAGES = 36
 
@@ -182,7 +182,8 @@ class Detects:
                 np.add.at(counts, [label for label in classes if label is not None], 1)
 
                 def look(index: int, maps: Tensor, of: list[int] = of, classes: list[int | None] = classes) -> None:
-                    parts[index].consider(maps, of, classes, apart[index])
+                    if maps.shape[:2] == (len(of), parts[index].channels):  # else the batch is not what it seems
+                        parts[index].consider(maps, of, classes, apart[index])
 
                 batches.show(torch.stack(list(batch.values())), layers, look)
         progress(len(pictures), len(pictures))
@@ -215,11 +216,12 @@ class _Batches:
 
     def __init__(self, network: Network, engine: bool) -> None:
         self._turns = network.turns
+        self._dtype = dtype_of(network.model)
         self._models = {"torch": structure_of(network.model)}
         if engine:
             self._models["engine"] = optimize(network.model)
             with torch.inference_mode():  # compiles, which nobody should wait for
-                self._models["engine"](torch.zeros(1, *network.input_shape))
+                self._models["engine"](torch.zeros(1, *network.input_shape, dtype=self._dtype))
         self._seconds: dict[str, list[float]] = {name: [] for name in self._models}
         numbers = sum(prod(layer.output_shape) for layer in network.layers)
         self._most = max(1, min(_LARGEST_BATCH, _ACTIVATION_BYTES_A_BATCH // (4 * max(1, numbers))))
@@ -230,7 +232,7 @@ class _Batches:
         name = min(self._models, key=lambda model: len(self._seconds[model]))
         with self._turns.background(), torch.inference_mode(), watched(self._models[name], layers, look):
             begin = time.perf_counter()
-            self._models[name](images.contiguous(memory_format=torch.channels_last))
+            self._models[name](images.to(self._dtype, memory_format=torch.channels_last))
             self._seconds[name].append((time.perf_counter() - begin) / len(images))
         if len(self._models) > 1 and all(len(times) == 3 for times in self._seconds.values()):
             quickest = min(self._models, key=lambda model: min(self._seconds[model][1:]))

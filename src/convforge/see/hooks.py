@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
 from .network import Layer
@@ -55,9 +57,10 @@ def watched(model: nn.Module, layers: Sequence[Layer], look: Look) -> Iterator[N
     def hook(occurrences: dict[int, int]) -> Callable[[nn.Module, Any, Tensor], None]:
         calls = iter(range(1 << 30))
 
-        def after(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def after(module: nn.Module, inputs: Any, result: Any) -> None:
             index = occurrences.get(next(calls))
-            if index is not None:
+            output = next((leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)), None)
+            if index is not None and output is not None and output.ndim in (2, 4):
                 look(index, output[:, :, None, None] if output.ndim == 2 else output)
 
         return after
@@ -68,6 +71,11 @@ def watched(model: nn.Module, layers: Sequence[Layer], look: Look) -> Iterator[N
     finally:
         for handle in handles:
             handle.remove()
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """What images are given to a model as."""
+    return next((t.dtype for t in model.parameters() if t.is_floating_point()), torch.float32)
 
 
 def structure_of(model: nn.Module) -> nn.Module:

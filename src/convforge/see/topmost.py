@@ -87,8 +87,9 @@ class Table:
         numbered = np.asarray(images, np.int32)[which]
         values, rows, columns = _highest(picked)
         if apart is not None:
-            second = _highest_elsewhere(picked, apart)
-            values, rows, columns = (np.concatenate(both) for both in zip((values, rows, columns), second, strict=True))
+            others, other_rows, other_columns = _highest_elsewhere(picked, apart)
+            values = np.concatenate((values, others))
+            rows, columns = np.concatenate((rows, other_rows)), np.concatenate((columns, other_columns))
             channels, numbered = np.tile(channels, 2), np.tile(numbered, 2)
         self._take(channels, numbered, values, rows, columns)
 
