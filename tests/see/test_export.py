@@ -15,8 +15,11 @@ from convforge.errors import UserError
 from convforge.see.export import chosen, export, opened_with
 from convforge.see.network import Network
 from convforge.see.pictures import Pictures
+from convforge.see.shelf import Shelf
 
 from .networks import NETWORKS, SHAPE, opened, photographs
+
+NOWHERE = Shelf(None)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
 
 @pytest.fixture(scope="module")
 def page(network: Network, pictures: Pictures) -> str:
-    return export(network, pictures)
+    return export(network, pictures, NOWHERE)
 
 
 def stored(page: str) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def test_what_a_job_cannot_do_is_left_out_and_said(tmp_path: Path) -> None:
     network = opened(NETWORKS["borders"])
     said: list[str] = []
     pictures = Pictures([photographs(tmp_path / "a")], SHAPE, network.mean, network.std)
-    found = stored(export(network, pictures, say=said.append))
+    found = stored(export(network, pictures, NOWHERE, say=said.append))
     assert "/api/layers/5/kernels" in found  # the convolution that is in no layer
     assert any(words.startswith("left out: ") for words in said)
 
@@ -102,7 +105,7 @@ def test_preferences_are_there_where_images_have_classes(tmp_path: Path) -> None
     for name in ("calm", "lively"):
         photographs(tmp_path / name)
     network = opened(NETWORKS["kinds"])
-    found = stored(export(network, Pictures([tmp_path], SHAPE, network.mean, network.std)))
+    found = stored(export(network, Pictures([tmp_path], SHAPE, network.mean, network.std), NOWHERE))
     preferred = found['job {"channel":0,"kind":"classes","layer":0}']["json"]["classes"]
     assert {one["name"] for one in preferred} == {"calm", "lively"}
 
@@ -127,6 +130,6 @@ def test_names_cannot_end_the_data(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "photographs")
     (folder / "wide.png").rename(folder / "<script>alert(1)<!--.png")
     network = opened(NETWORKS["ours"], name="</script><img src=x>")
-    page = export(network, Pictures([folder], SHAPE, network.mean, network.std), most_bytes=10**6)
+    page = export(network, Pictures([folder], SHAPE, network.mean, network.std), NOWHERE, most_bytes=10**6)
     assert "<img src=x>" not in page
     assert stored(page)["/api/network"]["json"]["name"] == "</script><img src=x>"

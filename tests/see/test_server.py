@@ -27,6 +27,7 @@ from convforge.see.network import Network
 from convforge.see.pictures import Pictures
 from convforge.see.server import create_app
 from convforge.see.server_layers import most_active_first, statistics
+from convforge.see.shelf import Shelf
 
 from .networks import NETWORKS, SHAPE, opened, photographs
 
@@ -36,7 +37,7 @@ STEM, DEPTHWISE, DILATED, GROUPED = 0, 3, 5, 7
 
 
 def client_of(network: Network, pictures: Pictures) -> TestClient:
-    return TestClient(create_app(network, pictures, PORT), base_url=HERE, raise_server_exceptions=False)
+    return TestClient(create_app(network, pictures, PORT, Shelf(None)), base_url=HERE, raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,9 @@ def test_a_film_of_its_kernels(network: Network, pictures: Pictures, tmp_path: P
     recorder = Recorder(tmp_path, network.model, 0, 10, 5)
     recorder.look(10)
     recorder.write()
-    client = TestClient(create_app(network, pictures, PORT, film=lambda: read_film(tmp_path)), base_url=HERE)
+    client = TestClient(
+        create_app(network, pictures, PORT, Shelf(None), film=lambda: read_film(tmp_path)), base_url=HERE
+    )
     assert client.get("/api/network").json()["film"] is True
     found = client.get("/api/film").json()
     assert found["layer"] == STEM
@@ -293,7 +296,9 @@ def test_a_film_of_another_network_is_not_shown(pictures: Pictures, tmp_path: Pa
     recorder = Recorder(tmp_path, opened(NETWORKS["ours"]).model, 0, 10, 5)
     recorder.write()
     network = opened(NETWORKS["kinds"])
-    client = TestClient(create_app(network, pictures, PORT, film=lambda: read_film(tmp_path)), base_url=HERE)
+    client = TestClient(
+        create_app(network, pictures, PORT, Shelf(None), film=lambda: read_film(tmp_path)), base_url=HERE
+    )
     assert client.get("/api/network").json()["film"] is False
     assert "there is no film" in client.get("/api/film").json()["error"]
 

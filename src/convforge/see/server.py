@@ -54,7 +54,7 @@ def create_app(
     Args:
         network, pictures: what is shown.
         port: requests must be for 127.0.0.1:`port` or localhost:`port`.
-        shelf: where what jobs have found is kept for the next time.
+        shelf: where what jobs have found is kept for the next time; nowhere, if there is none.
         film: reads the film of the first layer's kernels as it is now; a network that is being trained adds to it.
     """
     jobs = Jobs()
@@ -71,7 +71,7 @@ def create_app(
     _add_images(app, pictures)
     app.include_router(layers_router(network, pictures))
     app.include_router(kernels_router(network))
-    app.include_router(jobs_router(network, pictures, jobs, shelf))
+    app.include_router(jobs_router(network, pictures, jobs, shelf or Shelf(None)))
     _add_page(app)
     return app
 
