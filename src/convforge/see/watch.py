@@ -254,7 +254,7 @@ def watch(
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it would do several layers in one
     try:
-        with suppress(_Enough), torch.no_grad(), observing(watcher):
+        with suppress(_Enough), torch.no_grad(), torch.compiler.set_stance("force_eager"), observing(watcher):
             watcher.fields.start(image)
             model(image)
     finally:
