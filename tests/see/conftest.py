@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,12 +57,13 @@ class Serving:
         import uvicorn
 
         from convforge.see.server import create_app
+        from convforge.see.shelf import Shelf
 
         self.listener = socket.socket()
         self.listener.bind(("127.0.0.1", 0))
         port = self.listener.getsockname()[1]
         self.site = Site(f"http://127.0.0.1:{port}/", network, pictures)
-        config = uvicorn.Config(create_app(network, pictures, port), log_level="warning", ws="none", lifespan="on")
+        config = uvicorn.Config(create_app(network, pictures, port, Shelf(None)), log_level="warning", ws="none", lifespan="on")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
@@ -80,7 +80,9 @@ class Serving:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright: pip install playwright")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the page's tests need playwright: pip install playwright"
+    )
     if CHROMIUM is None:
         pytest.skip("the page's tests need chromium: apt install chromium, or name it in CONVFORGE_CHROMIUM")
     with sync_api.sync_playwright() as playwright:
@@ -187,12 +189,11 @@ def shows(text: str, value: float) -> bool:
 
 def grid(table: Any) -> list[list[str]]:
     """The texts of a table of numbers."""
-    return table.evaluate("t => [...t.rows].map(r => [...r.cells].map(c => c.querySelector('input')?.value ?? c.textContent))")
+    return table.evaluate(
+        "t => [...t.rows].map(r => [...r.cells].map(c => c.querySelector('input')?.value ?? c.textContent))"
+    )
 
 
 def saved_at(page: Any, part: str) -> None:
     """Waits until the address holds `part`: a cursor that moves is written down with a short delay."""
     page.wait_for_function("part => location.hash.includes(part)", arg=part)
-
-
-PAGES = Path(__file__).resolve().parents[2] / "src" / "convforge" / "see" / "page"

@@ -103,7 +103,9 @@ def test_the_image_can_be_painted_with_mouse_and_keyboard(visit: Callable[..., A
     assert close(output(page), expected.double())
 
 
-def test_without_padding_three_convolutions_leave_one_pixel_and_a_fourth_does_not_fit(visit: Callable[..., Any]) -> None:
+def test_without_padding_three_convolutions_leave_one_pixel_and_a_fourth_does_not_fit(
+    visit: Callable[..., Any],
+) -> None:
     page = visit("#/play?preset=lesson-shrinks")
     heading = page.locator(".card h2").last
     image = SQUARE.double()

@@ -70,7 +70,9 @@ def test_patch_kernel_products_and_sums_are_those_of_the_model(visit: Callable[.
         place = f"layer={site.index(name)}&image=0&channel={channel}&row={row}&column={column}"
         page.goto(f"{site.address}#/slide?{place}")
         heading = f"row {row}, column {column} of output channel {channel}"
-        page.wait_for_function("text => document.querySelector('.arithmetic h2').textContent.endsWith(text)", arg=heading)
+        page.wait_for_function(
+            "text => document.querySelector('.arithmetic h2').textContent.endsWith(text)", arg=heading
+        )
         settled(page)
         expected = parts(site, name, channel, row, column)
         assert check_numbers(page, expected) >= 1

@@ -38,7 +38,9 @@ def test_the_layers_are_those_of_the_plan(visit: Callable[..., Any], site: Site)
     assert number(page.locator("tfoot td").nth(3).inner_text()) == plan.totals.parameters
 
 
-def test_a_layer_is_chosen_by_mouse_and_by_keyboard_and_its_field_is_told(visit: Callable[..., Any], site: Site) -> None:
+def test_a_layer_is_chosen_by_mouse_and_by_keyboard_and_its_field_is_told(
+    visit: Callable[..., Any], site: Site
+) -> None:
     page = visit("#/layers")
     stem, second = site.index("stem"), site.index("twice", 1)
     page.locator(".layer-table tbody tr").nth(second - 1).click()
@@ -55,7 +57,9 @@ def test_a_layer_is_chosen_by_mouse_and_by_keyboard_and_its_field_is_told(visit:
     settled(page)
     top, left, height, width = site.network.box(second, 0, 0)
     sentence = page.locator(".sight p").inner_text().replace("−", "-")
-    assert f"{height}×{width} pixels: rows {top} to {top + height - 1}, columns {left} to {left + width - 1}" in sentence
+    assert (
+        f"{height}×{width} pixels: rows {top} to {top + height - 1}, columns {left} to {left + width - 1}" in sentence
+    )
     assert "beyond the border" in sentence
     page.go_back()
     settled(page)
@@ -87,7 +91,9 @@ def test_maps_are_sorted_and_their_values_are_true(visit: Callable[..., Any], si
     page.mouse.move(2, 2)
     saved_at(page, "row=1&column=0")
     assert number(page.locator(".reading output").inner_text()) == pytest.approx(float(made[order[2], 1, 0]), rel=1e-6)
-    facts = dict(zip(page.locator(".facts dt").all_inner_texts(), page.locator(".facts dd").all_inner_texts(), strict=True))
+    facts = dict(
+        zip(page.locator(".facts dt").all_inner_texts(), page.locator(".facts dd").all_inner_texts(), strict=True)
+    )
     chosen = made[order[2]]
     assert shows(facts["smallest"], float(chosen.min()))
     assert shows(facts["largest"], float(chosen.max()))
@@ -186,7 +192,7 @@ def test_patches_syntheses_and_classes_come_with_progress(visit: Callable[..., A
     assert values[0] == pytest.approx(best, rel=6e-3)
     assert values == sorted(values, reverse=True)
     saved_at(page, "run=1")
-    page.get_by_role("button", name="Find out for all three").click()
+    page.get_by_role("button", name="Find out for all of them").click()
     page.wait_for_function("() => document.querySelectorAll('.ascent-figure img').length === 3", timeout=40000)
     page.wait_for_function("() => document.querySelectorAll('.classes').length === 3", timeout=20000)
     settled(page)

@@ -1,5 +1,5 @@
-// In an exported file there is no server to ask for sums, but the numbers that go into them are stored: the layer's
-// input, its kernels and biases, and what the model made of them. Here the sums are done in the browser.
+// In an exported file there is no server to ask, but the numbers that go into its answers are stored: the layer's input,
+// its kernels and biases, and what the model made of them. Here the sums are done in the browser.
 
 import { formula, outputShape, slide, unit } from "./arithmetic.js";
 
@@ -68,8 +68,20 @@ async function material(index, parameters, ask) {
   };
 }
 
-/** The answer to a question about sums, or null if it is another question. */
+/** What a unit sees of the image, where all units see alike: windows of one size at equal distances. */
+async function field(index, { row, column }, ask) {
+  const { layers } = await ask.json("/api/network");
+  const { field } = layers[index];
+  if (field === "all") return { box: "all" };
+  if (!field || !field.start) return null;
+  const place = [row, column].map((at, axis) => field.start[axis] + Number(at) * field.jump[axis]);
+  return { box: [...place, ...field.size] };
+}
+
+/** The answer to a question about sums or receptive fields, or null if it is another question. */
 export async function computedHere(path, parameters, ask) {
+  const place = path.match(/^\/api\/layers\/(\d+)\/field$/);
+  if (place) return field(Number(place[1]), parameters, ask);
   const found = path.match(/^\/api\/layers\/(\d+)\/(unit|slide|slide\/values)$/);
   if (!found) return null;
   const index = Number(found[1]);

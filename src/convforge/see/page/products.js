@@ -78,6 +78,17 @@ export class NumberGrid {
   }
 }
 
+/** [3, 4, 5, 9] → [[3, 3], [9, 1]]: neighbours together, as [first, how many]. */
+function stretches(places) {
+  const found = [];
+  for (const place of [...places].sort((a, b) => a - b)) {
+    const last = found[found.length - 1];
+    if (last && last[0] + last[1] === place) last[1] += 1;
+    else found.push([place, 1]);
+  }
+  return found;
+}
+
 /** Bars of signed numbers, one a channel; a click or the arrow keys choose one. */
 class Bars {
   constructor(choose) {
@@ -133,7 +144,7 @@ class Bars {
     context.fillRect(0, level(0) - 0.5, width, 1);
     context.strokeStyle = colour("--accent");
     context.lineWidth = 2;
-    for (const i of this.chosen) context.strokeRect(i * step, 1, Math.max(2, step - gap), height - 2);
+    for (const [from, count] of stretches(this.chosen)) context.strokeRect(from * step, 1, Math.max(2, count * step - gap), height - 2);
   }
 }
 

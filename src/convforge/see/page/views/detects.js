@@ -16,12 +16,15 @@ const STAGES = [
 const PATCHES = 9;
 const CLASSES = 5;
 
-/** A convolution near each end and one between; those that still see patterns are preferred to 1×1. */
+/** A convolution near each end and one between, as the server says; fewer where there are fewer. Those that mix channels
+ * are preferred to depthwise ones, and those that see patterns to 1×1. */
 function usualLayers(network) {
+  if (network.stages && network.stages.length) return network.stages;
   const spatial = network.layers.filter((layer) => layer.slides && mapShape(layer)[1] * mapShape(layer)[2] > 1);
-  const seeing = spatial.filter((layer) => layer.kernel[0] * layer.kernel[1] > 1);
-  const found = [seeing, spatial, network.layers].find((list) => list.length >= STAGES.length) || network.layers;
-  return [found[0], found[Math.floor((found.length - 1) / 2)], found[found.length - 1]].map((layer) => layer.index);
+  const mixing = spatial.filter((layer) => layer.groups === 1 || layer.groups < layer.input_shape[0]);
+  const seeing = mixing.filter((layer) => layer.kernel[0] * layer.kernel[1] > 1);
+  const found = [seeing, mixing, spatial].find((list) => list.length >= STAGES.length) || (spatial.length ? spatial : network.layers.slice(-1));
+  return [...new Set([found[0], found[Math.floor((found.length - 1) / 2)], found[found.length - 1]])].map((layer) => layer.index);
 }
 
 export function openDetects(root, { network, values }) {
@@ -38,10 +41,11 @@ export function openDetects(root, { network, values }) {
   let queue = Promise.resolve();
   const running = new Set();
 
-  const columns = STAGES.map((stage, place) => column(stage, place));
-  const all = el("button", { type: "button", class: "main", text: "Find out for all three", on: { click: () => (change({ run: 1 }), columns.forEach((one) => one.startAll())) } });
+  const stages = usual.length === 2 ? [STAGES[0], STAGES[2]] : STAGES.slice(0, usual.length);
+  const columns = stages.map((stage, place) => column(stage, place));
+  const all = el("button", { type: "button", class: "main", text: usual.length > 1 ? "Find out for all of them" : "Find out", on: { click: () => (change({ run: 1 }), columns.forEach((one) => one.startAll())) } });
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Detects" }), el("p", { class: "says", text: `What single channels answer to, in ${plural(network.images.length, "image")}. Each layer builds on the one before: from edges through textures and parts to objects.` })),
+    el("header", { class: "intro" }, el("h1", { text: "Detects" }), el("p", { class: "says", text: `What single channels answer to, in ${plural(network.searched ?? network.images.length, "image")}. Each layer builds on the one before: from edges through textures and parts to objects.` })),
     el("div", { class: "row controls" }, all),
     el("div", { class: "stages" }, ...columns.map((one) => one.element)),
   );
@@ -74,6 +78,7 @@ export function openDetects(root, { network, values }) {
       const what = el("span", { class: "small quiet" });
       const cancel = el("button", { type: "button", text: "Cancel" });
       const work = el("div", { class: "work", hidden: true }, bar, what, cancel);
+      const action = el("div", { class: "action" }, start, work);
       const key = () => JSON.stringify(question());
       let control = null;
 
@@ -122,6 +127,7 @@ export function openDetects(root, { network, values }) {
         const busy = control !== null && running.has(key());
         work.hidden = !busy;
         start.hidden = busy || Boolean(entry && entry.result);
+        action.hidden = !busy && start.hidden;
         start.disabled = !canRun(question());
         if (entry && entry.error) box.replaceChildren(problem(entry.error));
         else if (entry) {
@@ -131,7 +137,7 @@ export function openDetects(root, { network, values }) {
       }
 
       return {
-        element: el("div", { class: "part" }, el("h3", { text: kind.title }), box, el("div", { class: "action" }, start, work)),
+        element: el("div", { class: "part" }, el("h3", { text: kind.title }), box, action),
         run,
         show,
         /** The question has changed: what was under way for the old one is no longer wanted. */
@@ -172,7 +178,8 @@ export function openDetects(root, { network, values }) {
   function render(kind, result, { layer, channel }) {
     if (kind === "patches") {
       if (!result.patches.length) return el("p", { class: "quiet", text: "No image excites it." });
-      const beyond = result.patches.some((patch) => Object.keys(patch.outside || {}).length > 0);
+      const [, tall, wide] = network.input;
+      const beyond = result.patches.some(({ shown }) => shown && (shown[0] < 0 || shown[1] < 0 || shown[0] + shown[2] > tall || shown[1] + shown[3] > wide));
       const list = el(
         "ul",
         { class: "patches" },
@@ -189,8 +196,9 @@ export function openDetects(root, { network, values }) {
     if (kind === "ascent") {
       const words = `An image that excites channel ${channel} to ${real(result.value)}`;
       const compared = Number.isFinite(result.best) ? `; the best real image: ${real(result.best, 3)}` : "";
+      const failed = Number.isFinite(result.best) && result.value < result.best ? " No image was found that excites it more than the real ones." : "";
       const seen = result.window ? ", what one unit sees" : "";
-      return el("figure", { class: "ascent-figure" }, el("img", { src: pictureAt(result.src), alt: words }), el("figcaption", { class: "small quiet", text: `${result.size ? `${pair(result.size)} pixels${seen}. ` : ""}The channel's answer: ${real(result.value, 3)}${compared}.` }));
+      return el("figure", { class: "ascent-figure" }, el("img", { src: pictureAt(result.src), alt: words }), el("figcaption", { class: "small quiet", text: `${result.size ? `${pair(result.size)} pixels${seen}. ` : ""}The channel's answer: ${real(result.value, 3)}${compared}.${failed}` }));
     }
     const classes = Array.isArray(result) ? result : result.classes;
     const most = Math.max(...classes.map((one) => Math.abs(one.mean)), 1e-30);
@@ -209,9 +217,12 @@ export function openDetects(root, { network, values }) {
 
   /** A layer that a reader comes with from another view takes the place of the stage that it is nearest to. */
   function settings(values) {
-    const read = (text) => (/^\d{1,6}(,\d{1,6}){2}$/.test(text || "") ? text.split(",").map(Number) : null);
+    const read = (text) => {
+      const numbers = /^\d{1,6}(,\d{1,6})*$/.test(text || "") ? text.split(",").map(Number) : [];
+      return numbers.length === usual.length ? numbers : null;
+    };
     const indices = read(values.layers) || [...usual];
-    const channels = read(values.channels) || [0, 0, 0];
+    const channels = read(values.channels) || usual.map(() => 0);
     if (values.layer !== undefined && !values.layers) {
       const wanted = wholeNumber(values.layer, usual[0], 0, network.layers.length - 1);
       const place = usual.map((index, i) => [Math.abs(index - wanted), i]).sort((a, b) => a[0] - b[0])[0][1];
@@ -235,7 +246,7 @@ export function openDetects(root, { network, values }) {
       // An address that was shared after the results were there brings them back; they are kept on the server's disk.
       if ((values.run || exported) && (!before || changed)) one.startAll();
     });
-    announce(now.map((one, i) => `${STAGES[i].title}: ${one.layer.name}, channel ${one.channel}`).join(". "));
+    announce(now.map((one, i) => `${stages[i].title}: ${one.layer.name}, channel ${one.channel}`).join(". "));
   }
 
   all.disabled = !network.images.length;

@@ -24,13 +24,19 @@ function reach(values, from = 0, to = values.length) {
   return largest || 1;
 }
 
-/** "12 horizontal edges, 3 textures and 1 unclear": how a layer's names split. */
+/** "16 kernels: 12 horizontal edges, 3 textures, 1 unclear": how a layer's names split. */
 function splitWords(names) {
   const counts = new Map();
   for (const { name } of names) counts.set(name, (counts.get(name) || 0) + 1);
   const parts = [...counts].sort((a, b) => b[1] - a[1]).map(([name, count]) => `${count} ${count === 1 || name === "unclear" ? name : `${name}s`}`);
-  const last = parts.pop();
-  return parts.length ? `${parts.join(", ")} and ${last}` : last;
+  return `${plural(names.length, "kernel")}: ${parts.join(", ")}`;
+}
+
+/** A figure of the namer's: a number, or a colour with a patch of it. */
+function figure(value) {
+  if (typeof value === "number") return el("dd", { text: real(value, 3) });
+  const swatch = /^#[0-9a-f]{6}$/i.test(value) ? el("i", { class: "swatch", style: { background: value } }) : null;
+  return el("dd", {}, swatch, String(value));
 }
 
 export function openKernels(root, { network, values }) {
@@ -59,10 +65,11 @@ export function openKernels(root, { network, values }) {
   const overviewTitle = el("h2");
   const chosenTitle = el("h2");
   const chosenNote = el("p", { class: "small quiet" });
+  const facts = el("dl", { class: "facts" });
   const tables = [];
   const tablesBox = el("div", { class: "tables" });
   const deep = el("section", { class: "card deep" }, el("header", {}, overviewTitle), el("p", { class: "small quiet says" }), overview.element, key);
-  const panel = el("aside", { class: "card panel", "aria-label": "The chosen kernel" }, chosenTitle, chosenNote, tablesBox);
+  const panel = el("aside", { class: "card panel", "aria-label": "The chosen kernel" }, chosenTitle, chosenNote, tablesBox, facts);
   const main = el("div", {}, summary, grid);
   const split = el("div", { class: "split" }, el("div", { class: "stack" }, player, main, deep), panel);
   root.append(
@@ -168,7 +175,7 @@ export function openKernels(root, { network, values }) {
     const { isFirst, about, count, channels, height, width } = seen;
     grid.classList.toggle("by-input", !isFirst);
     grid.setAttribute("aria-label", isFirst ? "Kernels" : `Kernel ${now.channel}, by input channel`);
-    if (isFirst && about.names) say(summary, `${plural(count, "kernel")}, named by measurement: ${splitWords(about.names)}.`);
+    if (isFirst && about.names) say(summary, `${(about.split ? about.split.words : splitWords(about.names)).replace(": ", ", named by measurement: ")}.`);
     else if (isFirst) say(summary, `${plural(count, "kernel")} of ${height}×${width} on ${plural(channels, "channel")}.`);
     else say(summary, `Kernel ${now.channel} of ${count}: ${height}×${width} weights on each of ${plural(channels, "input channel")}.`);
     deep.hidden = isFirst;
@@ -198,7 +205,7 @@ export function openKernels(root, { network, values }) {
         const parts = [];
         if (verdict) {
           const figures = Object.entries(verdict.figures || {}).slice(0, FIGURES);
-          const words = (verdict.words || "").replace(`${verdict.name} at `, "").replace(`${verdict.name}: `, "");
+          const words = (verdict.words || "").replace(`${verdict.name} at `, "").replace(`${verdict.name}: `, "").replace(`${verdict.name}, `, "");
           parts.push(el("strong", { text: verdict.name }), el("small", { text: words || figures.map(([name, value]) => `${name.replaceAll("_", " ")} ${real(value, 2)}`).join(", ") }));
         }
         const words = verdict ? `: ${verdict.name}. ${verdict.words || ""}` : "";
@@ -279,8 +286,9 @@ export function openKernels(root, { network, values }) {
     const rows = grids.flat();
     const verdict = isFirst && about.names ? about.names[now.channel] : null;
     say(chosenTitle, isFirst ? `Kernel ${now.channel}${verdict ? `: ${verdict.name}` : ""}` : `Kernel ${now.channel}, input channel ${slice}`);
-    const figures = verdict ? Object.entries(verdict.figures || {}).map(([name, value]) => `${name.replaceAll("_", " ")} ${typeof value === "number" ? real(value, 3) : value}`) : [];
-    say(chosenNote, [verdict?.words, figures.join(" · ")].filter(Boolean).join(". ") || `${pair([height, width])} weights, ${exact(Math.min(...rows.flat()))} to ${exact(Math.max(...rows.flat()))}`);
+    facts.hidden = !verdict;
+    if (verdict) facts.replaceChildren(...Object.entries(verdict.figures || {}).map(([name, value]) => el("div", {}, el("dt", { text: name.replaceAll("_", " ") }), figure(value))));
+    say(chosenNote, (verdict && verdict.words) || `${pair([height, width])} weights, ${exact(Math.min(...rows.flat()))} to ${exact(Math.max(...rows.flat()))}`);
     announce(`${chosenTitle.textContent}. ${chosenNote.textContent}`);
   }
 
