@@ -93,11 +93,6 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (whole / film.FILM).read_bytes() == (parts / film.FILM).read_bytes()
 
 
-def write(path: Path, frames: object, kernels: torch.Tensor, **metadata: str) -> None:
-    text = frames if isinstance(frames, str) else json.dumps(frames)
-    save_file({"kernels": kernels}, path, {"frames": text, "layer": "0"} | metadata)
-
-
 @pytest.mark.parametrize(
     ("frames", "shape", "dtype"),
     [
@@ -109,12 +104,14 @@ def write(path: Path, frames: object, kernels: torch.Tensor, **metadata: str) ->
         ("{", (1, 1, 1, 3, 3), torch.float32),
         ("[" * 100_000, (1, 1, 1, 3, 3), torch.float32),
         ("1", (1, 1, 1, 3, 3), torch.float32),
+        ('{"layer": 3, "frames": [[0, 0.0]]}', (1, 1, 1, 3, 3), torch.float32),
     ],
 )
 def test_files_that_are_no_film_are_named(
     tmp_path: Path, frames: object, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    write(tmp_path / film.FILM, frames, torch.zeros(shape, dtype=dtype))
+    described = frames if isinstance(frames, str) else json.dumps({"layer": "0", "frames": frames})
+    save_file({"kernels": torch.zeros(shape, dtype=dtype)}, tmp_path / film.FILM, {"film": described})
     with pytest.raises(UserError, match=r"film\.safetensors is not a film"):
         read(tmp_path)
 

@@ -1,8 +1,8 @@
 """The film of a network's first layer, from random to learned: its kernels as they were at some steps of training.
 
 One file beside the checkpoint, `film.safetensors`: the tensor `kernels`, float32 (frames, K, C, kh, kw), and in the
-metadata the layer's name and, for each frame, the step and the epoch. Frames are close together at the beginning, where
-kernels change most, and few enough that the file stays below `BYTES_AT_MOST`.
+metadata, as JSON, the layer's name and, for each frame, the step and the epoch. Frames are close together at the
+beginning, where kernels change most, and few enough that the file stays below `BYTES_AT_MOST`.
 """
 
 from __future__ import annotations
@@ -84,12 +84,15 @@ def read(folder: str | Path) -> Film | None:
         with safe_open(path, framework="np") as file:
             metadata, kernels = file.metadata() or {}, file.get_slice("kernels")
             shape, dtype = tuple(kernels.get_shape()), kernels.get_dtype()
-        frames = tuple(Frame(step, epoch) for step, epoch in json.loads(metadata["frames"]))
+        described = json.loads(metadata["film"])
+        layer, frames = described["layer"], tuple(Frame(step, epoch) for step, epoch in described["frames"])
         if dtype != "F32" or len(shape) != 5 or shape[0] != len(frames):
             raise ValueError(f"{len(frames)} frames of {dtype} {shape}")
         if not all(type(frame.step) is int and isinstance(frame.epoch, int | float) for frame in frames):
             raise ValueError("a frame has no step")
-        return Film(path, metadata["layer"], (shape[1], shape[2], shape[3], shape[4]), frames)
+        if not isinstance(layer, str):
+            raise TypeError("the layer has no name")
+        return Film(path, layer, (shape[1], shape[2], shape[3], shape[4]), frames)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as reason:
         raise UserError(f"{path} is not a film of kernels ({str(reason)[:120]}); it is damaged.") from reason
 
@@ -147,5 +150,5 @@ class Recorder:
         if self._first is None or not self._frames:
             return
         frames: list[Any] = [[frame.step, frame.epoch] for frame in self._frames]
-        metadata = {"layer": self._first[0], "frames": json.dumps(frames)}
+        metadata = {"film": json.dumps({"layer": self._first[0], "frames": frames})}
         write_atomically(self._path, to_safetensors({"kernels": torch.stack(self._kernels)}, metadata))

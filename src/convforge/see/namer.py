@@ -250,15 +250,23 @@ def _frequency(structure: NDArray[np.float64]) -> dict[str, float]:
     if not structure.any():
         return {"cycles": 0.0, "periods": 0.0, "occupied": 0.0}
     power, fx, fy = _transform(structure)
-    peak = np.unravel_index(int(power.argmax()), power.shape)
-    frequency = hypot(fx[peak], fy[peak])
     energy = (structure**2).sum(0) / (structure**2).sum()
     x, y = _positions(*energy.shape)
-    along = (x * fx[peak] + y * fy[peak]) / frequency
-    variance = float((energy * (along - (energy * along).sum()) ** 2).sum())
+    found = []
+    # Two at least, a frequency and its opposite, which are the same.
+    for peak in zip(*np.nonzero(power >= (1 - 1e-9) * power.max()), strict=True):
+        right, up = float(fx[peak]), float(fy[peak])
+        frequency = hypot(right, up)
+        # At half a cycle a pixel a grating is its own mirror image.
+        for sign in (1, -1) if max(abs(right), abs(up)) == 0.5 else (1,):
+            along = (x * right + sign * y * up) / frequency
+            variance = float((energy * (along - (energy * along).sum()) ** 2).sum())
+            # A pixel is a stretch itself, with a variance of 1/12.
+            found.append((frequency * sqrt(12 * variance + 1), frequency))
+    periods, frequency = min(found)
     return {
         "cycles": frequency * max(energy.shape),
-        "periods": frequency * sqrt(12 * variance + 1),  # a pixel is a stretch itself, with a variance of 1/12
+        "periods": periods,
         "occupied": float(power.sum() ** 2 / ((power**2).sum() * power.size)),
     }
 
