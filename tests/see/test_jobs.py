@@ -179,6 +179,28 @@ def test_a_request_goes_before_the_next_batch() -> None:
     assert order == ["batch 0", "request", "batch 1", "batch 2"]
 
 
+def test_a_job_pauses_while_a_request_computes() -> None:
+    turns, order = Turns(), list[str]()
+    computing = threading.Event()
+
+    def request() -> None:
+        with turns.request():
+            computing.set()
+            time.sleep(0.05)
+            order.append("request")
+
+    clicker = threading.Thread(target=request)
+    clicker.start()
+    assert computing.wait(10)
+    turns.pause()
+    order.append("job")
+    clicker.join(10)
+    assert order == ["request", "job"]
+    turns.pause()
+    with turns.background():
+        turns.pause(seconds=0.01)  # gives up where the turn does not end
+
+
 def test_a_turn_ends_with_an_error_too() -> None:
     turns = Turns()
     for turn in (turns.request, turns.background):

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
+from ..swap import optimize
 from .hooks import check, dtype_of, structure_of, watched
 from .identity import identity, key_of
 from .jobs import UNWATCHED, Progress
@@ -42,7 +43,7 @@ LARGEST, MOST_STEPS = 512, 2000
 
 _SIDE = 128  # of a texture, unless the network's images are smaller
 _SMALL_FIELD = 20
-_WINDOW_STEPS, _TEXTURE_STEPS = 32, 192
+_WINDOW_STEPS, _TEXTURE_STEPS = 32, 128
 _LEAKING = 0.3  # of the steps
 
 
@@ -136,6 +137,15 @@ class _Enough(BaseException):
     """The layer has computed: the rest of the network need not. Not an `Exception`, which the model might catch."""
 
 
+def _suits_the_engine(network: Network) -> bool:
+    """Whether the engine climbs faster than PyTorch. On two cores a step of ResNet-50 takes 68 ms instead of 90, one of
+    MobileNetV2, which is nearly all 1×1 and depthwise, 34 ms instead of 27. Not measured each time: the last digits
+    differ, and the same seed is to give the same picture."""
+    rows = [layer.row for layer in network.layers if layer.kind == "conv" and layer.row.kernel]
+    wide = sum(row.macs for row in rows if row.kernel != (1, 1) and row.groups == 1)
+    return wide > sum(row.macs for row in rows) / 4
+
+
 class _Climb:
     """One channel of one layer, and the noise that everything is drawn from."""
 
@@ -144,14 +154,14 @@ class _Climb:
     ) -> None:
         self._network, self._layer, self._channel = network, layer, channel
         self._noise, self._progress = noise, progress
-        self._model = structure_of(network.model)
+        self._model = optimize(network.model) if _suits_the_engine(network) else structure_of(network.model)
         self._dtype = dtype_of(network.model)
         self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
 
     def is_able(self, size: tuple[int, int]) -> bool:
         """Whether the layer can be reached with an image of another size than the network's own."""
         try:
-            with self._network.turns.background(), torch.no_grad():
+            with torch.no_grad():
                 return self._maps(torch.zeros(1, self._network.input_shape[0], *size)).numel() > 0
         except Exception:  # whatever a model raises on an image that does not fit
             return False
@@ -181,7 +191,7 @@ class _Climb:
     def texture(self, size: tuple[int, int], steps: int) -> Ascent:
         """What the channel wants to see everywhere."""
         canvas = _Canvas(self._start(), size, self._noise, roughness=1.1, contrast=0.1)
-        optimiser = torch.optim.Adam([canvas.coefficients], lr=0.02)
+        optimiser = torch.optim.Adam([canvas.coefficients], lr=0.03)
         for step in range(steps):
             self._progress(step, steps, f"climbing: step {step + 1} of {steps}")
             with self._network.turns.background(), torch.enable_grad():

@@ -171,6 +171,7 @@ class Detects:
             batch: dict[int, Tensor] = {}
             for number in range(begin, min(begin + batches.size, len(pictures))):
                 progress(number, len(pictures), f"showing the network image {number + 1} of {len(pictures)}")
+                network.turns.pause()
                 try:
                     batch[number] = pictures.input(number)
                 except UserError as reason:  # damaged since it was opened; the others can still be seen

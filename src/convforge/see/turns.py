@@ -44,9 +44,18 @@ class Turns:
     def background(self) -> Iterator[None]:
         """The turn for a short piece of a job: it begins when no request is waiting."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._taken and not self._requests)
+            self._changed.wait_for(self._is_quiet)
             self._taken = True
         yield from self._until_done()
+
+    def pause(self, seconds: float = 10) -> None:
+        """For what a job does without a turn, such as reading files: it waits while a request computes or waits, that
+        long at most, so that the request has the cores to itself."""
+        with self._changed:
+            self._changed.wait_for(self._is_quiet, seconds)
+
+    def _is_quiet(self) -> bool:
+        return not self._taken and not self._requests
 
     def _until_done(self) -> Iterator[None]:
         try:
