@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from base64 import b64decode
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convforge.see.network import Network
 from convforge.see.pictures import Pictures
 from convforge.see.shelf import Shelf
 
@@ -22,12 +24,19 @@ pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 
 from convforge.see.server import create_app
+from convforge.see.server_jobs import _note
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> TestClient:
+def client(tmp_path: Path) -> Iterator[TestClient]:
     network = opened(Kinds)
     pictures = Pictures([photographs(tmp_path / "photographs")], SHAPE, network.mean, network.std)
+    with serving(network, pictures) as client:
+        yield client
+
+
+def serving(network: Network, pictures: Pictures) -> TestClient:
+    """To be used in a `with`: its thread ends with the block."""
     return TestClient(create_app(network, pictures, 80, Shelf(None)), base_url="http://localhost")
 
 
@@ -103,8 +112,8 @@ def test_inputs_of_other_than_three_channels_are_grey_pictures(
     shape = (channels, 24, 24)
     network = opened(lambda: nn.Sequential(nn.Conv2d(channels, 4, 7)), shape)
     pictures = Pictures([photographs(tmp_path / "photographs")], shape, network.mean, network.std)
-    client = TestClient(create_app(network, pictures, 80, Shelf(None)), base_url="http://localhost")
-    result = ended(client, begun(client, kind="ascent", layer=0, channel=1, steps=3))["result"]
+    with serving(network, pictures) as client:
+        result = ended(client, begun(client, kind="ascent", layer=0, channel=1, steps=3))["result"]
     picture = Image.open(BytesIO(b64decode(result["src"].partition(",")[2])))
     assert (picture.size, picture.mode, result["planes"]) == (size, mode, channels)
 
@@ -116,13 +125,31 @@ def test_classes_that_excite(tmp_path: Path) -> None:
     for file, name in zip(sorted(folder.glob("*.*")), ("cat", "dog", "dog", "dog"), strict=True):
         file.rename(folder / name / file.name)
     network = opened(Kinds)
-    app = create_app(network, Pictures([folder], SHAPE, network.mean, network.std), 80, Shelf(None))
-    client = TestClient(app, base_url="http://localhost")
-    result = ended(client, begun(client, kind="classes", layer=0, channel=1))["result"]
+    with serving(network, Pictures([folder], SHAPE, network.mean, network.std)) as client:
+        result = ended(client, begun(client, kind="classes", layer=0, channel=1))["result"]
+        patches = ended(client, begun(client, kind="patches", layer=0, channel=1))["result"]["patches"]
     assert {one["name"]: one["count"] for one in result["classes"]} == {"cat": 1, "dog": 3}
-    patches = ended(client, begun(client, kind="patches", layer=0, channel=1))["result"]["patches"]
     cat = max(patch["value"] for patch in patches if patch["label"] == "cat")
     assert next(one["mean"] for one in result["classes"] if one["name"] == "cat") == pytest.approx(cat, rel=1e-5)
+
+
+def workers() -> int:
+    return sum(thread.name == "convforge jobs" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "said"),
+    [
+        (2.0, 1.0, None),
+        (1.0, None, None),
+        (0.5, 1.0, "A real image"),
+        (0.0, None, "no way above"),
+        (-1.0, -2.0, "no way"),
+    ],
+)
+def test_a_picture_that_does_not_excite_says_so(value: float, best: float | None, said: str | None) -> None:
+    note = _note(value, best)
+    assert note is None if said is None else said in str(note)
 
 
 def test_a_job_is_cancelled(client: TestClient) -> None:
@@ -130,9 +157,9 @@ def test_a_job_is_cancelled(client: TestClient) -> None:
     assert status["state"] == "running"
     assert client.delete(f"/api/jobs/{status['id']}").status_code == 200
     assert ended(client, status)["state"] == "cancelled"
-    waiting = threading.active_count()
+    before = workers()
     assert ended(client, begun(client, kind="ascent", layer=0, channel=0, steps=1))["state"] == "done"
-    assert threading.active_count() == waiting
+    assert workers() == before, "one thread does all jobs"
 
 
 @pytest.mark.parametrize(

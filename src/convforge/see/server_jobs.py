@@ -146,10 +146,12 @@ class Answers:
         self, layer: int, channel: int, size: int | None, steps: int | None, seed: int, progress: Progress
     ) -> dict[str, Any]:
         """The picture, and `value`, what the channel answers to it; `best` is the highest answer to a real image, where
-        that is known. An input of other than 1 or 3 channels is shown as one grey picture a channel, side by side."""
+        that is known; a `note` where the picture does not show what it should. An input of other than 1 or 3 channels
+        is shown as one grey picture a channel, side by side."""
         found = self._ascents.ascend(layer, channel, size, steps, seed, progress)
-        best = self.detects.patches(layer, channel, 1) if self.detects.is_ready(layer) else []
-        return {
+        patches = self.detects.patches(layer, channel, 1) if self.detects.is_ready(layer) else []
+        best = _finite(patches[0].value) if patches else None
+        described = {
             "layer": layer,
             "channel": channel,
             "src": "data:image/png;base64," + b64encode(png(_as_picture(found.pixels))).decode(),
@@ -157,8 +159,19 @@ class Answers:
             "planes": found.pixels.shape[0],
             "window": found.is_window,
             "value": _finite(found.value),
-            "best": _finite(best[0].value) if best else None,
+            "best": best,
         }
+        note = _note(found.value, best)
+        return described | ({"note": note} if note else {})
+
+
+def _note(value: float, best: float | None) -> str | None:
+    """What must be said of a picture that does not show what excites the channel."""
+    if best is not None and not value > best:
+        return "A real image excites this channel more: the climb from noise has ended below it."
+    if not value > 0:
+        return "The channel is not excited by this: from noise, the gradient shows no way above zero."
+    return None
 
 
 def _as_picture(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
