@@ -149,17 +149,23 @@ def test_a_run_leaves_what_every_run_leaves_and_comes_out_the_same(folder: Path,
 
 
 def test_the_first_layer_learns_edges_and_colours(tmp_path: Path) -> None:
-    """A fifth of the time that a run takes by default is enough for that. Before it there is nothing to see."""
-    result = train(Options(task="exemplar", epochs=2, threads=2, out=str(tmp_path), name="run"))
+    """A quarter of the time that a run takes by default is enough for that. Before it there is nothing to see."""
+    result = train(Options(task="exemplar", epochs=3, threads=2, out=str(tmp_path), name="run"))
     found = film.read(result.folder)
     assert found is not None
     before, after = (split(name_kernels(found.values(number))).counts for number in (0, len(found.frames) - 1))
-    assert before["unclear"] >= 30
+    assert before["unclear"] >= 30, before
     edges = [after[name] for name in ("horizontal edge", "vertical edge", "diagonal edge")]
-    assert sum(edges) >= 8
-    assert min(edges) >= 1
-    assert after["colour blob"] >= 3
-    assert after["unclear"] <= 8
+    assert sum(edges) >= 10, after
+    assert min(edges) >= 1, after
+    assert after["colour blob"] >= 3, after
+    assert after["unclear"] <= 6, after
+
+
+@pytest.mark.parametrize("size", [15, 129])
+def test_sizes_that_nothing_is_learned_at_are_refused(size: int) -> None:
+    with pytest.raises(UserError, match=f"not {size}"):
+        exemplar.load(size=size)
 
 
 def test_unknown_tasks_are_refused() -> None:

@@ -24,6 +24,7 @@ from ..photographs import photographs
 from .data import Data, Found, Split, Track, prepared, untracked
 
 SIDE = 32
+SMALLEST_SIDE, LARGEST_SIDE = 16, 128
 PATCHES = 200
 EXAMPLES, HELD_OUT = 40, 8
 # A photograph is reduced to this before patches are drawn: finer detail has no edges in 32 pixels, only noise.
@@ -72,26 +73,27 @@ def load(
     (200, (3, 32, 32), 8000)
     """
     side = SIDE if size is None else size
-    files = photographs() if source is None else _listed(Path(source).expanduser())
+    if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+        raise UserError(f"--size must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels for patches, not {side}.")
+    names = {file: file.stem for file in photographs()} if source is None else _listed(Path(source).expanduser())
     draw = torch.Generator().manual_seed(seed)
-    # Of more photographs than patches, a random choice; else every photograph gives as many patches.
-    files = [files[i] for i in sorted(torch.randperm(len(files), generator=draw)[:PATCHES].tolist())]
-    each = ceil(PATCHES / len(files))
     found = Found(_name(source), (), Split(torch.empty(0), torch.empty(0)), flips=False)
+    usable = _usable(list(names), side, found.skipped, draw)
+    each = ceil(PATCHES / max(1, len(usable)))
     classes: list[str] = []
     examples: list[Tensor] = []
-    for file in track(files, "drawing patches", len(files)):
+    for file in track(usable, "drawing patches", len(usable)):
         try:
             photograph = _read(file, side)
         except UserError as reason:
             found.skipped.append(str(reason))
             continue
         for number, centre in enumerate(_interesting(photograph, min(each, PATCHES - len(classes)), side, draw), 1):
-            classes.append(f"{file.stem} {number}")
+            classes.append(f"{names[file]} {number}")
             examples.append(_examples(photograph, centre, side, EXAMPLES + HELD_OUT, draw))
     if len(classes) < 2:
         first = f" The first: {found.skipped[0]}" if found.skipped else ""
-        raise UserError(f"none of the {len(files):,} files of {found.name} is a photograph to learn from.{first}")
+        raise UserError(f"none of the {len(names):,} files of {found.name} is a photograph to learn from.{first}")
     found.classes = tuple(classes)
     pixels = torch.stack(examples)
     labels = torch.arange(len(classes)).unsqueeze(1)
@@ -100,7 +102,7 @@ def load(
         for part in (pixels[:, :EXAMPLES], pixels[:, EXAMPLES:])
     )
     found.notes.append(
-        f"No labels: {len(classes)} patches of {len(files) - len(found.skipped)} photographs are the classes, "
+        f"No labels: {len(classes)} patches of {len(usable):,} photographs are the classes, "
         "and random changes of a patch are its examples."
     )
     return prepared(found, seed, flips=flips)
@@ -119,9 +121,10 @@ def _name(source: str | None) -> str:
     return "exemplars" if source is None else f"exemplars-{Path(source).expanduser().resolve().stem or 'photographs'}"
 
 
-def _listed(path: Path) -> list[Path]:
+def _listed(path: Path) -> dict[Path, str]:
+    """The files and what to call them."""
     if path.is_file():
-        return [path]
+        return {path: path.stem}
     if not path.is_dir():
         raise UserError(f"there is no folder {path}; give a folder of photographs, or none for scikit-image's.")
     files = sorted(
@@ -131,14 +134,28 @@ def _listed(path: Path) -> list[Path]:
     )
     if not files:
         raise UserError(f"there are no files in {path}; give a folder of photographs, or none for scikit-image's.")
-    return files
+    return {file: str(file.relative_to(path).with_suffix("")) for file in files}
+
+
+def _usable(files: Sequence[Path], side: int, skipped: list[str], draw: torch.Generator) -> list[Path]:
+    """Photographs that are large enough, by their headers; of more than there are patches, a random choice."""
+    usable: list[Path] = []
+    for index in torch.randperm(len(files), generator=draw).tolist():
+        try:
+            _, height, width = image_shape(files[index])
+            if min(height, width) < 2 * side:
+                raise UserError(f"{files[index]} is {height}×{width}, too small for patches of {side}×{side}.")
+            usable.append(files[index])
+        except UserError as reason:
+            skipped.append(str(reason))
+        if len(usable) == PATCHES:
+            break
+    return sorted(usable)
 
 
 def _read(file: Path, side: int) -> Tensor:
     """The photograph in colour, float from 0 to 1, `(3, H, W)`."""
     _, height, width = image_shape(file)
-    if min(height, width) < 2 * side:
-        raise UserError(f"{file} is {height}×{width}, too small for patches of {side}×{side}: leave it out.")
     scale = max(min(1.0, _LONGEST_SIDE / max(height, width)), 2 * side / min(height, width))
     pixels = read_image(file, 3, (round(height * scale), round(width * scale)))
     return torch.from_numpy(pixels).float().div_(255)
