@@ -45,7 +45,16 @@ SHOTS = [
 
 def main() -> None:
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests" / "see")])
-    command = [sys.executable, "-c", "from convforge.cli import main; main()", "see", *MODEL, "--port", "0", "--no-browser"]
+    command = [
+        sys.executable,
+        "-c",
+        "from convforge.cli import main; main()",
+        "see",
+        *MODEL,
+        "--port",
+        "0",
+        "--no-browser",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
     try:
         assert server.stdout is not None
@@ -63,7 +72,7 @@ def main() -> None:
 
 
 def shoot(browser: Any, address: str, theme: str) -> bytes:
-    """The view at an address when everything has been loaded and all jobs are done; Detects is taken whole."""
+    """The view at an address when all is loaded and all jobs are done; whole, if its numbers are below the fold."""
     page = browser.new_page(viewport=SIZE, color_scheme=theme, reduced_motion="reduce")
     page.goto(address)
     page.wait_for_selector("main .view")
@@ -72,14 +81,16 @@ def shoot(browser: Any, address: str, theme: str) -> bytes:
         page.wait_for_function("() => document.querySelectorAll('.ascent-figure img').length === 3", timeout=120_000)
         page.wait_for_load_state("networkidle")
     page.wait_for_timeout(400)
-    picture: bytes = page.screenshot(full_page="/detects" in address)
+    picture: bytes = page.screenshot(full_page=any(view in address for view in ("/detects", "/slide", "/play")))
     page.close()
     return picture
 
 
 def save(picture: bytes, path: Path) -> None:
     """As a PNG of 256 colours, a third of the size."""
-    Image.open(BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(BytesIO(picture)).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
     print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB")
 
 

@@ -63,7 +63,9 @@ class Serving:
         self.listener.bind(("127.0.0.1", 0))
         port = self.listener.getsockname()[1]
         self.site = Site(f"http://127.0.0.1:{port}/", network, pictures)
-        config = uvicorn.Config(create_app(network, pictures, port, Shelf(None)), log_level="warning", ws="none", lifespan="on")
+        config = uvicorn.Config(
+            create_app(network, pictures, port, Shelf(None)), log_level="warning", ws="none", lifespan="on"
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
@@ -79,20 +81,27 @@ class Serving:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="the page's tests need playwright: pip install playwright"
-    )
+def chromium() -> str:
+    """Where chromium is; skips, and says why, where it or playwright is not installed."""
+    pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("the page's tests need chromium: apt install chromium, or name it in CONVFORGE_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    return CHROMIUM
+
+
+# Not for the whole session: while playwright's loop is there, other tests cannot have one of their own.
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Site]:
     """The network of every kind of convolution, with two classes of two images each."""
     folder = photographs(tmp_path_factory.mktemp("site") / "photographs")
     for name, files in (("calm", ("wide.png", "grey.png")), ("lively", ("tall.jpg", "clear.webp"))):

@@ -1,4 +1,4 @@
-"""The other views in Chromium: their numbers against torch, the plan and the namer; mouse, keyboard, addresses, themes."""
+"""The other views in Chromium: numbers against torch, the plan and the namer; mouse, keyboard, addresses, themes."""
 
 from __future__ import annotations
 
@@ -261,7 +261,8 @@ def test_every_view_opens_in_both_themes_with_words_for_every_picture(
         assert nameless == []
         wordless = page.evaluate(
             """() => [...document.querySelectorAll("main canvas[aria-label]")]
-                .filter((node) => node.checkVisibility() && !/\\d/.test(node.ariaLabel)).map((node) => node.outerHTML)"""
+                .filter((node) => node.checkVisibility() && !/\\d/.test(node.ariaLabel))
+                .map((node) => node.outerHTML)"""
         )
         assert wordless == [], view
     toggled = page.get_by_role("button", name="Light or dark")
@@ -285,3 +286,16 @@ def test_an_unknown_address_opens_the_first_view(visit: Callable[..., Any]) -> N
     page = visit("#/nothing?layer=99999&image=-5&channel=x&row=1e9")
     page.wait_for_selector(".view.slide .channel")
     assert torch.isfinite(torch.tensor(number(page.locator(".result .total .value").inner_text())))
+
+
+def test_a_job_can_be_cancelled_from_the_page(visit: Callable[..., Any], site: Site) -> None:
+    page = visit(
+        f"#/detects?layers={site.index('stem')},{site.index('dilated')},{site.index('grouped')}&channels=0,0,0"
+    )
+    part = page.locator(".stage").first.locator(".part").nth(1)
+    part.get_by_role("button", name="Synthesise").click()
+    part.get_by_role("button", name="Cancel").click()
+    part.get_by_role("button", name="Synthesise").wait_for()
+    assert part.locator("img").count() == 0
+    part.get_by_role("button", name="Synthesise").click()
+    part.locator("img").wait_for(timeout=30000)

@@ -52,7 +52,8 @@ def bundle(stored: Mapping[str, Mapping[str, Any]]) -> str:
     replacements = {
         _CHARSET: f'{_CHARSET}\n<meta http-equiv="Content-Security-Policy" content="{policy}">',
         _LINK: f"<style>{style}</style>",
-        _SCRIPT: f'<script type="application/json" id="stored">{data}</script>\n<script type="module">{script}</script>',
+        _SCRIPT: f'<script type="application/json" id="stored">{data}</script>\n'
+        f'<script type="module">{script}</script>',
     }
     page = _file("index.html")
     for old, new in replacements.items():

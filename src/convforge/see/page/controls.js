@@ -3,7 +3,7 @@
 import { picture, exported } from "./api.js";
 import { el, freshId, icon } from "./dom.js";
 import { roving } from "./keyboard.js";
-import { pair, plural, shape } from "./numbers.js";
+import { pair, plural } from "./numbers.js";
 
 const SHOWN_AT_ONCE = 120;
 
@@ -14,11 +14,10 @@ function labelled(label, control, help) {
   return text;
 }
 
-/** "features.0.0 · Conv2d 3×3 · 3 → 32": one line that says which layer it is. */
+/** "features.0.0 · Conv2d 3×3": as short as says which layer it is. */
 export function layerTitle(layer) {
   const kernel = layer.kernel ? ` ${pair(layer.kernel)}` : "";
-  const maps = layer.output_shape ? ` · ${shape(layer.output_shape)}` : "";
-  return `${layer.name} · ${layer.type}${kernel}${maps}`;
+  return `${layer.name} · ${layer.type}${kernel}`;
 }
 
 /** A list of layers to choose one from. */

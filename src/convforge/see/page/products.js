@@ -28,6 +28,8 @@ export class NumberGrid {
   lay(rows, columns) {
     if (this.shape === `${rows}×${columns}`) return;
     this.shape = `${rows}×${columns}`;
+    this.element.classList.toggle("close", columns >= 5 && columns < 9);
+    this.element.classList.toggle("closest", columns >= 9);
     this.cells = Array.from({ length: rows }, (_, i) => Array.from({ length: columns }, (_, j) => this.cell(i, j)));
     this.body.replaceChildren(...this.cells.map((line) => el("tr", {}, ...line.map((cell) => cell.box))));
   }
@@ -76,6 +78,12 @@ export class NumberGrid {
       }),
     );
   }
+}
+
+/** "channels 4 to 7 of 64 that are read": by the numbers that the channels have. */
+function stretch(channels, shown, count) {
+  const [from, to] = [channels[shown[0]], channels[shown[shown.length - 1]]];
+  return from === to ? `channel ${from}, one of ${count} that are read` : `channels ${from} to ${to}, of ${count} that are read`;
 }
 
 /** [3, 4, 5, 9] → [[3, 3], [9, 1]]: neighbours together, as [first, how many]. */
@@ -232,7 +240,7 @@ export class Products {
     this.order.set(order);
     const first = shown[0];
     const ranked = order === "size";
-    say(this.range, ranked ? `${plural(shown.length, "channel")} of ${count}` : `channels ${first + 1} to ${first + shown.length} of ${count}`);
+    say(this.range, ranked ? `${plural(shown.length, "channel")} of ${count}` : stretch(unit.inputs.channels, shown, count));
     this.before.disabled = ranked || first === 0;
     this.after.disabled = ranked || first + shown.length >= count;
     say(this.barsTitle, `The sums of all ${count} input channels; a click shows one`);

@@ -40,7 +40,7 @@ export function openCount(root, { network, values }) {
   const calculation = el("dl", { class: "calculation" });
   const squares = el("div", { class: "squares" });
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Count" }), el("p", { class: "says", text: "A convolution uses the same weights everywhere; a fully connected (dense) layer has one for each pair of numbers. Equal colours are equal weights." })),
+    el("header", { class: "intro" }, el("h1", { text: "Count" }), el("p", { class: "says", text: "A convolution uses the same weights everywhere; a fully connected (dense) layer has one for each pair of numbers." })),
     el(
       "div",
       { class: "pairs" },

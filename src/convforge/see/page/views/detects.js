@@ -196,9 +196,9 @@ export function openDetects(root, { network, values }) {
     if (kind === "ascent") {
       const words = `An image that excites channel ${channel} to ${real(result.value)}`;
       const compared = Number.isFinite(result.best) ? `; the best real image: ${real(result.best, 3)}` : "";
-      const failed = Number.isFinite(result.best) && result.value < result.best ? " No image was found that excites it more than the real ones." : "";
+      const note = result.note ? ` ${result.note}` : "";
       const seen = result.window ? ", what one unit sees" : "";
-      return el("figure", { class: "ascent-figure" }, el("img", { src: pictureAt(result.src), alt: words }), el("figcaption", { class: "small quiet", text: `${result.size ? `${pair(result.size)} pixels${seen}. ` : ""}The channel's answer: ${real(result.value, 3)}${compared}.${failed}` }));
+      return el("figure", { class: "ascent-figure" }, el("img", { src: pictureAt(result.src), alt: words }), el("figcaption", { class: "small quiet", text: `${result.size ? `${pair(result.size)} pixels${seen}. ` : ""}The channel's answer: ${real(result.value, 3)}${compared}.${note}` }));
     }
     const classes = Array.isArray(result) ? result : result.classes;
     const most = Math.max(...classes.map((one) => Math.abs(one.mean)), 1e-30);

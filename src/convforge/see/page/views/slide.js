@@ -205,7 +205,7 @@ export function openSlide(root, { network, values }) {
       ]);
       if (control.signal.aborted) return;
       const size = frame.output_shape.slice(-2);
-      seen = {
+      const found = {
         key: key(),
         spec: overridden(layer, now.overrides),
         size,
@@ -218,13 +218,14 @@ export function openSlide(root, { network, values }) {
         colour: null,
         planes: new Map(),
       };
-      if (now.row === null || now.column === null) pointAtLargest();
-      if (frame.spec && frame.spec.padding && Array.isArray(frame.spec.padding)) seen.spec.padding = frame.spec.padding;
-      if (seen.image && layer.input_shape[0] === 3) {
+      if (frame.spec && frame.spec.padding && Array.isArray(frame.spec.padding)) found.spec.padding = frame.spec.padding;
+      if (found.image && layer.input_shape[0] === 3) {
         const source = picture(`/api/images/${now.image}`, { view: "input" });
-        if (source) seen.colour = await loaded(source);
+        if (source) found.colour = await loaded(source);
         if (control.signal.aborted) return;
       }
+      seen = found;
+      if (now.row === null || now.column === null) pointAtLargest();
       status.replaceChildren();
       boards.hidden = arithmetic.hidden = transport.element.hidden = false;
       offerInputs();
