@@ -143,8 +143,8 @@ def workers() -> int:
         (2.0, 1.0, None),
         (1.0, None, None),
         (0.5, 1.0, "A real image"),
-        (0.0, None, "no way above"),
-        (-1.0, -2.0, "no way"),
+        (0.0, 0.0, "above zero"),
+        (-1.0, None, "above zero"),
     ],
 )
 def test_a_picture_that_does_not_excite_says_so(value: float, best: float | None, said: str | None) -> None:

@@ -13,7 +13,7 @@ Two sorts of picture, by the receptive field:
 - A unit that sees more: a texture that excites the channel at all positions on average.
 
 Where an activation is blocked (below the zero of a ReLU) there is no gradient to climb. During the first steps a part
-of it is let through (`_Leaking`), which wakes channels that noise leaves silent.
+of it is let through (`_Leaking`), and later where there is none at all: that wakes channels that noise leaves silent.
 """
 
 from __future__ import annotations
@@ -173,13 +173,16 @@ class _Climb:
         around = (left, columns - left - width, top, rows - top - height)
         canvas = _Canvas(self._start(), (height, width), self._noise, roughness=0.5, contrast=0.05)
         distance = 0.015 * math.sqrt(canvas.coefficients.numel())
+        leaking = _LEAKING * steps
         for step in range(steps):
             self._progress(step, steps, f"climbing: step {step + 1} of {steps}")
             with self._network.turns.background(), torch.enable_grad():
                 seen = F.pad(self._normalised(canvas.image()), around)
-                with _Leaking(step < _LEAKING * steps):
+                with _Leaking(step < leaking):
                     answer = self._maps(seen[None])[unit]
                 (gradient,) = torch.autograd.grad(answer, canvas.coefficients)
+            if not gradient.any():
+                leaking = step + 1 + _LEAKING * steps
             with torch.no_grad():
                 canvas.coefficients += distance * gradient / gradient.norm().clamp_min(1e-12)
         pixels = canvas.pixels()
@@ -192,13 +195,16 @@ class _Climb:
         """What the channel wants to see everywhere."""
         canvas = _Canvas(self._start(), size, self._noise, roughness=1.1, contrast=0.1)
         optimiser = torch.optim.Adam([canvas.coefficients], lr=0.03)
+        leaking = _LEAKING * steps
         for step in range(steps):
             self._progress(step, steps, f"climbing: step {step + 1} of {steps}")
             with self._network.turns.background(), torch.enable_grad():
                 seen = self._moved(self._normalised(canvas.image())[None])
-                with _Leaking(step < _LEAKING * steps):
+                with _Leaking(step < leaking):
                     answer = self._maps(seen).mean()
                 (gradient,) = torch.autograd.grad(-answer, canvas.coefficients)
+            if not gradient.any():
+                leaking = step + 1 + _LEAKING * steps
             # Adam takes what is below 1e-8 for nothing, and the gradients of layers differ by more than that.
             canvas.coefficients.grad = gradient * (math.sqrt(gradient.numel()) / gradient.norm().clamp_min(1e-30))
             optimiser.step()

@@ -167,10 +167,10 @@ class Answers:
 
 def _note(value: float, best: float | None) -> str | None:
     """What must be said of a picture that does not show what excites the channel."""
-    if best is not None and not value > best:
+    if best is not None and value < best:
         return "A real image excites this channel more: the climb from noise has ended below it."
-    if not value > 0:
-        return "The channel is not excited by this: from noise, the gradient shows no way above zero."
+    if value <= 0:
+        return "Nothing was found that excites this channel above zero."
     return None
 
 
