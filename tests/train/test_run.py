@@ -116,6 +116,8 @@ def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(
         assert not (stopped.folder / "training.safetensors").exists()
     assert_same_network(whole.folder, stopped.folder)
     assert without_times(whole.folder) == without_times(stopped.folder)
+    films = [(run.folder / "film.safetensors").read_bytes() for run in (whole, stopped)]
+    assert films[0] == films[1]
 
 
 def test_a_run_can_be_stopped_and_resumed_again_and_again(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
