@@ -59,6 +59,8 @@ def test_json_is_alone_on_stdout(
         (["./nowhere"], "nowhere"),
         (["--epochs", 0], "--epochs"),
         (["--model", "alexnet"], "alexnet"),
+        (["--task", "guess"], "guess"),
+        (["nowhere", "--task", "exemplar"], "nowhere"),
         (["--resume", "runs/none"], "runs/none"),
         (["--resume", "runs/none", "--lr", 1], "leave out --lr"),
         (["photos", "--resume", "runs/none"], "leave out DATA"),
@@ -83,5 +85,5 @@ def test_mistakes_are_one_sentence_with_status_2(
 def test_help_teaches_with_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert convforge(monkeypatch, "train", "--help") == 0
     text = capsys.readouterr().out
-    for word in ("Examples", "convforge train photos/", "--resume", "--dense-twin", "MNIST-5k"):
+    for word in ("Examples", "convforge train photos/", "--resume", "--dense-twin", "MNIST-5k", "--task exemplar"):
         assert word in text

@@ -202,6 +202,21 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(not module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("factor", [1.5, 30.0])
+def test_kernels_are_named_and_how_far_they_moved_is_said(factor: float) -> None:
+    torch.manual_seed(0)
+    model = small(3, 3)
+    before = pictures.first_kernels(model)
+    with torch.no_grad():
+        model[0].weight *= factor
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
+    found = collect(model, images, torch.arange(12) % 3, halved, 3, before)
+    words = Structure(render(Report("run", ["a", "b", "c"], epochs(1), found))).words
+    assert "Named by measurement, after learning: 6 kernels: " in words
+    assert "Before it: " in words
+    assert ("29.0 times their own length" if factor > 2 else "50.0% of their own length") in words
+
+
 def test_kernels_before_are_a_copy() -> None:
     model = small(1, 3)
     before = pictures.first_kernels(model)
