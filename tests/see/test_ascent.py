@@ -110,11 +110,12 @@ def test_the_same_seed_gives_the_same_picture() -> None:
         assert (one.pixels != other.pixels).any()
 
 
-def test_a_silent_channel_is_woken() -> None:
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, lambda: nn.ReLU(inplace=True)])
+def test_a_silent_channel_is_woken(activation: Callable[[], nn.Module]) -> None:
     """Noise leaves every unit below the zero of the ReLU, where there is no gradient; the climb begins all the same."""
 
     def silent() -> nn.Module:
-        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 21, bias=False))
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), activation(), nn.Conv2d(4, 2, 21, bias=False))
         with torch.no_grad():
             model[0].bias -= 1.5
             model[2].weight.abs_()

@@ -329,4 +329,10 @@ class _Leaking(TorchFunctionMode):
             return _Leak.apply(args[0], 0.0, math.inf)  # type: ignore[no-untyped-call]
         if self._wanted and func is F.relu6:
             return _Leak.apply(args[0], 0.0, 6.0)  # type: ignore[no-untyped-call]
+        if self._wanted and func is F.hardtanh:  # what nn.ReLU6 calls
+            return _leaking_hardtanh(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _leaking_hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
+    return _Leak.apply(input, min_val, max_val)  # type: ignore[no-untyped-call]
