@@ -167,7 +167,7 @@ class Answers:
 
 def _note(value: float, best: float | None) -> str | None:
     """What must be said of a picture that does not show what excites the channel."""
-    if best is not None and value < best:
+    if best is not None and max(value, 0) < best:
         return "A real image excites this channel more: the climb from noise has ended below it."
     if value <= 0:
         return "Nothing was found that excites this channel above zero."
