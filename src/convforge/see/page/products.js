@@ -190,8 +190,9 @@ export class Products {
       const sum = el("output");
       const [a, b, c] = grids.map((grid) => grid.element);
       const sign = (text) => el("span", { class: "sign", text });
-      const equation = el("div", { class: "equation" }, a, sign("×"), b, sign("="), c, el("div", { class: "sum" }, el("span", { class: "quiet", text: "sum" }), sum));
-      this.lines[i] = { title, grids, sum, element: el("section", { class: "channel" }, title, equation) };
+      const equation = el("div", { class: "equation" }, a, sign("×"), b, sign("="), c);
+      const heading = el("div", { class: "heading" }, title, el("p", { class: "sum" }, el("span", { class: "quiet", text: "sum " }), sum));
+      this.lines[i] = { title, grids, sum, element: el("section", { class: "channel" }, heading, equation) };
     }
     return this.lines[i];
   }
@@ -220,7 +221,8 @@ export class Products {
     });
     const present = [...this.list.children];
     if (parts.length !== present.length || parts.some((part, i) => part !== present[i])) this.list.replaceChildren(...parts);
-    this.list.classList.toggle("single", parts.length === 1);
+    // Cards of one width, whatever the numbers in them: nothing jumps when they change.
+    this.list.dataset.width = { 1: "one", 2: "few", 3: "few" }[unit.kernel[0][0].length] || "many";
     this.showMany(unit, shown, order);
     this.showResult(unit, sum);
   }
