@@ -14,8 +14,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:  ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
-demo: .venv/installed  ## Learn to read 5,000 handwritten digits, and say where the report is.
+demo: .venv/installed  ## Learn to read 5,000 digits, learn kernels from photographs, and say where the reports are.
 	$(BIN)/convforge train --dense-twin
+	$(BIN)/convforge train --task exemplar
+	@echo "Look into it: $(BIN)/convforge see"
 
 test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
 	$(BIN)/python -m pytest -n 2 -q

@@ -4,7 +4,7 @@
     python docs/see/mobilenet_v2_kernels.py
 
 Every kernel is drawn at a scale of its own: grey is zero, and its largest weight has the full colour. Beside it, its
-light alone (the mean of its channels). The reading is the test's, tests/see/mobilenet_v2_reading.json; it was written
+light alone (the mean of its channels). The reading is the test's, tests/mobilenet_v2_reading.json; it was written
 down before the namer existed.
 """
 
@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from convforge.see.namer import Verdict, name_kernels, split
+from convforge.namer import Verdict, name_kernels, split
 
 HERE = Path(__file__).parent
-READING = HERE.parents[1] / "tests" / "see" / "mobilenet_v2_reading.json"
+READING = HERE.parents[1] / "tests" / "mobilenet_v2_reading.json"
 COLUMNS, WIDE, HIGH, EDGE = 8, 212, 232, 28
 TOP = 84
 LARGE, SMALL = 40, 18

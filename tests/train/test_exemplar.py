@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from convforge import film
 from convforge.errors import UserError
 from convforge.models import checkpoint
+from convforge.namer import name_kernels, split
 from convforge.photographs import photographs
-from convforge.see.namer import name_kernels, split
 from convforge.train import Options, exemplar, train
 from convforge.train.data import Data
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
+from ..namer import name_kernels, split
 from ..spec import Conv2dSpec
 from .answers import MOST_BYTES, as_floats, as_json
 from .arithmetic import Unit, group_channels, kernel_of, size_formula, unit
 from .asked import Changes, OfImage, OfUnit, Place, Slice, SomeKernels
-from .namer import name_kernels, split
 from .network import Layer, Network, NotThere, map_shape
 from .pictures import Pictures
 from .watch import Convolution, Moment

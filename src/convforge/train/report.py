@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..models.checkpoint import write_atomically
-from ..see.namer import name_kernels, split
+from ..namer import name_kernels, split
 from . import charts, pictures
 from .pictures import Pictures
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from see import mobilenet
 
-from convforge.see.namer import NAMES, direction, name_kernel, name_kernels, split
-
-from . import mobilenet
+from convforge.namer import NAMES, direction, name_kernel, name_kernels, split
 
 Array = NDArray[np.float64]
 
