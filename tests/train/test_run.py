@@ -148,14 +148,17 @@ def test_dense_twin_is_compared_and_resumed_too(options: Options, monkeypatch: p
 
 
 def test_signal_handlers_are_put_back(options: Options) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    train(replace(options, epochs=1))
-    assert signal.getsignal(signal.SIGINT) is before
-    with Stop().listening() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked
-        with pytest.raises(KeyboardInterrupt):
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        train(replace(options, epochs=1))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with Stop().listening() as stop:
             os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, found)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
