@@ -147,7 +147,8 @@ export function openKernels(root, { network, values }) {
     const { label, step } = film.frames[frame];
     const words = label || `step ${whole(step)}`;
     transport.set(frame, film.frames.length, words);
-    say(frameLabel, words);
+    // The names below were measured on the learned kernels; a random one that is called an edge would puzzle.
+    say(frameLabel, frame < film.frames.length - 1 ? `${words} · names as learned` : words);
   }
 
   async function showFrame(frame) {
