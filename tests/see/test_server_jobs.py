@@ -12,19 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from convforge.see.network import Network
 from convforge.see.pictures import Pictures
+from convforge.see.server import create_app
+from convforge.see.server_jobs import _note
 from convforge.see.shelf import Shelf
 
 from .networks import SHAPE, Kinds, opened, photographs
-
-pytest.importorskip("httpx")
-from fastapi.testclient import TestClient
-
-from convforge.see.server import create_app
-from convforge.see.server_jobs import _note
 
 
 @pytest.fixture
