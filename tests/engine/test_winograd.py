@@ -97,7 +97,7 @@ def test_groups(groups: int, tile: str) -> None:
 def test_blocks_and_chunks_on_any_number_of_threads(threads: int, tile: str) -> None:
     for spec, size, batch in (
         (Conv2dSpec(16, 40, 3, padding=1), (30, 33), 2),  # blocks
-        (Conv2dSpec(520, 33, 3, padding=1), (13, 9), 2),  # stages; sums in two parts
+        (Conv2dSpec(520, 33, 3, padding=1), (13, 9), 2),  # sums in two parts
         (Conv2dSpec(24, 24, 3, padding=1, bias=False), (47, 50), 3),  # a weight gradient of several chunks
         (Conv2dSpec(300, 300, 3, padding=1), (4, 4), 1),  # few tiles, many weights
     ):
@@ -171,7 +171,7 @@ def test_work_is_divided_by_what_there_is_much_of(threads: int) -> None:
     assert huge.splits * huge.k_parts * huge.c_parts > threads, "S would have 151 MB"
 
 
-def test_stages_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches so large that the transformed tiles are cut into chunks, here with a cache of nearly nothing."""
     before = targets.current().l2_bytes
     monkeypatch.setattr(targets, "_cache_bytes", lambda: (4096, 16384, 65536))

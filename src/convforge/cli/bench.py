@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from .measuring import Batch, Exact, Input, Passes
+
 if TYPE_CHECKING:
     from ..engine.select import Pass
 
@@ -64,23 +66,14 @@ def register(app: typer.Typer) -> None:
             list[Path] | None,
             typer.Option("--list", metavar="FILE", help="A file with a layer a line, in either notation; # comments."),
         ] = None,
-        batch: Annotated[
-            int | None,
-            typer.Option("--batch", min=1, help="Images at once; without it 1, or what a layer itself says."),
-        ] = None,
-        input: Annotated[
-            str | None, typer.Option("--input", metavar="CxHxW", help="Image size for models, as in plan.")
-        ] = None,
-        passes: Annotated[
-            str, typer.Option("--passes", metavar="LIST", help="Which of forward, input and weight.")
-        ] = "forward,input,weight",
+        batch: Batch = None,
+        input: Input = None,
+        passes: Passes = "forward,input,weight",
         threads: Annotated[
             int | None, typer.Option("--threads", min=1, help="For all contenders; by default as many as PyTorch uses.")
         ] = None,
         seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Time for each pass of each layer.")] = 0.5,
-        exact: Annotated[
-            bool, typer.Option("--exact", help="Only algorithms that multiply each input by each weight.")
-        ] = False,
+        exact: Exact = False,
         algorithm: Annotated[
             str,
             typer.Option(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .measuring import Exact, Passes
+
 _HELP = """
 Show why a layer is as fast as it is on this machine.
 
@@ -42,15 +44,11 @@ def register(app: typer.Typer) -> None:
         batch: Annotated[
             int | None, typer.Option("--batch", min=1, help="Images at once, over what SPEC says.")
         ] = None,
-        passes: Annotated[
-            str, typer.Option("--passes", metavar="LIST", help="Which of forward, input and weight.")
-        ] = "forward,input,weight",
+        passes: Passes = "forward,input,weight",
         threads: Annotated[
             int | None, typer.Option("--threads", min=1, help="By default as many as PyTorch uses.")
         ] = None,
-        exact: Annotated[
-            bool, typer.Option("--exact", help="Only algorithms that multiply each input by each weight.")
-        ] = False,
+        exact: Exact = False,
         algorithm: Annotated[
             str, typer.Option("--algorithm", metavar="NAME", help="Explain this one instead of the chosen one.")
         ] = "",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .measuring import Batch, Input, Passes
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -60,16 +62,9 @@ def register(app: typer.Typer) -> None:
             list[Path] | None,
             typer.Option("--list", metavar="FILE", help="A file with a layer a line, as for bench; # comments."),
         ] = None,
-        batch: Annotated[
-            int | None,
-            typer.Option("--batch", min=1, help="Images at once; without it 1, or what a layer itself says."),
-        ] = None,
-        input: Annotated[
-            str | None, typer.Option("--input", metavar="CxHxW", help="Image size for models, as in plan.")
-        ] = None,
-        passes: Annotated[
-            str, typer.Option("--passes", metavar="LIST", help="Which of forward, input and weight.")
-        ] = "forward,input,weight",
+        batch: Batch = None,
+        input: Input = None,
+        passes: Passes = "forward,input,weight",
         threads: Annotated[
             int | None, typer.Option("--threads", min=1, help="By default as many as PyTorch uses.")
         ] = None,
