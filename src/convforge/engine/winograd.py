@@ -366,8 +366,6 @@ PACKING_BYTES_A_CYCLE = 14.0
 """Weights being transformed, where the caches hold the result."""
 PAST_CACHES_BYTES_A_CYCLE = 6.0
 """The same where it goes to memory."""
-CYCLES_A_STAGE = 3500.0
-"""A fork, a join, and waiting for the slowest thread."""
 
 
 def _in_caches(target: Target) -> int:

@@ -64,7 +64,6 @@ from .runtime import KEPT_BYTES
 from .target import DTYPE_BYTES, Target
 from .winograd import (
     BYTES_A_CYCLE,
-    CYCLES_A_STAGE,
     TABLE,
     TILE_ARGUMENTS,
     Dense,
@@ -176,6 +175,8 @@ _CYCLES_A_TABLE = 80.0
 """Finding a tile's pixels."""
 _CYCLES_OF_X, _CYCLES_OF_DY = 2.7, 1.4
 """Transforming a vector, for each of the n² results; of dy there are fewer pixels than half."""
+_CYCLES_A_STAGE = 3500.0
+"""A fork, a join, and waiting for the slowest thread."""
 _PIXEL_BYTES_A_CYCLE = 18.0
 """x and dy, on their way to a core that has asked for them before."""
 _V_BYTES_A_CYCLE = 50.0
@@ -207,10 +208,10 @@ def _cycles(tiled: Tiled, d: Division, dtype: str, target: Target, threads: int)
     dw = shape.taps**2 * target.vector_bytes / _DW_BYTES_A_CYCLE  # of a channel and a vector
     back = d.vectors * lanes * outputs * (cycles_of_transform(shape) / 2 + dw)
     units = -(-s.groups * d.splits * d.k_parts * d.c_parts // threads)
-    total = units * (product + transforms + ways + back) + CYCLES_A_STAGE
+    total = units * (product + transforms + ways + back) + _CYCLES_A_STAGE
     if d.splits > 1:
         parts = (d.splits + 1) * s.groups * s.channels * -(-s.outputs // lanes)
-        total += parts * dw / threads + CYCLES_A_STAGE
+        total += parts * dw / threads + _CYCLES_A_STAGE
     return total
 
 
