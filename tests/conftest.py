@@ -30,6 +30,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files under tests/golden/")
+    parser.addoption("--soak", action="store_true", help="run the tests under tests/soak/ at their full length")
 
 
 @pytest.fixture
