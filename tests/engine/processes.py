@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SWEEP = Path(__file__).parent / "sweep.py"
+CROWDED = Path(__file__).parent / "crowded.py"
 
 
 def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import SWEEP, answer, sweep
+from processes import CROWDED, SWEEP, answer, python, sweep
 
 from convforge.engine import runtime
 
@@ -170,6 +170,42 @@ def test_entries_depend_on_everything_that_the_code_depends_on(tmp_path: Path, m
             patch.setattr(f"convforge.engine.runtime.{what}", value)
             names.add(runtime._Entry.named("one").path)  # type: ignore[union-attr]
     assert len(names) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_pipes_folders_and_loops_in_the_place_of_entries(filled: Path) -> None:
+    entries = sorted(filled.iterdir())
+    for n, entry in enumerate(entries):
+        entry.unlink()
+        if n % 3 == 0:
+            os.mkfifo(entry)
+        elif n % 3 == 1:
+            entry.mkdir()
+        else:
+            entry.symlink_to(entry)
+    os.mkfifo(filled / "choices.json")
+    assert run(filled)["compiled"] == len(entries)
+    assert all(entry.is_file() for n, entry in enumerate(entries) if n % 3 != 1)
+
+
+def test_what_killed_writers_left_is_removed(filled: Path) -> None:
+    old, new = filled / "abc.part", filled / "def.part"
+    for left in (old, new):
+        left.write_bytes(b"half of it")
+    os.utime(old, (0, 0))
+    for entry in list(filled.glob("*.o"))[:1]:
+        entry.unlink()
+    run(filled)
+    assert not old.exists()
+    assert new.exists(), "somebody may be writing it at this moment"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/maps and MAP_FIXED_NOREPLACE")
+def test_code_is_loaded_wherever_memory_is_free(tmp_path: Path) -> None:
+    """Compiled, and then read from disk, in an address space of holes that are further apart than 32 bits reach."""
+    for _ in range(2):
+        done = python(str(CROWDED), CONVFORGE_CACHE=str(tmp_path / "code"))
+        assert (done.returncode, done.stdout.split()) == (0, ["right"]), done.stderr
 
 
 def test_targets_share_a_folder(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ import re
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -36,7 +37,14 @@ from .compiler import compile_parts, host, objects_of
 from .ir import I32, I64, PTR, VOID, Function, Int, Pointer, kernel
 from .target import Target
 
+T = TypeVar("T")
+
 _lock = threading.RLock()
+"""Held while code is made and loaded."""
+
+
+class CannotLoad(RuntimeError):
+    """Machine code could not be made or brought into memory; the message says why."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -54,7 +62,7 @@ class Code:
         return self.addresses[name]
 
 
-_compiled: dict[tuple[object, ...], Code] = {}
+_compiled: dict[tuple[object, ...], Code | CannotLoad] = {}
 
 
 def code(
@@ -62,7 +70,8 @@ def code(
 ) -> Code:
     """The compiled form of what `build` writes into a module: from memory, from disk, or made now.
 
-    `name` and `parameters` identify it; two builds that differ must differ in them.
+    `name` and `parameters` identify it; two builds that differ must differ in them. Raises `CannotLoad`, then and at
+    every later call, where threads or memory for it are not to be had.
     """
     key = (name, target, *parameters)
     found = _compiled.get(key)
@@ -70,8 +79,17 @@ def code(
         with _lock:
             found = _compiled.get(key)
             if found is None:
-                found = _compiled[key] = _load(_object_code(repr(key), build, target), kernels)
+                found = _compiled[key] = _made(repr(key), build, kernels, target)
+    if isinstance(found, CannotLoad):
+        raise found
     return found
+
+
+def _made(key: str, build: Callable[[ir.Module], None], kernels: Sequence[str], target: Target) -> Code | CannotLoad:
+    try:
+        return _load(_object_code(key, build, target), kernels)
+    except (RuntimeError, OSError, MemoryError) as problem:
+        return CannotLoad(f"its machine code cannot be made or loaded here ({problem}).")
 
 
 def _object_code(key: str, build: Callable[[ir.Module], None], target: Target) -> bytes:
@@ -89,7 +107,12 @@ def _object_code(key: str, build: Callable[[ir.Module], None], target: Target) -
 @cache
 def _jit() -> llvm.LLJIT:
     # Only linking is left to it, so the host's own machine description does for all targets.
-    return llvm.create_lljit_compiler(host().create_target_machine(jit=True))
+    #
+    # With JITLink: it lays all sections of an object into one block of memory and reaches other objects by stubs with
+    # whole addresses. LLVM's older linker maps each section where the system has room. Sections address each other by
+    # 32 bits; in a process that has mapped a great deal (torch with CUDA's libraries) they can lie further apart, and
+    # then it aborts the process. Both take 0.7 ms a module; JITLink takes 60 KB more of memory for one.
+    return llvm.create_lljit_compiler(host().create_target_machine(jit=True), use_jit_link=True)
 
 
 _trackers: list[object] = []  # code is freed with its tracker, so they are all kept
@@ -146,6 +169,47 @@ def only_ours(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+def read_ours(path: Path, most: int) -> bytes | None:
+    """What an ordinary file holds, at most so many bytes; None where it is no such file or others can write it."""
+    try:
+        # Without waiting: a pipe under that name would keep us for ever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not (stat.S_ISREG(status.st_mode) and only_ours(status) and status.st_size <= most):
+                return None
+            return file.read(most)
+    except OSError:
+        return None
+
+
+def write_ours(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; raises OSError."""
+    _sweep(path.parent)
+    handle, temporary = tempfile.mkstemp(_PART, dir=path.parent)  # created readable by its owner only
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove, once a process, what writers have left that were killed: files being written for over an hour."""
+    for left in folder.glob(f"*{_PART}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LONGEST_WRITE:
+                left.unlink()
+
+
+_PART, _LONGEST_WRITE = ".part", 3600.0
+_MOST_CODE_BYTES = 256 << 20
+
+
 @dataclass(frozen=True)
 class _Entry:
     """One object file on disk: the hash of name and code, then the code."""
@@ -161,28 +225,16 @@ class _Entry:
         return cls(folder / (hashlib.sha256(repr((versions, key)).encode()).hexdigest() + ".o"))
 
     def read(self) -> bytes | None:
-        try:
-            with open(self.path, "rb") as file:
-                if not only_ours(os.fstat(file.fileno())):
-                    return None
-                content = file.read()
-        except OSError:
+        content = read_ours(self.path, _MOST_CODE_BYTES)
+        if content is None:
             return None
         digest, object_code = content[:32], content[32:]
         return object_code if digest == self._digest(object_code) else None
 
     def write(self, object_code: bytes) -> None:
         """Whole or not at all: a full disk or a crash leaves no half entry under the name."""
-        temporary: str | None = None
-        try:
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent)  # created readable by its owner only
-            with open(handle, "wb") as file:
-                file.write(self._digest(object_code) + object_code)
-            os.replace(temporary, self.path)
-        except OSError:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            write_ours(self.path, self._digest(object_code) + object_code)
 
     def _digest(self, object_code: bytes) -> bytes:
         return hashlib.sha256(self.path.name.encode() + object_code).digest()
@@ -345,15 +397,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _renew_after_fork() -> None:
-    """A forked child inherits the pool without its threads, and the lock perhaps in the hands of a thread that it does
-    not have."""
-    global _lock
-    _lock = threading.RLock()
+    """A forked child inherits the pool without its threads."""
     _pool.cache_clear()
+    _lock.release()
 
 
+# A fork waits until no thread compiles: the child would inherit the locks of LLVM, llvmlite and the compiling threads
+# as they are, and nobody to open them.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_after_fork)
+    os.register_at_fork(
+        before=lambda: _lock.acquire(), after_in_parent=lambda: _lock.release(), after_in_child=_renew_after_fork
+    )
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
@@ -394,6 +448,12 @@ def call(block: NDArray[np.int64], address: int, copy: int, threads: int, *buffe
 @cache
 def _control() -> Code:
     return code("run", _build_run, ["run", "call"], targets.current())
+
+
+def ready(prepared: T) -> T:
+    """The same; what runs it is loaded, so that `CannotLoad` is raised now or not at all."""
+    _caller()
+    return prepared
 
 
 @cache

@@ -8,9 +8,7 @@ the algorithm. Nothing in it is executed; a name that does not apply, or a file 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -40,10 +38,7 @@ def keep(choices: Iterable[tuple[Problem, str, int, bool, str]]) -> Path | None:
     path = where()
     if path is None:
         return None
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with open(handle, "w", encoding="utf-8") as file:
-        json.dump(table, file, indent=0, sort_keys=True)
-    os.replace(temporary, path)
+    runtime.write_ours(path, json.dumps(table, indent=0, sort_keys=True).encode())
     return path
 
 
@@ -130,10 +125,10 @@ def _table() -> dict[str, str]:
     path = where()
     if path is None:
         return {}
+    content = runtime.read_ours(path, _MOST_BYTES)
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(_MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
