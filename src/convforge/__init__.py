@@ -13,6 +13,7 @@ from .spec import Conv2dSpec, SpecError
 
 if TYPE_CHECKING:
     from . import engine, nn
+    from .kept import freeze
     from .ops import conv2d
     from .planning import plan
     from .precision import get_precision, set_precision
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "conv2d": ".ops",
+    "freeze": ".kept",
     "optimize": ".swap",
     "report": ".swap",
     "Report": ".swap",
@@ -37,6 +39,7 @@ __all__ = [
     "UserError",
     "conv2d",
     "engine",
+    "freeze",
     "get_precision",
     "nn",
     "optimize",

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from .errors import UserError
 from .ops import conv2d, resolve_padding
 from .spec import Sides, as_padding, same_half_pad, strided_same_error
 
 __all__ = ["Conv2d"]
 
+_is_scripting: Any = torch.jit.is_scripting  # type: ignore[attr-defined]
 _BEYOND_TORCH = ("same_half", "same_ceil")
 
 
@@ -63,7 +65,27 @@ class Conv2d(torch.nn.Conv2d):
             known: Any = as_padding(padding, _pair(kernel_size), steps, _pair(dilation))
             self.padding = known
 
+    def __prepare_scriptable__(self) -> Conv2d:
+        """Asked by `torch.jit.script` before it reads the code below."""
+        padding: Any = self.padding
+        if padding == "same_ceil" or isinstance(padding[0], tuple):
+            raise UserError(
+                f"torch.jit.script cannot express padding={padding!r}: use torch's own kinds of padding, or pad the "
+                "input with torch.nn.ZeroPad2d."
+            )
+        return self
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if _is_scripting():  # torch's own method, which cannot be called from a script
+            if self.padding_mode != "zeros":
+                input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+                return torch.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+            return torch.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        else:  # noqa: RET505  (a script is made of one branch or of the other)
+            return self._on_engine(input, weight, bias)
+
+    @torch.jit.unused
+    def _on_engine(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             size = (input.shape[-2], input.shape[-1])

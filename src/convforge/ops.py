@@ -16,6 +16,7 @@ not go through torch's dispatcher: a plan that was made when its sizes were firs
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,15 +24,15 @@ from math import prod
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import kept
+from . import by_torch, kept
 from .engine.geometry import Problem
 from .engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
 from .engine.prepared import Prepared
-from .kept import drop_kept_weights, kept_weights
+from .engine.runtime import CannotLoad, ready
+from .kept import drop_kept_weights, freeze, kept_weights
 from .precision import get_precision
 from .spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad
 
@@ -82,16 +83,38 @@ def conv2d(
         return overridden
     steps, gaps = _pair(stride), _pair(dilation)
     if steps is None or gaps is None or not all(isinstance(t, Tensor) for t in tensors):
-        return _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return by_torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return _traced(input, weight, bias, steps, padding, gaps, groups)
     if weight.dim() != 4 or input.dim() not in (3, 4):
-        return _torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return by_torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     sides = resolve_padding(padding, (input.shape[-2], input.shape[-1]), weight.shape[2:], steps, gaps)
     if sides is None or not _engine_takes(input, weight, bias, steps, sides, gaps, groups):
         ours = sides is not None and isinstance(padding, str) and padding not in ("valid", "same")
-        return _torch_conv2d(input, weight, bias, stride, sides if ours else padding, dilation, groups)
+        return by_torch.conv2d(input, weight, bias, stride, sides if ours else padding, dilation, groups)
     image = input if input.dim() == 4 else input.unsqueeze(0)
     y: Tensor = _forward_op(image, weight, bias, steps, [*sides[0], *sides[1]], gaps, groups)
     return y if input.dim() == 4 else y.squeeze(0)
+
+
+def _traced(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: Any,
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    """The plain operator, for `torch.jit.trace`. To a trace sizes are tensors; that it holds for this size only, where
+    'same_ceil' depends on it, is what torch warns of here."""
+    if padding in PADDING_RULES and padding not in ("valid", "same"):
+        with warnings.catch_warnings():  # a trace keeps the weights, so their size is no news to anybody
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            kernel = (int(w.shape[2]), int(w.shape[3]))
+        size = (int(x.shape[-2]), int(x.shape[-1])) if padding == "same_ceil" and max(stride) > 1 else kernel
+        padding = resolve_padding(padding, size, kernel, stride, dilation)
+    return by_torch.conv2d(x, w, bias, stride, padding, dilation, groups)
 
 
 def resolve_padding(
@@ -184,18 +207,6 @@ def _has_tangent(tensors: Sequence[Tensor]) -> bool:
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
-def _torch_conv2d(
-    x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Tensor:
-    """torch's own convolution; where the sides differ, which it cannot, on an input padded before."""
-    if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
-        (top, bottom), (left, right) = padding
-        if top == bottom and left == right:
-            return F.conv2d(x, w, bias, stride, (top, left), dilation, groups)
-        return F.conv2d(F.pad(x, (left, right, top, bottom)), w, bias, stride, 0, dilation, groups)
-    return F.conv2d(x, w, bias, stride, padding, dilation, groups)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The operators. `padding` is [top, bottom, left, right]; `channels_last` says which memory format the result has.
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,6 +241,8 @@ class _Plan:
     strides: _Sizes
     geometry: _Geometry
     channels_last: bool
+    extents: tuple[int, int] = (0, 0)
+    """Bytes from the first to behind the last number of the two tensors that are read."""
     keep: bool = False
     """Whether the weights are not being trained, so that their packed form may be kept."""
 
@@ -248,19 +261,49 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
         bias = bias.contiguous()
     geometry = _geometry(stride, pads, dilation, groups)
     keep = not w.requires_grad
-    plan = _forward_plan(
-        dtype, x.shape, x.stride(), w.shape, w.stride(), bias is not None, geometry, *_settings(), keep
-    )
+    try:
+        plan = _forward_plan(
+            dtype, x.shape, x.stride(), w.shape, w.stride(), bias is not None, geometry, *_settings(), keep
+        )
+    except CannotLoad as problem:
+        by_torch.warn_that_code_cannot_be_loaded(problem)
+        y = by_torch.conv2d(x, w, bias, stride, ((pads[0], pads[1]), (pads[2], pads[3])), dilation, groups)
+        return _in_format(y, is_channels_last(x) or is_channels_last(w))
     return _run_forward(plan, x, w, bias)
 
 
 def _run_forward(plan: _Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     y, prepared = plan.output(), plan.prepared
     if prepared is not None:
-        packed, alive = kept.packed(w, prepared) if plan.keep and prepared.packed_bytes else (0, None)
-        prepared.run(packed, x.data_ptr(), w.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr())
+        x_at, _ = _located(x, plan.extents[0])
+        packed, w_at, alive = _weights(plan, prepared, w)
+        b_at = 0 if bias is None else _located(bias, w.shape[0] * bias.itemsize)[0]
+        prepared.run(packed, x_at, w_at, y.data_ptr(), b_at)
         del alive  # the packed weights are needed until here
     return y
+
+
+def _located(t: Tensor, extent: int) -> tuple[int, torch.UntypedStorage]:
+    """Where its first number lies, and in what memory. Raises where that does not hold all of its numbers, which torch
+    allows (`untyped_storage().resize_`)."""
+    storage = t.untyped_storage()
+    held, wanted = storage.nbytes(), t.storage_offset() * t.itemsize + extent
+    if held < wanted:
+        raise RuntimeError(
+            f"a tensor of shape {tuple(t.shape)} needs {wanted:,} bytes of memory, and its storage has {held:,}: "
+            "it was freed or made smaller; give it memory again, or make a copy before that is done."
+        )
+    return t.data_ptr(), storage
+
+
+def _weights(plan: _Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, object]:
+    """Where the weights' packed form lies, if it is kept, where the weights do, and what keeps the form alive."""
+    extent = plan.extents[1]
+    address, storage = _located(w, extent)
+    if not plan.keep:
+        return 0, address, None
+    packed, alive = kept.packed(w, storage, address, extent, prepared)
+    return packed, address, alive
 
 
 def _input_gradient(
@@ -269,15 +312,20 @@ def _input_gradient(
     if g.dtype.itemsize == 2:
         return _input_gradient(g.float(), w.float(), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
     dtype, geometry = _common_dtype(g, w), _geometry(stride, pads, dilation, groups)
-    plan = _input_gradient_plan(
-        dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *_settings(),
-        not w.requires_grad,
-    )  # fmt: skip
+    try:
+        plan = _input_gradient_plan(
+            dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *_settings(),
+            not w.requires_grad,
+        )  # fmt: skip
+    except CannotLoad as problem:
+        by_torch.warn_that_code_cannot_be_loaded(problem)
+        return _in_format(by_torch.input_gradient(g, w, size, stride, pads, dilation, groups), channels_last)
     dx, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dx.zero_()
-    packed, alive = kept.packed(w, prepared) if plan.keep and prepared.packed_bytes else (0, None)
-    prepared.run(packed, dx.data_ptr(), w.data_ptr(), g.data_ptr())
+    g_at, _ = _located(g, plan.extents[0])
+    packed, w_at, alive = _weights(plan, prepared, w)
+    prepared.run(packed, dx.data_ptr(), w_at, g_at)
     del alive
     return dx
 
@@ -288,14 +336,23 @@ def _weight_gradient(
     if x.dtype.itemsize == 2:
         return _weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
     dtype, geometry = _common_dtype(x, g), _geometry(stride, pads, dilation, groups)
-    plan = _weight_gradient_plan(
-        dtype, x.shape, x.stride(), g.shape, g.stride(), tuple(kernel), geometry, channels_last, *_settings()
-    )
+    try:
+        plan = _weight_gradient_plan(
+            dtype, x.shape, x.stride(), g.shape, g.stride(), tuple(kernel), geometry, channels_last, *_settings()
+        )
+    except CannotLoad as problem:
+        by_torch.warn_that_code_cannot_be_loaded(problem)
+        return _in_format(by_torch.weight_gradient(x, g, kernel, stride, pads, dilation, groups), channels_last)
     dw, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dw.zero_()
-    prepared.run(0, x.data_ptr(), dw.data_ptr(), g.data_ptr())
+    x_at, g_at = _located(x, plan.extents[0])[0], _located(g, plan.extents[1])[0]
+    prepared.run(0, x_at, dw.data_ptr(), g_at)
     return dw
+
+
+def _in_format(t: Tensor, channels_last: bool) -> Tensor:
+    return t.contiguous(memory_format=_memory_format(channels_last))
 
 
 def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
@@ -333,8 +390,10 @@ def _forward_plan(
     shape = (x_shape[0], w_shape[0], *_out_size(x_shape, w_shape, *geometry[:3]))
     strides = _dense_strides(shape, channels_last)
     problem = _problem(dtype, x_shape, w_shape, shape, geometry, x_strides, w_strides, strides)
-    prepared = prepare_forward(problem, threads, bias, exact, kept=keep) if prod(shape) else None
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, keep)
+    prepared = ready(prepare_forward(problem, threads, bias, exact, kept=keep)) if prod(shape) else None
+    extents = _extent(x_shape, x_strides, dtype), _extent(w_shape, w_strides, dtype)
+    keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, extents, keep)
 
 
 @lru_cache(_PLANS)
@@ -354,8 +413,10 @@ def _input_gradient_plan(
     shape = (g_shape[0], w_shape[1] * geometry[3], *size)
     strides = _dense_strides(shape, channels_last)
     problem = _problem(dtype, shape, w_shape, g_shape, geometry, strides, w_strides, g_strides)
-    prepared = prepare_input_gradient(problem, threads, exact, kept=keep) if prod(g_shape) else None
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, keep)
+    prepared = ready(prepare_input_gradient(problem, threads, exact, kept=keep)) if prod(g_shape) else None
+    extents = _extent(g_shape, g_strides, dtype), _extent(w_shape, w_strides, dtype)
+    keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, extents, keep)
 
 
 @lru_cache(_PLANS)
@@ -374,8 +435,14 @@ def _weight_gradient_plan(
     shape = (g_shape[1], x_shape[1] // geometry[3], *kernel)
     strides = _dense_strides(shape, channels_last)
     problem = _problem(dtype, x_shape, shape, g_shape, geometry, x_strides, strides, g_strides)
-    prepared = prepare_weight_gradient(problem, threads, exact) if prod(g_shape) else None
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last)
+    prepared = ready(prepare_weight_gradient(problem, threads, exact)) if prod(g_shape) else None
+    extents = _extent(x_shape, x_strides, dtype), _extent(g_shape, g_strides, dtype)
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, extents)
+
+
+def _extent(shape: _Sizes, strides: _Sizes, dtype: torch.dtype) -> int:
+    """Bytes from the first to behind the last number."""
+    return (1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))) * dtype.itemsize
 
 
 def _dense_strides(shape: _Sizes, channels_last: bool) -> _Sizes:
@@ -566,11 +633,14 @@ def _plain_call(
     if not (_is_exact(stride) and _is_exact(padding) and _is_exact(dilation) and type(groups) is int):
         return None
     recorded = torch.is_grad_enabled()
-    plan = _plain_plan(
-        x.dtype, x.shape, x.stride(), w.dtype, w.shape, w.stride(),
-        None if bias is None else (bias.dtype, bias.shape, bias.stride()),
-        stride, padding, dilation, groups, *_settings(), not (recorded and w.requires_grad),
-    )  # fmt: skip
+    try:
+        plan = _plain_plan(
+            x.dtype, x.shape, x.stride(), w.dtype, w.shape, w.stride(),
+            None if bias is None else (bias.dtype, bias.shape, bias.stride()),
+            stride, padding, dilation, groups, *_settings(), not (recorded and w.requires_grad),
+        )  # fmt: skip
+    except CannotLoad:
+        return None  # the operators know what to do
     if plan is None:
         return None
     if recorded and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
@@ -698,4 +768,4 @@ class _Convolution(torch.autograd.Function):
 # Function.apply without its questions about functorch, which a plain call has answered.
 _apply: Any = super(torch.autograd.Function, _Convolution).apply
 
-__all__ = ["conv2d", "drop_kept_weights", "is_channels_last", "kept_weights", "resolve_padding"]
+__all__ = ["conv2d", "drop_kept_weights", "freeze", "is_channels_last", "kept_weights", "resolve_padding"]

@@ -1,4 +1,4 @@
-"""A fingerprint changes with any number that it covers, and covers what it says."""
+"""A fingerprint changes with any number that it covers, and with nothing else."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convforge.engine.fingerprint import PAGE, fingerprint, pages
+from convforge.engine.fingerprint import fingerprint
 
-SIZES = [0, 4, 60, PAGE - 4, PAGE, PAGE + 4, 5 * PAGE, 7 * PAGE + 20]
+AT_ONCE = [0, 4, 60, 508, 512, 516, 5 * 2048, 7 * 2048 + 20, 256 << 10]
+IN_PIECES = [(256 << 10) + 4, 300_000, (1 << 20) + 36]
 
 
 def numbers(size: int) -> NDArray[np.uint32]:
     return np.random.default_rng(size).integers(0, 1 << 32, size // 4, np.uint32)
 
 
-def of(array: NDArray[np.uint32], first: int = 0, step: int = 1) -> int:
-    return fingerprint(int(array.ctypes.data), array.nbytes, first, step)
+def of(array: NDArray[np.uint32], threads: int = 1) -> int:
+    return fingerprint(int(array.ctypes.data), array.nbytes, threads)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", AT_ONCE + IN_PIECES)
 def test_every_bit_of_every_word_counts(size: int) -> None:
     array = numbers(size)
     before = of(array)
     assert of(array) == before
-    for n in range(0, array.size, max(1, array.size // 500)):
+    for n in {*range(0, array.size, max(1, array.size // 500)), *range(max(0, array.size - 200), array.size)}:
         bit = np.uint32(1 << n % 32)
         array[n] ^= bit
         assert of(array) != before, n
@@ -32,7 +33,7 @@ def test_every_bit_of_every_word_counts(size: int) -> None:
     assert of(array) == before
 
 
-@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("size", AT_ONCE[1:] + IN_PIECES)
 def test_changes_that_cancel_in_a_plain_sum_are_seen(size: int) -> None:
     """All signs turned, everything doubled (2²³ added to each), two numbers exchanged, the order turned around."""
     array = numbers(size)
@@ -45,30 +46,30 @@ def test_changes_that_cancel_in_a_plain_sum_are_seen(size: int) -> None:
         assert of(array[::-1].copy()) != seen[0]
 
 
+def test_pieces_that_change_places_are_seen() -> None:
+    array = numbers(16 * 512 * 64)
+    halves = np.concatenate([array[array.size // 2 :], array[: array.size // 2]])
+    assert of(halves) != of(array)
+
+
 def test_equal_numbers_of_different_count_and_value_differ() -> None:
-    memory = np.empty(4 * PAGE, np.float32)
+    memory = np.empty(2048, np.float32)
     seen = set()
     for value in (0, 1, -1, 2, -2, 0.5):
         memory[:] = value
-        seen |= {fingerprint(int(memory.ctypes.data), size) for size in range(4, 4 * PAGE, 52)}
-    assert len(seen) == 6 * len(range(4, 4 * PAGE, 52))
+        seen |= {fingerprint(int(memory.ctypes.data), size) for size in range(4, memory.nbytes, 52)}
+    assert len(seen) == 6 * len(range(4, memory.nbytes, 52))
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 8, 11])
-@pytest.mark.parametrize("size", SIZES)
-def test_turns_cover_everything_once(size: int, step: int) -> None:
+@pytest.mark.parametrize("size", AT_ONCE + IN_PIECES)
+def test_threads_do_not_count(size: int) -> None:
     array = numbers(size)
-    before = [of(array, first, step) for first in range(step)]
-    for n in range(0, array.size, max(1, array.size // 50)):
-        array[n] ^= np.uint32(1)
-        changed = [first for first in range(step) if of(array, first, step) != before[first]]
-        assert changed == [n * 4 // PAGE % step]
-        array[n] ^= np.uint32(1)
-    assert pages(size) == -(-size // PAGE)
+    assert len({of(array, threads) for threads in (1, 2, 3, 5, 40)}) == 1
 
 
-def test_nothing_beside_the_numbers_counts() -> None:
-    array = numbers(3 * PAGE)
+@pytest.mark.parametrize("size", [3 * 2048, 400_000])
+def test_nothing_beside_the_numbers_counts(size: int) -> None:
+    array = numbers(size + 760)
     inner = array[100:-90]
     before = of(inner)
     array[:100] = array[-90:] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from .epilogue import Epilogue
@@ -29,7 +30,7 @@ def prepare_forward(
     """
     epilogue = Epilogue(bias, activation, residual)
     row = choose(problem, Pass.FORWARD, threads, exact, algorithm, kept, epilogue.fused).algorithm
-    return row.slide(row.name, problem, Pass.FORWARD, threads, epilogue)
+    return _steady(row.slide(row.name, problem, Pass.FORWARD, threads, epilogue), kept)
 
 
 @lru_cache(maxsize=4096)
@@ -38,7 +39,7 @@ def prepare_input_gradient(
 ) -> Prepared:
     """x's gradient, into `x`, from y's gradient, in `y`, and w."""
     row = choose(problem, Pass.INPUT_GRADIENT, threads, exact, algorithm, kept).algorithm
-    return row.slide(row.name, problem, Pass.INPUT_GRADIENT, threads, Epilogue())
+    return _steady(row.slide(row.name, problem, Pass.INPUT_GRADIENT, threads, Epilogue()), kept)
 
 
 @lru_cache(maxsize=4096)
@@ -46,3 +47,9 @@ def prepare_weight_gradient(problem: Problem, threads: int, exact: bool = False,
     """w's gradient, into `w`, from x and y's gradient, in `y`."""
     row = choose(problem, Pass.WEIGHT_GRADIENT, threads, exact, algorithm).algorithm
     return row.correlate(row.name, problem, threads)
+
+
+def _steady(prepared: Prepared, kept: bool) -> Prepared:
+    """For callers that keep the packed weights, the same steps whether they are at hand already or not: `alone` may add
+    up in another order, and the first call has to give the bits that the later ones give."""
+    return replace(prepared, alone=None) if kept else prepared

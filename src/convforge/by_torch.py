@@ -1,0 +1,68 @@
+"""PyTorch's own convolution and its gradients: for what the engine does not take.
+
+The functions are bound when this module is loaded, so that a program may put `convforge.conv2d` in the place of
+`torch.nn.functional.conv2d`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_conv2d = torch.conv2d
+_pad = torch.nn.functional.pad
+_backward = torch.ops.aten.convolution_backward.default
+
+
+def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    """The forward pass. Padding is torch's, or `((top, bottom), (left, right))`: where the sides differ, which torch
+    cannot, the input is padded before."""
+    if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
+        (top, bottom), (left, right) = padding
+        if top == bottom and left == right:
+            return _conv2d(x, w, bias, stride, (top, left), dilation, groups)
+        return _conv2d(_pad(x, (left, right, top, bottom)), w, bias, stride, 0, dilation, groups)
+    return _conv2d(x, w, bias, stride, padding, dilation, groups)
+
+
+def input_gradient(
+    g: Tensor, w: Tensor, size: Sequence[int], stride: Any, pads: Sequence[int], dilation: Any, groups: int
+) -> Tensor:
+    """∂loss/∂x of an x of this height and width; `pads` is (top, bottom, left, right)."""
+    top, bottom, left, right = pads
+    height, width = size
+    padded = w.new_empty(()).expand(g.shape[0], w.shape[1] * groups, top + height + bottom, left + width + right)
+    dx: Tensor = _gradients(g, padded, w, stride, dilation, groups, 0)
+    return dx[:, :, top : top + height, left : left + width].contiguous()
+
+
+def weight_gradient(
+    x: Tensor, g: Tensor, kernel: Sequence[int], stride: Any, pads: Sequence[int], dilation: Any, groups: int
+) -> Tensor:
+    """∂loss/∂w of kernels of this height and width."""
+    top, bottom, left, right = pads
+    w = x.new_empty(()).expand(g.shape[1], x.shape[1] // groups, *kernel)
+    return _gradients(g, _pad(x, (left, right, top, bottom)), w, stride, dilation, groups, 1)
+
+
+def _gradients(g: Tensor, x: Tensor, w: Tensor, stride: Any, dilation: Any, groups: int, which: int) -> Tensor:
+    wanted = [n == which for n in range(3)]
+    gradient: Tensor = _backward(g, x, w, None, list(stride), [0, 0], list(dilation), False, [0, 0], groups, wanted)[
+        which
+    ]
+    return gradient
+
+
+@cache
+def _warn(problem: str) -> None:
+    warnings.warn(f"convforge hands convolutions over to PyTorch: {problem}", RuntimeWarning, stacklevel=4)
+
+
+def warn_that_code_cannot_be_loaded(problem: Exception) -> None:
+    """Once a program for each reason: everything is right, and slower than it should be."""
+    _warn(str(problem))
