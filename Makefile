@@ -2,17 +2,20 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# Not the newest that pyproject.toml allows: with another version pip may choose a build for GPUs, of several gigabytes.
+# Not the newest that pyproject.toml allows, and only here: whoever installs convforge keeps the torch they have, from
+# 2.9 on. On Linux the package registry's builds of torch are for GPUs, with several gigabytes of CUDA. This version is
+# one that comes, where these checks run, as a build for CPUs; another may bring CUDA with it, and works as well
+# (`make test-newest`).
 TORCH := 2.13.0
 
 # Nothing here needs the Hugging Face hub: a test or a demo that asks it for something should fail and not wait.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test soak test-newest lint format lock clean
 
 help:  ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 demo: .venv/installed  ## Learn to read 5,000 digits, learn kernels from photographs, and say where the reports are.
 	$(BIN)/convforge train --dense-twin
@@ -21,6 +24,12 @@ demo: .venv/installed  ## Learn to read 5,000 digits, learn kernels from photogr
 
 test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
 	$(BIN)/python -m pytest -n 2 -q
+
+soak: .venv/installed  ## Run the long versions of the tests in tests/soak, an hour or so, and print a table.
+	$(BIN)/python -m pytest tests/soak --soak -q -p no:cacheprovider
+
+test-newest: .venv-newest/installed  ## Run the tests with the newest torch, torchvision and timm (5 GB in .venv-newest).
+	.venv-newest/bin/python -m pytest -n 2 -q
 
 lint: .venv/installed  ## Check format, lint and types.
 	$(BIN)/ruff format --check .
@@ -40,8 +49,14 @@ lock:  ## Write requirements.txt anew: the newest packages that pyproject.toml a
 	rm -rf .lock
 
 clean:  ## Delete .venv and the caches, but not runs/.
-	rm -rf .venv .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv-newest/installed: pyproject.toml
+	$(PYTHON) -m venv --clear --without-pip .venv-newest
+	$(PYTHON) -m pip --python .venv-newest install --quiet torch torchvision timm
+	$(PYTHON) -m pip --python .venv-newest install --quiet --editable '.[dev]' pip
+	@touch $@
 
 # The stamp is written last, so an installation that was interrupted is begun again. `venv --without-pip` works where
 # Debian has split ensurepip off; pip comes with the lock.

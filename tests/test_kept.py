@@ -291,6 +291,17 @@ def kept_alone(w: Tensor) -> Tensor:
     return w
 
 
+def test_the_report_says_how_much() -> None:
+    model = convforge.optimize(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 8, 3))).eval()
+    assert "packed" not in str(convforge.report(model))
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(1, 8, 9, 9))
+    layers = convforge.report(model)
+    assert sum(layer.kept_bytes for layer in layers) == kept_weights()["bytes"] > 0
+    assert f"{kept_weights()['bytes'] / 1e6:,.1f} MB of packed weights are kept for them" in str(layers)
+
+
 def test_one_tensors_forms_are_bounded() -> None:
     w = torch.randn(64, 64, 3, 3)
     for size in (4, 6, 8, 12, 16, 20, 28, 40, 56, 80):

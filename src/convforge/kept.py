@@ -23,6 +23,7 @@ import os
 import weakref
 from functools import cache
 from itertools import count
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ MOST_BYTES = max(256 << 20, _machine_bytes() // 8)
 """What all kept forms together may take."""
 
 _clock = count()
+
+Model = TypeVar("Model", torch.nn.Module, Tensor)
 
 
 class _Form:
@@ -133,7 +136,7 @@ def _make_room(beside: dict[bytes, _Form], size: int) -> None:
         taken -= freed
 
 
-def freeze(model: torch.nn.Module | Tensor) -> torch.nn.Module | Tensor:
+def freeze(model: Model) -> Model:
     """Promise that the weights stay as they are, or change by PyTorch's own operations only, and save the look at them.
 
     Sets a module to eval mode, and its parameters (or the tensor) to need no gradient, so that no optimiser changes
@@ -186,6 +189,14 @@ def kept_weights() -> dict[str, int]:
     """What is kept at the moment: how many tensors' `weights`, in how many `bytes`."""
     forms = [list(known.forms.values()) for known in list(_known.values())]
     return {"weights": sum(map(bool, forms)), "bytes": sum(form.bytes for each in forms for form in each)}
+
+
+def bytes_kept_for(w: Tensor) -> int:
+    """What the packed forms of these weights take."""
+    if w.device.type != "cpu" or not w.numel():
+        return 0
+    known = _known.get((w.data_ptr(), w.nbytes))
+    return sum(form.bytes for form in list(known.forms.values())) if known else 0
 
 
 def drop_kept_weights() -> None:

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from .engine.geometry import Problem
 from .engine.select import Pass, choose
 from .errors import UserError
+from .kept import bytes_kept_for
 from .nn import Conv2d
 from .precision import get_precision
 from .spec import Conv2dSpec
@@ -99,6 +100,9 @@ class LayerReport:
     weight_shape: tuple[int, ...]
     on_engine: bool
     reason: str
+    kept_bytes: int = 0
+    """What packed forms of its weights take beside them, at the moment; of all models together, an eighth of the
+    machine's memory at most."""
 
 
 class Report(tuple[LayerReport, ...]):
@@ -116,6 +120,9 @@ class Report(tuple[LayerReport, ...]):
             console.print(table)
             swapped = sum(layer.on_engine for layer in self)
             console.print(f"{swapped} of {len(self)} convolutions on the engine")
+            kept_bytes = sum(layer.kept_bytes for layer in self)
+            if kept_bytes:
+                console.print(f"{kept_bytes / 1e6:,.1f} MB of packed weights are kept for them")
         return "\n".join(line.rstrip() for line in text.get().splitlines())
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -161,5 +168,7 @@ def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:
         reason = _why_not(module)
         if reason is None:
             reason = _algorithm(module) if on_engine else "the model was not passed through convforge.optimize"
-        shape = () if torch.nn.parameter.is_lazy(module.weight) else tuple(module.weight.shape)
-        yield LayerReport(name, type(module).__name__, shape, on_engine, reason)
+        lazy = torch.nn.parameter.is_lazy(module.weight)
+        shape = () if lazy else tuple(module.weight.shape)
+        kept_bytes = 0 if lazy else bytes_kept_for(module.weight)
+        yield LayerReport(name, type(module).__name__, shape, on_engine, reason, kept_bytes)

@@ -24,6 +24,7 @@ from ..engine import Problem, runtime
 from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
 from ..engine.prepared import Prepared
 from ..engine.select import Pass
+from ..kept import freeze
 from .layers import Layer
 
 OURS = "convforge"
@@ -99,10 +100,12 @@ class Work:
         return lambda: self._torch(which, data)
 
     def ours(self, which: Pass, kept: bool) -> Callable[[], Tensor]:
-        """The engine, as users and autograd call it."""
+        """The engine, as users and autograd call it. Weights that are `kept` are frozen, as in a model that was given
+        to `convforge.freeze`, and as they are in ONNX Runtime and OpenVINO."""
         operators: Any = torch.ops.convforge
         s, t = self.layer.spec, self.last
-        w = t.w if kept else t.w.detach().requires_grad_()  # what is being trained is not kept
+        w = t.w.detach()
+        w = freeze(w) if kept else w.requires_grad_()  # what is being trained is not kept
         (top, left), size, kernel = self.pads, self.layer.size, s.kernel_size
         geometry = (s.stride, (top, top, left, left), s.dilation, s.groups)
         if which is Pass.FORWARD:
