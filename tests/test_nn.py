@@ -264,7 +264,7 @@ def test_onnx_export_holds_plain_conv_nodes(tmp_path: Path, dynamo: bool) -> Non
     torch.testing.assert_close(torch.from_numpy(theirs), model(x).detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_jit_trace() -> None:
     model, x = optimized(), randn(2, 3, 16, 16)
     traced = torch.jit.trace(model, x)

@@ -559,6 +559,8 @@ GEOMETRIES = {
 }
 
 
+# From torch 2.14's own test, which looks at the gradients of tensors that are no leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_opcheck(name: str, channels_last: bool) -> None:
@@ -684,10 +686,6 @@ def test_vmap_over_images_weights_and_both() -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
-JVP_IS_SCRIPTED = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch itself, inside
-
-
-@JVP_IS_SCRIPTED
 def test_functional_derivatives() -> None:
     x, w, v = (randn(*s, dtype=torch.float64) for s in ((2, 3, 5, 5), (4, 3, 3, 3), (4, 3, 3, 3)))
 
@@ -729,7 +727,6 @@ def test_gradients_per_sample() -> None:
     torch.testing.assert_close(per_sample(convforge.conv2d), per_sample(F.conv2d), rtol=1e-4, atol=1e-4)
 
 
-@JVP_IS_SCRIPTED
 def test_forward_mode_derivatives() -> None:
     x, w, b = randn(2, 3, 5, 5), randn(4, 3, 3, 3), randn(4)
     with torch.autograd.forward_ad.dual_level():
@@ -881,7 +878,6 @@ def test_a_call_seen_before_changes_nothing_for_unusual_ones() -> None:
         convforge.conv2d(X, W.double(), B, padding=1)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
 @pytest.mark.filterwarnings(
     "ignore::torch.jit.TracerWarning"
 )  # sizes are looked at, as torch.jit warns of all such code

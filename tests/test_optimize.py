@@ -377,7 +377,7 @@ def test_the_report_as_data() -> None:
     data: list[dict[str, Any]] = json.loads(json.dumps(rows.to_json()))
     assert [row["name"] for row in data] == ["stem.0", "block.first", "block.second", "down"]
     assert data[0]["weight_shape"] == [16, 1, 3, 3]
-    assert data[0].keys() == {"name", "kind", "weight_shape", "on_engine", "reason"}
+    assert data[0].keys() == {"name", "kind", "weight_shape", "on_engine", "reason", "kept_bytes"}
 
 
 def test_a_lazy_layer_that_has_run_is_taken() -> None:

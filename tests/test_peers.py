@@ -29,10 +29,11 @@ even_kernel = pytest.mark.filterwarnings("ignore:Using padding='same' with even 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
 def test_torchs_samples(dtype: torch.dtype) -> None:
     """Values, gradients and memory formats of output and gradients."""
+    expected = _in_float64 if dtype == torch.bfloat16 else F.conv2d
     count = 0
     for sample in OPERATOR.sample_inputs("cpu", dtype, requires_grad=True):
         arguments = (sample.input, *sample.args)
-        ours, theirs = (f(*arguments, **sample.kwargs) for f in (convforge.conv2d, F.conv2d))
+        ours, theirs = (f(*arguments, **sample.kwargs) for f in (convforge.conv2d, expected))
         torch.testing.assert_close(ours, theirs)
         assert ours.stride() == theirs.stride()
         leaves = [t for t in (*arguments, *sample.kwargs.values()) if isinstance(t, Tensor) and t.requires_grad]
@@ -42,6 +43,13 @@ def test_torchs_samples(dtype: torch.dtype) -> None:
             assert mine.stride() == its.stride()
         count += 1
     assert count >= 10
+
+
+def _in_float64(*arguments: Any, **options: Any) -> Tensor:
+    """What a 16-bit result is the rounding of: torch's own kernels add up in 16 bits at times, depending on the CPU."""
+    wide = [a.double() if isinstance(a, Tensor) else a for a in arguments]
+    wider = {name: a.double() if isinstance(a, Tensor) else a for name, a in options.items()}
+    return F.conv2d(*wide, **wider).to(arguments[0].dtype)
 
 
 def test_torchs_error_inputs() -> None:

@@ -15,8 +15,6 @@ from torch import Tensor
 
 import convforge
 
-DEPRECATED = "ignore:`torch.jit.(trace|script|trace_method)` is (deprecated|not supported).*:DeprecationWarning"
-
 
 def program(text: str, *arguments: str) -> str:
     """What a Python program prints; it must end well, and within a minute."""
@@ -211,7 +209,6 @@ def test_a_fork_while_another_thread_compiles(tmp_path: Any) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings(DEPRECATED)  # torch scripts its own formulas for forward derivatives
 def test_in_the_place_of_torchs_own_function(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = F.conv2d
     monkeypatch.setattr(F, "conv2d", convforge.conv2d)
@@ -232,7 +229,6 @@ def test_in_the_place_of_torchs_own_function(monkeypatch: pytest.MonkeyPatch) ->
 PADDINGS: list[Any] = [0, 2, (1, 2), "valid", "same", "same_half", "same_ceil", ((1, 2), (0, 3))]
 
 
-@pytest.mark.filterwarnings(DEPRECATED)
 @pytest.mark.parametrize("padding", PADDINGS, ids=str)
 def test_a_trace_holds_the_plain_operator(padding: Any) -> None:
     layer = convforge.nn.Conv2d(4, 6, (3, 4), padding=padding, dilation=2).eval()
@@ -244,7 +240,6 @@ def test_a_trace_holds_the_plain_operator(padding: Any) -> None:
         torch.testing.assert_close(traced(image), layer(image), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings(DEPRECATED)
 def test_a_trace_whose_padding_depends_on_the_size_says_so() -> None:
     layer = convforge.nn.Conv2d(4, 6, 3, padding="same_ceil", stride=2).eval()
     x = torch.randn(1, 4, 12, 13)
@@ -253,7 +248,6 @@ def test_a_trace_whose_padding_depends_on_the_size_says_so() -> None:
     torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings(DEPRECATED)
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("padding", [0, 1, (1, 2), "same", "valid"], ids=str)
 def test_an_optimised_model_can_be_scripted(padding: Any, mode: str) -> None:
@@ -266,7 +260,6 @@ def test_an_optimised_model_can_be_scripted(padding: Any, mode: str) -> None:
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings(DEPRECATED)
 @pytest.mark.parametrize("padding", ["same_ceil", ((1, 2), (0, 3))], ids=str)
 def test_what_a_script_cannot_express_is_said(padding: Any) -> None:
     with pytest.raises(convforge.UserError, match=r"torch\.jit\.script cannot express padding="):
