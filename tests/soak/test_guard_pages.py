@@ -12,11 +12,10 @@ from convforge.engine.select import ALGORITHMS, Pass
 
 from .apart import tried_apart
 from .conftest import Soak
+from .draws import CORNERS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mprotect, and a signal that says what was touched")
 
-CORNERS = 6
-"""So many of the cases are always tried."""
 PASSES = {f"{row.name}, {which}" for row in ALGORITHMS for which in Pass} - {"planar, weight gradient"}
 
 
@@ -25,9 +24,9 @@ PASSES = {f"{row.name}, {which}" for row in ALGORITHMS for which in Pass} - {"pl
 )
 def test_nothing_beside_the_memory_is_touched(name: str, openmp: str, soak: Soak) -> None:
     """With torch the threads are its OpenMP's; without, a pool's."""
-    count = soak.length(CORNERS if openmp == "numpy" else 2, 300)
+    count = soak.length(len(CORNERS) if openmp == "numpy" else 2, 300)
     seed = random.randrange(10**9)  # the first cases are the same with every seed
     soak.figure(f"seed of {name} with {openmp}", seed)
     said = tried_apart(soak, "-m", "soak.guarded", str(count), str(seed), openmp, CONVFORGE_TARGET=name)
-    if count >= CORNERS:
+    if count >= len(CORNERS):
         assert set(said[0]) == PASSES, "every algorithm in every pass that it has"
