@@ -41,7 +41,7 @@ from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from .epilogue import Epilogue
 from .gemm import forward_tile
-from .geometry import Blocking, Sliding, blocking
+from .geometry import Blocking, Problem, Sliding, blocking
 from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
 from .pack import copy_function, fill_zeros
 from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
@@ -127,6 +127,17 @@ def _clear_step(kernel: int, s: Sliding, result: str, size: int) -> Step:
         "channels": s.all_outputs, "height": s.vertical.out, "width": s.horizontal.out,
     }  # fmt: skip
     return step(kernel, CLEAR, numbers, {"y": (result, s.y_start * size)})
+
+
+def clear_weights_step(problem: Problem) -> Step:
+    """Zeros in all of w."""
+    (outputs, channels, height, width), (w_k, w_c, w_i, w_j) = problem.w_shape, problem.w_strides
+    numbers = {
+        "y_n": w_k, "y_c": w_c, "y_h": w_i, "y_w": w_j, "images": outputs, "channels": channels, "height": height,
+        "width": width,
+    }  # fmt: skip
+    kernels = code(build, KERNELS, problem.dtype, targets.current(), False, "")
+    return step(kernels["clear"], CLEAR, numbers, {"y": ("w", 0)})
 
 
 def _by_panels(s: Sliding, blocks: Blocking, target: Target, size: int) -> bool:

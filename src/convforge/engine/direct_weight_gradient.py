@@ -37,7 +37,7 @@ from .gemm import gradient_tile
 from .geometry import Axis, Blocking, Sliding, blocking
 from .ir import Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function, fill_zeros
-from .prepared import LINE, Layout, Prepared, Program, code, step, worth
+from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
 from .target import DTYPE_BYTES, Target
 
 ACCUMULATE = Arguments(
@@ -50,15 +50,23 @@ ACCUMULATE = Arguments(
 COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
 
 
-def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
-    """w's gradient, into `w`, from x and y's gradient, in `y`; `s` is the forward pass."""
+def prepare(name: str, slidings: list[Sliding], dtype: str, threads: int) -> Prepared:
+    """w's gradient, into `w`, from x and y's gradient, in `y`; `slidings` are the forward pass, which is more than one
+    where each has taps of its own."""
+    threads = worth(threads, sum(s.macs for s in slidings))
+    made = [_steps(s, dtype, threads) for s in slidings]
+    steps = tuple(step for steps, _ in made for step in steps)
+    return Prepared(name, threads, Program(steps), max(room for _, room in made))
+
+
+def _steps(s: Sliding, dtype: str, threads: int) -> tuple[list[Step], int]:
+    """The steps of one sliding, and the memory that they need."""
     target = targets.current()
     size, panel = DTYPE_BYTES[dtype], target.lanes(dtype) * target.tile_vectors
     x, dy = "x", "y"
     if _turns(s, dtype, target):
         s, x, dy = _turned(s), dy, x
     v, h = s.vertical, s.horizontal
-    threads = worth(threads, s.macs)
     blocks = _blocking(s, dtype, target)
     kernels = code(build, ("accumulate", "collect"), dtype, target, s.lanewise)
     panels = -(-s.outputs // panel)
@@ -89,7 +97,7 @@ def prepare(name: str, s: Sliding, dtype: str, threads: int) -> Prepared:
     steps = [step(kernels["accumulate"], ACCUMULATE, accumulate, at)]
     if not straight:
         steps.append(step(kernels["collect"], COLLECT, collect, {"parts": ("work", parts), "w": w}))
-    return Prepared(name, threads, Program(tuple(steps)), layout.size)
+    return steps, layout.size
 
 
 _FEW_PIXELS = 256
@@ -159,13 +167,14 @@ def cycles(s: Sliding, dtype: str, threads: int) -> float:
     return (product + 3 * parts / 6) / threads
 
 
-def describe(s: Sliding, dtype: str, threads: int) -> Description:
-    """The loops of the weight gradient; `s` is the forward pass."""
+def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
+    """The loops of the largest of the slidings, which are the forward pass."""
     target, size = targets.current(), DTYPE_BYTES[dtype]
     panel = target.lanes(dtype) * target.tile_vectors
+    threads = worth(threads, sum(s.macs for s in slidings))
+    s = max(slidings, key=lambda s: s.macs)
     turned = _turns(s, dtype, target)
     s = _turned(s) if turned else s
-    threads = worth(threads, s.macs)
     blocks, panels = _blocking(s, dtype, target), -(-s.outputs // panel)
     numbers = blocks.arguments(s)
     block_count = s.images * numbers["row_blocks"] * numbers["column_blocks"]

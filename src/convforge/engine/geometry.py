@@ -10,6 +10,12 @@ The three passes of a convolution come down to two computations:
   a convolution at stride 1 with fewer taps, so nothing is multiplied by an inserted zero;
 - the weight gradient, which takes the forward pass's geometry as it is.
 
+Padding, dilation and stride are numbers that nothing of that size in memory stands behind, so nothing here or in the
+kernels may take time or memory in proportion to them. On an axis where they are large (`Axis.long`), taps that are
+nowhere inside the image are left out (`Axis.trimmed`), and outputs whose kernels would reach over far more than the
+image are taken in pieces, each with the taps that are inside there (`Axis.pieces`). Phases that no tap meets are
+cleared together where there are many.
+
 Strides and offsets count elements. Height and width are an `Axis` each, so that they share the formulas.
 """
 
@@ -23,6 +29,11 @@ from ..spec import Conv2dSpec
 from .target import DTYPE_BYTES, Target
 
 Strides = tuple[int, int, int, int]
+
+_LONG = 1024
+"""From so many input positions under a few neighbouring outputs on it is worth a thought which are in the image."""
+_MANY_PHASES = 64
+"""More phases of the input gradient than networks' strides have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,37 +54,132 @@ class Axis:
     w_start: int = 0
     y_start: int = 0
 
+    def met_at(self, tap: int) -> range:
+        """The outputs p at which a tap is inside the image: 0 ≤ p·s + i·d − pad < size.
+
+        >>> axis = Axis(size=5, out=5, kernel=3, stride=1, dilation=1, pad=1, x_step=1, w_step=1, y_step=1)
+        >>> axis.met_at(0), axis.met_at(1)
+        (range(1, 5), range(0, 5))
+        """
+        offset = self.pad - tap * self.dilation
+        first = max(0, -(-offset // self.stride))
+        return range(first, max(first, min(self.out, (self.size - 1 + offset) // self.stride + 1)))
+
+    @property
+    def long(self) -> bool:
+        """Whether a few neighbouring outputs, and the kernel of each, reach over very many inputs."""
+        return 16 * self.stride + (self.kernel - 1) * self.dilation > _LONG
+
+    @property
+    def blank(self) -> bool:
+        """Whether it sees nothing but padding, in its `emptied` form."""
+        return self.kernel == 1 and not self.met_at(0)
+
+    def emptied(self) -> Axis:
+        """The same outputs where no tap is inside the image at any of them: one tap, on as many zeros."""
+        return replace(self, kernel=1, stride=1, dilation=1, pad=self.out)
+
+    def trimmed(self) -> Axis:
+        """Where it is long, without the first and last taps that are inside the image at no output. Gaps in a single
+        tap mean nothing, nor does the step to the next output where there is none.
+
+        >>> Axis(10, 10, 3, 1, 10**6, 10**6, x_step=1, w_step=1, y_step=1).trimmed()  # doctest: +ELLIPSIS
+        Axis(size=10, out=10, kernel=1, stride=1, dilation=1, pad=0, ... w_start=1, y_start=0)
+        """
+        if not self.long:
+            return replace(self, dilation=1) if self.kernel == 1 else self
+        first, last = 0, self.kernel - 1
+        while first <= last and not self.met_at(first):
+            first += 1
+        while first < last and not self.met_at(last):
+            last -= 1
+        if first > last:
+            return self.emptied() if self.kernel else self
+        return replace(
+            self,
+            kernel=last - first + 1,
+            stride=self.stride if self.out > 1 else 1,
+            dilation=self.dilation if last > first else 1,
+            pad=self.pad - first * self.dilation,
+            w_start=self.w_start + first * self.w_step,
+        )
+
+    def pieces(self) -> Iterator[Axis]:
+        """The outputs in pieces, so that the inputs that a piece's kernel reaches over are no more than the sizes of
+        image and kernel account for. Nearly always that is this axis as it is.
+
+        Taps further apart than the image is large are never inside at the same output: a piece for each of them.
+        Others have one piece, from the first to the last output that any of them is inside at. All else sees padding.
+        """
+        if not self.long:
+            yield self
+            return
+        met = [(self.met_at(tap), tap) for tap in reversed(range(self.kernel))]  # the last taps are inside first
+        met = [(outputs, tap) for outputs, tap in met if outputs]
+        if met and self.dilation < self.size:
+            met = [(range(met[0][0].start, met[-1][0].stop), 0)]
+        kernel, done = self.kernel if self.dilation < self.size else 1, 0
+        for outputs, tap in met:
+            if done < outputs.start:
+                yield self._part(range(done, outputs.start)).emptied()
+            yield replace(self._part(outputs, tap), kernel=kernel).trimmed()
+            done = outputs.stop
+        if done < self.out:
+            yield self._part(range(done, self.out)).emptied()
+
+    def _part(self, outputs: range, tap: int = 0) -> Axis:
+        """Some of the outputs, and the taps from this one on."""
+        return replace(
+            self,
+            out=len(outputs),
+            pad=self.pad - tap * self.dilation - outputs.start * self.stride,
+            w_start=self.w_start + tap * self.w_step,
+            y_start=self.y_start + outputs.start * self.y_step,
+        )
+
     def folded(self) -> Axis:
         """A single tap at stride s reads every s-th input: the same at stride 1 on a thinned-out input."""
         if self.kernel > 1 or self.stride == 1:
             return self
         s, pad = self.stride, -(-self.pad // self.stride)
         first = pad * s - self.pad  # the first input that is read, if it exists
+        size = max(0, -(-(self.size - first) // s))
         return replace(
             self,
-            size=max(0, -(-(self.size - first) // s)),
+            size=size,
             stride=1,
             pad=pad,
-            x_step=self.x_step * s,
-            x_start=self.x_start + first * self.x_step,
+            x_step=self.x_step * s if size > 1 else self.x_step,
+            x_start=self.x_start + first * self.x_step if size else self.x_start,
         )
 
-    def phases(self) -> Iterator[Axis]:
-        """The input gradient along this axis (see above); here `size` is x's, that is, the result's."""
+    @property
+    def phase_count(self) -> int:
+        """Of the s phases, those that a row of the image belongs to."""
+        return min(self.stride, self.size)
+
+    def phases(self, with_taps: bool = False) -> Iterator[Axis]:
+        """The input gradient along this axis (see above); here `size` is x's, that is, the result's. All phases that
+        there are, or those `with_taps`."""
         s, d = self.stride, self.dilation
-        every = s // math.gcd(s, d)  # taps of a phase are so far apart
-        for phase in range(s):
-            taps = [i for i in range(self.kernel) if (i * d - phase) % s == 0]
+        taps_of: dict[int, list[int]] = {}
+        for tap in range(self.kernel):
+            taps_of.setdefault(tap * d % s, []).append(tap)
+        rows = range(self.phase_count)
+        # Taps of a phase are so far apart, where it has more than one.
+        every = min(s // math.gcd(s, d), max(self.kernel, self.size))
+        for phase in sorted(taps_of if with_taps else ((row + self.pad) % s for row in rows)):
+            taps = taps_of.get(phase, [])
             # h = q·s + first for q = 0 …, the positions of this phase inside the image
             first = (phase - self.pad) % s
             out = -(-(self.size - first) // s)
             if out < 1:
                 continue
             base = (first + self.pad - phase) // s  # p' of the first of them
-            gap = every * d // s if taps else 1
+            gap = d // math.gcd(s, d) if taps else 1
             # p = p' − (i·d − ρ)/s falls as the tap rises: the taps are taken from the last to the first
             reach = (taps[-1] * d - phase) // s if taps else 0
-            yield Axis(
+            axis = Axis(
                 size=self.out,
                 out=out,
                 kernel=len(taps),
@@ -84,9 +190,17 @@ class Axis:
                 x_start=self.y_start,
                 w_step=-every * self.w_step,
                 w_start=self.w_start + (taps[-1] * self.w_step if taps else 0),
-                y_step=s * self.x_step,
+                y_step=s * self.x_step if out > 1 else self.x_step,
                 y_start=self.x_start + first * self.x_step,
-            )
+            ).trimmed()
+            yield replace(axis, kernel=0) if axis.blank else axis
+
+    def cleared(self) -> Axis:
+        """The input gradient along this axis as if no tap met the image."""
+        return replace(
+            self, size=self.out, out=self.size, kernel=0, stride=1, dilation=1, pad=0, x_step=self.y_step,
+            x_start=self.y_start, y_step=self.x_step, y_start=self.x_start,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +264,21 @@ class Sliding:
                 one = replace(one, x_step=self.images * self.x_n, y_step=self.images * self.y_n)
                 joined = replace(joined, images=1, vertical=one, horizontal=whole)
         return joined
+
+    @property
+    def blank(self) -> bool:
+        """Whether it sees nothing but padding."""
+        return self.vertical.blank or self.horizontal.blank
+
+    def pieces(self) -> Iterator[Sliding]:
+        """The outputs in pieces (`Axis.pieces`). One that sees nothing but padding needs no more than a single tap and
+        channel of zeros."""
+        for v in self.vertical.pieces():
+            for h in [self.horizontal] if v.blank else self.horizontal.pieces():
+                if v.blank or h.blank:
+                    yield replace(self, vertical=v.emptied(), horizontal=h.emptied(), channels=1)
+                else:
+                    yield replace(self, vertical=v, horizontal=h)
 
     @property
     def phases_touch(self) -> bool:
@@ -247,7 +376,7 @@ class Problem:
                 x_step=self.x_strides[2 + a],
                 w_step=self.w_strides[2 + a],
                 y_step=self.y_strides[2 + a],
-            )
+            ).trimmed()
             for a in (0, 1)
         ]
         outputs = self.w_shape[0] // self.groups
@@ -271,27 +400,29 @@ class Problem:
     def input_gradient(self) -> Iterator[Sliding]:
         """y's gradient and w to x's: input and output change places, and so do the channels of the weights."""
         straight = self.forward()
-        outputs, across = straight.channels, list(straight.horizontal.phases())
+        v, h = straight.vertical, straight.horizontal
+        turned = replace(
+            straight,
+            channels=straight.outputs,
+            outputs=straight.channels,
+            x_n=straight.y_n,
+            x_c=straight.y_c,
+            y_n=straight.x_n,
+            y_c=straight.x_c,
+            w_k=straight.w_c,
+            w_c=straight.w_k,
+            all_channels=self.y_shape[1],
+        )
+        many = v.phase_count * h.phase_count > _MANY_PHASES
+        if many:
+            yield replace(turned, vertical=v.cleared(), horizontal=h.cleared())
+        across = list(h.phases(with_taps=many))
         if straight.phases_touch:
-            outputs, across = straight.horizontal.stride * outputs, across[:1]
-        for vertical in straight.vertical.phases():
+            turned, across = replace(turned, outputs=h.stride * turned.outputs), across[:1]
+        for vertical in v.phases(with_taps=many):
             for horizontal in across:
-                yield Sliding(
-                    images=straight.images,
-                    groups=straight.groups,
-                    channels=straight.outputs,
-                    outputs=outputs,
-                    vertical=vertical,
-                    horizontal=horizontal,
-                    x_n=straight.y_n,
-                    x_c=straight.y_c,
-                    y_n=straight.x_n,
-                    y_c=straight.x_c,
-                    w_g=straight.w_g,
-                    w_k=straight.w_c,
-                    w_c=straight.w_k,
-                    all_channels=self.y_shape[1],
-                )
+                if not many or vertical.kernel * horizontal.kernel:
+                    yield replace(turned, vertical=vertical, horizontal=horizontal)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

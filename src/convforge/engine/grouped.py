@@ -63,6 +63,9 @@ WIDEST = 7
 LARGEST_STRIDE = 3
 """Each width and stride is compiled for itself, and these are the ones that networks have."""
 
+_MOST_ROWS_AHEAD = 64
+"""Of the input, which the next output row adds and is asked for."""
+
 MOST_OUTPUTS, DEEPEST = 8, 16
 """Channels of a group: from 16 outputs on the direct algorithm is as fast."""
 
@@ -129,12 +132,14 @@ class Group:
 
 def fits(problem: Problem) -> bool:
     """Channels side by side, enough of them for a vector, and a row of taps for which there is a tile."""
+    s = problem.forward()
     return (
         problem.x_strides[1] == problem.y_strides[1] == 1
         and min(problem.x_shape[1], problem.y_shape[1]) >= targets.current().lanes(problem.dtype)
-        and problem.w_shape[3] <= WIDEST
-        and problem.stride[1] <= LARGEST_STRIDE
-        and (problem.dilation[1] == 1 or problem.w_shape[3] == 1)
+        and s.horizontal.kernel <= WIDEST
+        and s.horizontal.stride <= LARGEST_STRIDE
+        and s.horizontal.dilation == 1
+        and s.vertical.stride <= _MOST_ROWS_AHEAD
     )
 
 
@@ -309,7 +314,7 @@ def prepare(name: str, problem: Problem, backward: bool, threads: int, bias: boo
         "zeros": ("zeros", 0),
         "scratch": ("work", scratch),
     }
-    packing = step(kernels["pack"], PACK, pack, {"w": ("w", 0), "packed": ("packed", 0)})
+    packing = step(kernels["pack"], PACK, pack, {"w": ("w", s.w_start * size), "packed": ("packed", 0)})
     return Prepared(
         name,
         threads,
@@ -709,6 +714,7 @@ def prepare_weight_gradient(name: str, problem: Problem, threads: int) -> Prepar
     rows_a_tile, tap_rows, splits, chunks = split.rows_a_tile, split.tap_rows, split.splits, split.chunks
     layout = Layout()
     parts = layout.take(split.sums_bytes)
+    w = ("w", s.w_start * DTYPE_BYTES[problem.dtype])
     kernels = code(
         build_weight_gradient, ("correlate", "collect"), problem.dtype, target, group, rows_a_tile, h.kernel, h.stride
     )
@@ -728,7 +734,7 @@ def prepare_weight_gradient(name: str, problem: Problem, threads: int) -> Prepar
     at = {"x": ("x", 0), "dy": ("y", 0), "parts": sums, "zeros": ("zeros", 0)}
     steps = (
         step(kernels["correlate"], CORRELATE, correlate, at),
-        step(kernels["collect"], COLLECT, collect, {"parts": sums, "w": ("w", 0)}),
+        step(kernels["collect"], COLLECT, collect, {"parts": sums, "w": w}),
     )
     return Prepared(name, threads, Program(steps), layout.size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from . import direct
 from .epilogue import Epilogue
 from .geometry import Problem
 from .prepared import Prepared
@@ -46,7 +47,12 @@ def prepare_input_gradient(
 def prepare_weight_gradient(problem: Problem, threads: int, exact: bool = False, algorithm: str = "") -> Prepared:
     """w's gradient, into `w`, from x and y's gradient, in `y`."""
     row = choose(problem, Pass.WEIGHT_GRADIENT, threads, exact, algorithm).algorithm
-    return row.correlate(row.name, problem, threads)
+    prepared = row.correlate(row.name, problem, threads)
+    slidings = Pass.WEIGHT_GRADIENT.slidings(problem)
+    met = sum(s.vertical.kernel * s.horizontal.kernel for s in slidings if not s.blank)
+    if met < problem.w_shape[2] * problem.w_shape[3]:  # taps that are nowhere inside the image: no one writes there
+        prepared = replace(prepared, compute=prepared.compute.after((direct.clear_weights_step(problem),)))
+    return prepared
 
 
 def _steady(prepared: Prepared, kept: bool) -> Prepared:

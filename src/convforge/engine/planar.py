@@ -13,7 +13,8 @@ Output channel (ρ, c) at p' is dx at h; taps with t·s + ρ ≥ k have weight z
 1 − (k/sT)² of the time: 23 % for 7×7 at stride 2, 16 % for 11×11 at stride 4), but three output channels become 12 or
 48, and dy is read once for all of them.
 
-When it applies: one group; stride 1, or an input gradient with dilation 1 where the stride is above 1.
+When it applies: one group; stride 1, or an input gradient with dilation 1 where the stride is above 1, but not above
+16, for then nearly all of it would be zeros; and gaps that do not take the kernel across far more than the image.
 
 The loops, from outside in:
 
@@ -62,6 +63,7 @@ PLANAR = Arguments(
 )
 
 _MOST_VECTORS = 8
+_LARGEST_STRIDE = 16
 _PRODUCTS_A_PART = 512  # as in direct.py
 
 
@@ -85,7 +87,7 @@ class Phased:
 def forward(problem: Problem) -> Phased | None:
     """The forward pass, where its stride is 1."""
     s = problem.forward()
-    if problem.groups > 1 or s.vertical.stride > 1 or s.horizontal.stride > 1:
+    if problem.groups > 1 or s.vertical.stride > 1 or s.horizontal.stride > 1 or len(list(s.pieces())) > 1:
         return None
     size = (s.vertical.out, s.horizontal.out)
     return Phased(s, (1, 1), (0, 0), size, (s.vertical.kernel, s.horizontal.kernel), turned=False)
@@ -95,7 +97,7 @@ def input_gradient(problem: Problem) -> Phased | None:
     """All phases of the input gradient at once."""
     s = problem.forward()
     axes = (s.vertical, s.horizontal)
-    if problem.groups > 1 or any(a.stride > 1 and a.dilation > 1 for a in axes):
+    if problem.groups > 1 or any((a.stride > 1 and a.dilation > 1) or a.stride > _LARGEST_STRIDE for a in axes):
         return None
 
     def together(a: Axis) -> Axis:
@@ -110,6 +112,7 @@ def input_gradient(problem: Problem) -> Phased | None:
             x_step=a.y_step,
             w_step=a.w_step,
             y_step=a.x_step,
+            w_start=a.w_start,
         )
 
     v, h = (together(a) for a in axes)
@@ -312,7 +315,9 @@ def prepare(name: str, p: Phased, dtype: str, threads: int, roles: tuple[str, st
         "scratch": ("work", layout.take(per_thread * threads)),
         "bias": ("bias", 0) if bias else ("zeros", 0),
     }
-    pack = step(kernels["pack_weights"], PACK_WEIGHTS, packing, {"w": (weights, 0), "packed": ("packed", 0)})
+    pack = step(
+        kernels["pack_weights"], PACK_WEIGHTS, packing, {"w": (weights, s.w_start * size), "packed": ("packed", 0)}
+    )
     compute = step(kernels["planar"], PLANAR, numbers, at)
     return Prepared(name, threads, Program((compute,)), layout.size, Program((pack,)), packed.size)
 

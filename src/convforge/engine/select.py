@@ -27,8 +27,11 @@ class Pass(StrEnum):
     WEIGHT_GRADIENT = "weight gradient"
 
     def slidings(self, problem: Problem) -> list[Sliding]:
-        """The pass as kernels that slide over images; the weight gradient has the forward pass's geometry."""
-        every = problem.input_gradient() if self is Pass.INPUT_GRADIENT else [problem.forward()]
+        """The pass as kernels that slide over images; the weight gradient has the forward pass's geometry, without
+        what sees nothing but padding and adds nothing to it."""
+        every = list(problem.input_gradient() if self is Pass.INPUT_GRADIENT else problem.forward().pieces())
+        if self is Pass.WEIGHT_GRADIENT:
+            every = [s for s in every if not s.blank] or every[:1]
         return [s.simplified() for s in every]
 
     @property
@@ -73,14 +76,13 @@ def _slide_direct(name: str, problem: Problem, which: Pass, threads: int, epilog
 
 
 def _correlate_direct(name: str, problem: Problem, threads: int) -> Prepared:
-    (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
-    return direct_weight_gradient.prepare(name, s, problem.dtype, threads)
+    return direct_weight_gradient.prepare(name, Pass.WEIGHT_GRADIENT.slidings(problem), problem.dtype, threads)
 
 
 def _cycles_direct(problem: Problem, which: Pass, threads: int, kept: bool) -> float:
     slidings = which.slidings(problem)
     if which is Pass.WEIGHT_GRADIENT:
-        return direct_weight_gradient.cycles(slidings[0], problem.dtype, threads)
+        return sum(direct_weight_gradient.cycles(s, problem.dtype, threads) for s in slidings)
     return direct.cycles(slidings, problem.dtype, threads, kept)
 
 
@@ -90,8 +92,8 @@ def _slide_depthwise(name: str, problem: Problem, which: Pass, threads: int, epi
 
 
 def _correlate_depthwise(name: str, problem: Problem, threads: int) -> Prepared:
-    (s,) = Pass.WEIGHT_GRADIENT.slidings(problem)
-    return direct_weight_gradient.prepare(name, depthwise.by_panels(s, _panel(problem)), problem.dtype, threads)
+    slidings = [depthwise.by_panels(s, _panel(problem)) for s in Pass.WEIGHT_GRADIENT.slidings(problem)]
+    return direct_weight_gradient.prepare(name, slidings, problem.dtype, threads)
 
 
 def _describe_direct(problem: Problem, which: Pass, threads: int) -> Description:
@@ -105,7 +107,7 @@ def _describe_depthwise(problem: Problem, which: Pass, threads: int) -> Descript
 
 def _describe(slidings: list[Sliding], problem: Problem, which: Pass, threads: int) -> Description:
     if which is Pass.WEIGHT_GRADIENT:
-        return direct_weight_gradient.describe(slidings[0], problem.dtype, threads)
+        return direct_weight_gradient.describe(slidings, problem.dtype, threads)
     return direct.describe(slidings, problem.dtype, threads)
 
 
@@ -156,7 +158,7 @@ def _cycles_grouped(problem: Problem, which: Pass, threads: int, kept: bool) -> 
 def _cycles_depthwise(problem: Problem, which: Pass, threads: int, kept: bool) -> float:
     slidings = which.slidings(problem)
     if which is Pass.WEIGHT_GRADIENT:
-        return depthwise.cycles_of_weight_gradient(slidings[0], problem, threads)
+        return sum(depthwise.cycles_of_weight_gradient(s, problem, threads) for s in slidings)
     return depthwise.cycles(slidings, problem, threads, kept)
 
 
