@@ -8,7 +8,10 @@
 
 Arrays are float32 or float64, of torch's shapes (`(N, C, H, W)`, `(K, C/g, k, k)`), in any memory layout. Padding modes
 other than zeros are a matter of the caller: pad first. Arrays that do not fit the spec or each other raise `ValueError`
-before anything is read or written.
+before anything is read or written. So does an `out` that is read-only, whose numbers lie over each other, or that
+shares memory with an input.
+
+`threads` is a whole number; 0 takes all cores. More than four a core are not started: they would only wait.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..spec import Conv2dSpec, Pair
+from .arrays import address, check_output, check_steps, readable
 from .geometry import Problem
 from .passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from .prepared import most_threads
 from .runtime import usable_threads
 
 __all__ = ["Problem", "bias_gradient", "conv2d", "input_gradient", "weight_gradient"]
@@ -40,13 +45,14 @@ def conv2d(
     activation: str = "",
     residual: Array | None = None,
 ) -> Array:
-    """The forward pass; into `out`, of any layout, where it is given. `threads` 0 takes all cores.
+    """The forward pass; into `out`, of any layout, where it is given.
 
     `exact` leaves out algorithms that rearrange the products (Winograd); `algorithm` asks for one by its name.
 
     With an `activation` (`epilogue.ACTIVATIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
     the result is activation(convolution + bias + residual), in the same pass over memory.
     """
+    team = _team(threads)
     images, height, width = _image_shape(x, "x", spec.in_channels)
     shape = (images, spec.out_channels, *spec.output_size((height, width)))
     if residual is not None:
@@ -60,11 +66,21 @@ def conv2d(
         raise ValueError(
             f"residual must be {y.dtype} with out's strides {y.strides}, not {residual.dtype} with {residual.strides}."
         )
+    if residual is not None:
+        check_steps(residual, "residual")
+    if out is not None:
+        inputs = {"x": x, "w": w}
+        if bias is not None:
+            inputs["bias"] = bias
+        if residual is not None and address(residual) != address(out):  # else it is out itself
+            inputs["residual"] = residual
+        check_output(out, "out", x.dtype, inputs)
     if y.size:
-        bias = None if bias is None else np.ascontiguousarray(bias, x.dtype)
+        x, w = readable(x), readable(w)
+        bias = None if bias is None else np.require(bias, x.dtype, ["C", "A"])
         prepared = prepare_forward(
             _problem(x, w, y, spec),
-            threads or usable_threads(),
+            team,
             bias is not None,
             exact,
             algorithm,
@@ -72,11 +88,11 @@ def conv2d(
             residual=residual is not None,
         )
         prepared.run(
-            x=_address(x),
-            w=_address(w),
-            y=_address(y),
-            bias=0 if bias is None else _address(bias),
-            residual=0 if residual is None else _address(residual),
+            x=address(x),
+            w=address(w),
+            y=address(y),
+            bias=0 if bias is None else address(bias),
+            residual=0 if residual is None else address(residual),
         )
     return y
 
@@ -92,15 +108,19 @@ def input_gradient(
     algorithm: str = "",
 ) -> Array:
     """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y."""
+    team = _team(threads)
     images, _, _ = _image_shape(dy, "dy", spec.out_channels)
     _fits(dy, "dy", (images, spec.out_channels, *spec.output_size(input_size)))
     _fits(w, "w", spec.weight_shape)
     shape = (images, spec.in_channels, *input_size)
     dx = np.empty(shape, dy.dtype) if out is None else out
     _fits(dx, "out", shape)
+    if out is not None:
+        check_output(out, "out", dy.dtype, {"dy": dy, "w": w})
     if dx.size:
-        prepared = prepare_input_gradient(_problem(dx, w, dy, spec), threads or usable_threads(), exact, algorithm)
-        prepared.run(x=_address(dx), w=_address(w), y=_address(dy))
+        dy, w = readable(dy), readable(w)
+        prepared = prepare_input_gradient(_problem(dx, w, dy, spec), team, exact, algorithm)
+        prepared.run(x=address(dx), w=address(w), y=address(dy))
     return dx
 
 
@@ -114,22 +134,35 @@ def weight_gradient(
     algorithm: str = "",
 ) -> Array:
     """∂loss/∂w, `(K, C/g, k, k)`, from x and ∂loss/∂y."""
+    team = _team(threads)
     images, height, width = _image_shape(x, "x", spec.in_channels)
     _fits(dy, "dy", (images, spec.out_channels, *spec.output_size((height, width))))
     dw = np.empty(spec.weight_shape, x.dtype) if out is None else out
     _fits(dw, "out", spec.weight_shape)
+    if out is not None:
+        check_output(out, "out", x.dtype, {"x": x, "dy": dy})
     if not dy.size:
         dw[...] = 0
     else:
-        prepared = prepare_weight_gradient(_problem(x, dw, dy, spec), threads or usable_threads(), exact, algorithm)
-        prepared.run(x=_address(x), w=_address(dw), y=_address(dy))
+        x, dy = readable(x), readable(dy)
+        prepared = prepare_weight_gradient(_problem(x, dw, dy, spec), team, exact, algorithm)
+        prepared.run(x=address(x), w=address(dw), y=address(dy))
     return dw
 
 
 def bias_gradient(dy: Array, threads: int = 0) -> Array:
     """∂loss/∂b, `(K,)`: the weight gradient of a 1×1 kernel over an image of ones."""
+    if dy.ndim != 4:
+        raise ValueError(f"dy must have the shape (N, K, H, W), not {dy.shape}.")
     ones = np.broadcast_to(np.ones((), dy.dtype), (dy.shape[0], 1, *dy.shape[2:]))
     return weight_gradient(ones, dy, Conv2dSpec(1, dy.shape[1], 1), threads=threads).reshape(dy.shape[1])
+
+
+def _team(threads: int) -> int:
+    """How many threads to take."""
+    if isinstance(threads, bool) or not hasattr(threads, "__index__") or threads < 0:
+        raise ValueError(f"threads must be a whole number, or 0 for all cores, not {threads!r}.")
+    return min(int(threads), most_threads()) or usable_threads()
 
 
 def _image_shape(array: Array, name: str, channels: int) -> tuple[int, int, int]:
@@ -163,10 +196,6 @@ def _problem(x: Array, w: Array, y: Array, spec: Conv2dSpec) -> Problem:
         w_strides=_strides(w),
         y_strides=_strides(y),
     )
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _strides(array: Array) -> tuple[int, int, int, int]:

@@ -139,9 +139,14 @@ class Prepared:
         del alive
 
 
+def most_threads() -> int:
+    """Four a core: more of them could only wait for each other, and each has memory of its own."""
+    return 4 * runtime.usable_threads()
+
+
 def worth(threads: int, macs: int) -> int:
     """As many of the threads as so much work pays for."""
-    return max(1, min(threads, macs // _MACS_WORTH_A_THREAD))
+    return max(1, min(threads, macs // _MACS_WORTH_A_THREAD, most_threads()))
 
 
 def code(
