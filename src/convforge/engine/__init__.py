@@ -12,6 +12,10 @@ before anything is read or written. So does an `out` that is read-only, whose nu
 shares memory with an input.
 
 `threads` is a whole number; 0 takes all cores. More than four a core are not started: they would only wait.
+
+NaN and infinities go where the definition takes them: with `exact` to the results that they are part of and no others,
+but for products with padded zeros, which may be NaN or left out; without it perhaps to results of the same tile as
+well. `docs/promises.md` says it in full.
 """
 
 from __future__ import annotations
