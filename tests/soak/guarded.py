@@ -19,6 +19,7 @@ from oracle import BOUND, SENTINEL, Case, Data, agree
 
 from convforge import Conv2dSpec, engine
 from convforge.engine import fingerprint, passes, runtime, select
+from convforge.engine.arrays import address
 from convforge.engine.prepared import LINE, Prepared
 
 from .apart import announced, say, whole
@@ -93,7 +94,7 @@ class Fences:
         return result
 
     def run(self, prepared: Prepared, **arrays: Array | None) -> None:
-        addresses = {name: engine._address(a) for name, a in arrays.items() if a is not None}
+        addresses = {name: address(a) for name, a in arrays.items() if a is not None}
         with lent(prepared, self.at_end):
             prepared.run(**addresses)
 
@@ -101,12 +102,12 @@ class Fences:
         """The same with packed weights that are kept."""
         packed = Fenced(prepared.packed_bytes, self.at_end, LINE)
         with lent(prepared, self.at_end):
-            prepared.pack(engine._address(w), packed.address)
+            prepared.pack(address(w), packed.address)
         packed.check()
         packed.seal()
-        addresses = {name: engine._address(a) for name, a in arrays.items() if a is not None}
+        addresses = {name: address(a) for name, a in arrays.items() if a is not None}
         with lent(prepared, self.at_end):
-            prepared.run(packed.address, w=engine._address(w), **addresses)
+            prepared.run(packed.address, w=address(w), **addresses)
 
     def forward(self, row: select.Algorithm) -> None:
         case, data, spec = self.case, self.data, self.case.spec
