@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from convforge import images as module
 from convforge.errors import UserError
 from convforge.images import MAX_PIXELS, decode_image, image_shape, read_image, to_array
 
@@ -91,6 +94,45 @@ def test_exif_orientation_turns_the_picture_upright(orientation: int, tmp_path: 
     stored_by[orientation](upright).save(file, exif=exif)
     assert image_shape(file) == (3, 24, 32)
     np.testing.assert_array_equal(read_image(file, 3, (24, 32)), NOISE.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_turned_before_or_after_it_is_made_small_is_the_same_but_for_rounding(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = decode_image(encoded(Image.fromarray(NOISE), exif=exif), "turned", 3, (11, 9))
+    upright = ImageOps.exif_transpose(Image.open(BytesIO(encoded(Image.fromarray(NOISE), exif=exif))))
+    expected = np.asarray(ImageOps.fit(upright, (9, 11), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.abs(turned.astype(int) - expected).max() <= 1
+
+
+COLOURS = Image.fromarray(RNG.integers(0, 256, (57, 43, 4), np.uint8))
+MODES = {
+    "RGB": COLOURS.convert("RGB"),
+    "RGBA": COLOURS,
+    "LA": COLOURS.convert("LA"),
+    "P": COLOURS.convert("RGB").quantize(16),
+    "1": COLOURS.convert("1"),
+    "CMYK": COLOURS.convert("RGB").convert("CMYK"),
+    "I;16": Image.fromarray(RNG.integers(0, 65536, (57, 43), np.uint16)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(57, 43), (20, 20), (9, 40), (40, 9), (100, 130), (1, 1)])
+def test_strips_give_what_the_whole_image_gives_but_for_rounding(
+    mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_STRIP", 5 * 43)
+    image = MODES[mode]
+    whole = image.convert("RGBA") if mode in ("RGBA", "LA") else image
+    if mode == "I;16":
+        whole = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if whole.mode == "RGBA":
+        whole = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+    expected = ImageOps.fit(whole.convert("RGB"), size[::-1], Image.Resampling.BILINEAR)
+    # Pillow chooses for itself whether it rounds after the width or after the height.
+    assert np.abs(to_array(image, 3, size).astype(int) - np.asarray(expected).transpose(2, 0, 1)).max() <= 1
 
 
 def test_broken_exif_costs_the_orientation_and_not_the_picture() -> None:
@@ -207,6 +249,67 @@ def test_missing_folder_pipe_and_forbidden(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"mine\.png cannot be read \(Permission denied\)"):
         read_image(file, 1, (8, 8))
+
+
+def test_one_row_cannot_be_as_large_as_an_image(tmp_path: Path) -> None:
+    file = tmp_path / "row.png"
+    file.write_bytes(png_claiming(1_000_001, 1))
+    for read in (lambda: read_image(file, 1, (8, 8)), lambda: image_shape(file)):
+        with pytest.raises(UserError, match=r"row\.png claims a side of 1,000,001 pixels, and at most 1,000,000"):
+            read()
+
+
+def test_what_would_take_too_much_memory_is_refused_before_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES_OF_ONE", 2**30)
+    file = tmp_path / "wall.webp"
+    file.write_bytes(encoded(Image.new("RGB", (64, 64)), "WEBP", lossless=True))
+    assert read_image(file, 3, (8, 8)).shape == (3, 8, 8)
+    monkeypatch.setattr(module, "MOST_BYTES_OF_ONE", 64 * 64 * 15)
+    for read in (lambda: read_image(file, 3, (8, 8)), lambda: image_shape(file)):
+        with pytest.raises(UserError, match=r"wall\.webp would take 0\.0 GiB of memory to decode, and at most"):
+            read()
+
+
+def test_a_hostile_name_is_shown_escaped(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9\x1b[31m\n.png")
+    with pytest.raises(UserError) as mistake:
+        read_image(file, 3, (8, 8))
+    assert r"caf\xe9\x1b[31m\x0a.png does not exist" in str(mistake.value)
+    file.write_bytes(encoded(Image.fromarray(NOISE)))
+    assert read_image(file, 3, (8, 8)).shape == (3, 8, 8)
+
+
+# Peak memory is of a whole process, so each measurement has one of its own. VmHWM and not getrusage, whose figure
+# begins with that of the process that started it.
+_MEASURE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from convforge.images import read_image
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+path, threads = sys.argv[1], int(sys.argv[2])
+before = status("VmRSS")
+with ThreadPoolExecutor(threads) as pool:
+    list(pool.map(lambda _: read_image(path, 3, (64, 64)), range(threads)))
+    print(status("VmHWM") - before, status("VmRSS") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize(
+    ("mode", "threads", "most"), [("RGB", 1, 140), ("RGBA", 1, 140), ("P", 1, 70), ("RGB", 6, 384 + 80)]
+)
+def test_memory_is_that_of_the_picture_once_and_however_many_threads_read_bounded(
+    mode: str, threads: int, most: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.png"
+    Image.new(mode, (5000, 5000)).save(file, compress_level=1)
+    command = [sys.executable, "-c", _MEASURE, str(file), str(threads)]
+    peak, left = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert peak < most * 2**20
+    assert left < 64 * 2**20
 
 
 def assert_image_or_user_error(data: bytes) -> None:
