@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -128,6 +131,38 @@ def test_what_is_kept_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         pictures.seen(n)
     assert pictures._inputs.bytes == 2 * 3 * 48 * 40
     assert 0 < pictures._files.bytes <= 20_000
+
+
+def test_who_asks_for_what_is_being_read_waits_for_it_and_does_not_read_it_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = opened(folder)
+    everybody, reads = threading.Barrier(6), []
+
+    def read(path: Path, channels: int, size: tuple[int, int]) -> object:
+        reads.append(path)
+        time.sleep(0.05)  # the others come meanwhile
+        return read_image(path, channels, size)
+
+    def ask(_: int) -> bytes:
+        everybody.wait()
+        return pictures.thumbnail(0, 64)
+
+    monkeypatch.setattr(module, "read_image", read)
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(ask, range(6)))) == 1
+    assert len(reads) == 1
+
+
+def test_one_that_cannot_be_read_is_tried_again(folder: Path) -> None:
+    pictures = opened(folder / "grey.png")
+    whole = (folder / "grey.png").read_bytes()
+    (folder / "grey.png").write_bytes(whole[:100])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"grey\.png is damaged"):
+            pictures.thumbnail(0, 64)
+    (folder / "grey.png").write_bytes(whole)
+    assert Image.open(BytesIO(pictures.thumbnail(0, 64))).size == (64, 64)
 
 
 def test_originals_and_thumbnails_keep_their_shape_and_are_bounded(folder: Path) -> None:

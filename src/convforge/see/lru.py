@@ -29,6 +29,7 @@ class Kept(Generic[Value]):
         self._size = size
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._lock = threading.Lock()
+        self._making: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable) -> Value | None:
         """The value, if it is still there."""
@@ -49,3 +50,20 @@ class Kept(Generic[Value]):
             while self.bytes > self.most:
                 self.bytes -= self._values.popitem(last=False)[1][1]
         return value
+
+    def find(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value, made if it is not there. Threads that ask for it meanwhile wait for it, and do not make it again.
+
+        >>> kept = Kept(most=4, size=len)
+        >>> kept.find("a", lambda: b"12"), kept.find("a", lambda: b"34")
+        (b'12', b'12')
+        """
+        with self._lock:
+            made = self._making.setdefault(key, threading.Lock())
+        try:
+            with made:
+                value = self.get(key)
+                return self.put(key, make()) if value is None else value
+        finally:
+            with self._lock:
+                self._making.pop(key, None)

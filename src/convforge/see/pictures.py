@@ -128,15 +128,14 @@ class Pictures:
             UserError: if the file has gone, or cannot be read.
         """
         picture = self[number]
-        pixels = self._inputs.get(number)
-        if pixels is None:
-            channels, height, width = self.shape
+        channels, height, width = self.shape
+
+        def read() -> NDArray[np.uint8]:
             pixels = _read(picture, 3 if channels == 3 else 1, (height, width))
             # A model of another number of channels is shown the brightness in each of them.
-            if pixels.shape[0] != channels:
-                pixels = np.repeat(pixels, channels, 0)
-            self._inputs.put(number, pixels)
-        return pixels
+            return pixels if pixels.shape[0] == channels else np.repeat(pixels, channels, 0)
+
+        return self._inputs.find(number, read)
 
     def input(self, number: int) -> Tensor:
         """What the network is fed: float32 `(C, H, W)`, (pixel / 255 − mean) / std."""
@@ -173,24 +172,20 @@ class Pictures:
         self[number]
         if box is not None and not all(0 < side <= _MOST_BOX for side in box[2:]):
             raise UserError(f"a part of an image is 1 to {_MOST_BOX} pixels a side, not {box[2]}×{box[3]}.")
-        key = ("seen", number, box)
-        file = self._files.get(key)
-        if file is None:
+
+        def drawn() -> bytes:
             pixels = self.pixels(number)
             if pixels.shape[0] not in (1, 3):
                 pixels = pixels[:1]
-            file = self._files.put(key, _png(cropped(pixels, box or (0, 0, *self.shape[1:]))))
-        return file
+            return _png(cropped(pixels, box or (0, 0, *self.shape[1:])))
+
+        return self._files.find(("seen", number, box), drawn)
 
     def _as_it_is(self, number: int, side: int) -> bytes:
         picture = self[number]
-        key = ("as it is", number, side)
-        file = self._files.get(key)
-        if file is None:
-            shrink = min(1.0, side / max(picture.width, picture.height))
-            size = max(1, round(picture.height * shrink)), max(1, round(picture.width * shrink))
-            file = self._files.put(key, _png(_read(picture, 3, size).transpose(1, 2, 0)))
-        return file
+        shrink = min(1.0, side / max(picture.width, picture.height))
+        size = max(1, round(picture.height * shrink)), max(1, round(picture.width * shrink))
+        return self._files.find(("as it is", number, side), lambda: _png(_read(picture, 3, size).transpose(1, 2, 0)))
 
 
 def _read(picture: Picture, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
