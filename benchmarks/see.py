@@ -14,6 +14,7 @@ import argparse
 import http.client
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -88,19 +89,21 @@ class Server:
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if "http://127.0.0.1:" in line:
-                self.port = int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", line)
+            if found:
+                self.port, token = int(found[1]), found[2]
                 break
         else:
             raise SystemExit("the server did not start")
         self.seconds = time.perf_counter() - begin
+        self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def ask(self, path: str, method: str = "GET", body: Any = None) -> tuple[bytes, float]:
         """The answer, and how many milliseconds it took."""
         begin = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         text = None if body is None else json.dumps(body)
-        connection.request(method, path, text, {"Content-Type": "application/json"} if text else {})
+        connection.request(method, path, text, self.headers)
         answer = connection.getresponse()
         content = answer.read()
         connection.close()

@@ -58,7 +58,7 @@ def main() -> None:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
     try:
         assert server.stdout is not None
-        found = re.search(r"http://\S+/", server.stdout.readline())
+        found = re.search(r"http://\S+", server.stdout.readline())
         if found is None:
             sys.exit("the server has not started")
         with sync_playwright() as playwright:

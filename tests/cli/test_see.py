@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -165,11 +166,19 @@ def server(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_server_is_on_loopback_answers_and_stops_at_ctrl_c(server: subprocess.Popen[str]) -> None:
     assert server.stdout is not None
-    found = re.search(r"http://127\.0\.0\.1:(\d+)/", server.stdout.readline())
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)  ", server.stdout.readline())
     assert found is not None
     port = int(found[1])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", "/api/layers/0/maps?image=0")
+    answer = connection.getresponse()
+    assert answer.status == 403
+    assert "open the address that the command printed" in json.load(answer)["error"]
+    connection.request("GET", f"/?token={found[2]}")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (303, b"")
+    cookie = str(answer.getheader("set-cookie")).partition(";")[0]
+    connection.request("GET", "/api/layers/0/maps?image=0", headers={"Cookie": cookie})
     answer = connection.getresponse()
     assert answer.status == 200
     assert json.load(answer)["shape"] == [4, 8, 8]
@@ -182,6 +191,18 @@ def test_the_server_is_on_loopback_answers_and_stops_at_ctrl_c(server: subproces
     assert server.wait(30) in (0, 130, -signal.SIGINT)
     assert server.stderr is not None
     assert "Traceback" not in server.stderr.read()
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_browser_is_not_started_with_the_token_that_stays_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = queue.SimpleQueue[str]()
+    monkeypatch.setattr(verb, "_open_browser", opened.put)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    printed = re.search(r"http://\S+", convforge("cat.png", "--port", "0").stdout)
+    assert printed is not None
+    given = opened.get(timeout=30)
+    assert given.partition("=")[0] == printed[0].partition("=")[0]
+    assert given != printed[0]
 
 
 def _listening_at(port: int) -> set[str]:

@@ -33,8 +33,14 @@ class Site:
     """A server that runs, and what it serves."""
 
     address: str
+    token: str
     network: Network
     pictures: Pictures
+
+    @property
+    def entrance(self) -> str:
+        """The address that a browser opens first."""
+        return f"{self.address}?token={self.token}"
 
     def index(self, name: str, nth: int = 0) -> int:
         """The number of the layer that is called so."""
@@ -53,20 +59,20 @@ class Site:
 class Serving:
     """`create_app` behind uvicorn in a thread, until `stop`."""
 
-    def __init__(self, network: Network, pictures: Pictures) -> None:
+    def __init__(self, network: Network, pictures: Pictures, **bounds: Any) -> None:
         import uvicorn
 
+        from convforge.see.connections import settings
+        from convforge.see.key import Key
         from convforge.see.server import create_app
         from convforge.see.shelf import Shelf
 
         self.listener = socket.socket()
         self.listener.bind(("127.0.0.1", 0))
         port = self.listener.getsockname()[1]
-        self.site = Site(f"http://127.0.0.1:{port}/", network, pictures)
-        config = uvicorn.Config(
-            create_app(network, pictures, port, Shelf(None)), log_level="warning", ws="none", lifespan="on"
-        )
-        self.server = uvicorn.Server(config)
+        key = Key(port)
+        self.site = Site(f"http://127.0.0.1:{port}/", key.token, network, pictures)
+        self.server = uvicorn.Server(settings(create_app(network, pictures, port, key, Shelf(None)), **bounds))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         deadline = time.monotonic() + 30
@@ -155,7 +161,7 @@ def visit(watched: Watched, site: Site) -> Callable[..., Any]:
     """`visit("#/slide?layer=0")` opens the page there, and waits until the view has its numbers."""
 
     def visit(address: str = "", **settings: Any) -> Any:
-        page = watched.open(site.address + address, **settings)
+        page = watched.open(site.entrance + address, **settings)
         settled(page)
         return page
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from convforge.film import Recorder
+from convforge.film import Film, Recorder
 from convforge.film import read as read_film
 from convforge.see import server
 from convforge.see.answers import plain
 from convforge.see.guard import MOST_BODY
+from convforge.see.key import Key
 from convforge.see.network import Network
 from convforge.see.pictures import Pictures
 from convforge.see.server import create_app
@@ -36,8 +37,12 @@ HERE = f"http://127.0.0.1:{PORT}"
 STEM, DEPTHWISE, DILATED, GROUPED = 0, 3, 5, 7
 
 
-def client_of(network: Network, pictures: Pictures) -> TestClient:
-    return TestClient(create_app(network, pictures, PORT, Shelf(None)), base_url=HERE, raise_server_exceptions=False)
+def client_of(network: Network, pictures: Pictures, film: Callable[[], Film | None] = lambda: None) -> TestClient:
+    """With a key, as the command serves, and with the token that opens it."""
+    key = Key(PORT)
+    app = create_app(network, pictures, PORT, key, Shelf(None), film)
+    headers = {"Authorization": f"Bearer {key.token}"}
+    return TestClient(app, base_url=HERE, headers=headers, raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -277,9 +282,7 @@ def test_a_film_of_its_kernels(network: Network, pictures: Pictures, tmp_path: P
     recorder = Recorder(tmp_path, network.model, 0, 10, 5)
     recorder.look(10)
     recorder.write()
-    client = TestClient(
-        create_app(network, pictures, PORT, Shelf(None), film=lambda: read_film(tmp_path)), base_url=HERE
-    )
+    client = client_of(network, pictures, lambda: read_film(tmp_path))
     assert client.get("/api/network").json()["film"] is True
     found = client.get("/api/film").json()
     assert found["layer"] == STEM
@@ -296,9 +299,7 @@ def test_a_film_of_another_network_is_not_shown(pictures: Pictures, tmp_path: Pa
     recorder = Recorder(tmp_path, opened(NETWORKS["ours"]).model, 0, 10, 5)
     recorder.write()
     network = opened(NETWORKS["kinds"])
-    client = TestClient(
-        create_app(network, pictures, PORT, Shelf(None), film=lambda: read_film(tmp_path)), base_url=HERE
-    )
+    client = client_of(network, pictures, lambda: read_film(tmp_path))
     assert client.get("/api/network").json()["film"] is False
     assert "there is no film" in client.get("/api/film").json()["error"]
 
@@ -479,6 +480,61 @@ def test_its_own_page_is_served(client: TestClient) -> None:
     headers = {"Origin": HERE, "Sec-Fetch-Site": "same-origin"}
     assert client.get("/api/network", headers=headers).status_code == 200
     assert client.post("/api/jobs", headers=headers, json={}).status_code == 400
+
+
+@pytest.fixture
+def stranger(network: Network, pictures: Pictures) -> Iterator[tuple[TestClient, Key]]:
+    """A client that brings nothing, and the key that it should bring."""
+    key = Key(PORT)
+    app = create_app(network, pictures, PORT, key, Shelf(None))
+    with TestClient(app, base_url=HERE, follow_redirects=False) as client:
+        yield client, key
+
+
+def test_without_the_token_nothing_is_answered(stranger: tuple[TestClient, Key]) -> None:
+    client, key = stranger
+    wrong = "x" * len(key.token)
+    for headers in (
+        {},
+        {"Authorization": f"Bearer {wrong}"},
+        {"Authorization": f"Basic {key.token}"},
+        {"Authorization": "Bearer é".encode("latin-1")},
+        {"Cookie": f"convforge-{PORT}={wrong}"},
+        {"Cookie": f"convforge-{PORT + 1}={key.token}"},
+        {"Cookie": f"convforge-{PORT}="},
+    ):
+        for path in ("/", "/main.js", "/api/network", "/api/images/0", "/nothing", f"/?token={wrong}", "/?token="):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code == 403, (path, headers)
+            assert "open the address that the command printed" in answer.json()["error"]
+            assert "set-cookie" not in answer.headers
+        assert client.post("/api/jobs", json={}, headers=headers).status_code == 403
+        assert client.delete("/api/jobs/x", headers=headers).status_code == 403
+    # The token is taken in one place only, from which it is sent away again.
+    assert client.get(f"/api/network?token={key.token}").status_code == 403
+
+
+def test_the_first_visit_exchanges_the_token_for_a_cookie(stranger: tuple[TestClient, Key]) -> None:
+    client, key = stranger
+    answer = client.get(f"/?token={key.token}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = {part.strip() for part in answer.headers["set-cookie"].split(";")}
+    assert cookie >= {f"convforge-{PORT}={key.token}", "HttpOnly", "SameSite=Strict", "Path=/"}
+    assert answer.headers["cache-control"] == "no-store"
+    for path in ("/", "/main.js", "/api/network"):
+        assert client.get(path).status_code == 200  # the client has kept the cookie
+    assert client.get(f"/?token={key.token}").status_code == 303  # again in the same browser
+    assert client.get("/?token=of-yesterday").status_code == 200  # the cookie opens
+    assert client.get("/api/network", headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+def test_the_browser_that_is_started_gets_a_token_for_one_visit(stranger: tuple[TestClient, Key]) -> None:
+    client, key = stranger
+    once = key.once()
+    assert once != key.token
+    assert client.get(f"/?token={once}").status_code == 303
+    client.cookies.clear()
+    assert client.get(f"/?token={once}").status_code == 403
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])

@@ -34,7 +34,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
 
 def serving(network: Network, pictures: Pictures) -> TestClient:
     """To be used in a `with`: its thread ends with the block."""
-    return TestClient(create_app(network, pictures, 80, Shelf(None)), base_url="http://localhost")
+    return TestClient(create_app(network, pictures, 80, None, Shelf(None)), base_url="http://localhost")
 
 
 def begun(client: TestClient, **body: Any) -> dict[str, Any]:

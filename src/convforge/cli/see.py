@@ -78,8 +78,8 @@ def see(
     Slide a kernel over an image and read the products and sums of any output number; see each layer's shapes, costs and
     receptive field, its feature maps, its kernels, and what of your images its channels answer to.
 
-    It is your own model and your own images. The page is served to this machine only, asks for nothing on the network,
-    and reads no files but the images that you name.
+    It is your own model and your own images. The page is served to you on this machine only, asks for nothing on the
+    network, and reads no files but the images that you name.
 
     [bold]Examples[/]
 
@@ -176,21 +176,23 @@ def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None]
     """Until Ctrl-C."""
     import uvicorn
 
+    from ..see.connections import settings
+    from ..see.key import Key
     from ..see.server import create_app
     from ..see.shelf import Shelf
 
     listener = _listen(port)
     with listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        app = create_app(network, pictures, listener.getsockname()[1], Shelf.of_the_user(), film)
-        typer.echo(printable(f"{network.name} and {len(pictures):,} images are at {address}  (Ctrl-C ends it)"))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, log_level="warning", server_header=False, ws="none", h11_max_incomplete_event_size=16384
-            )
+        port = listener.getsockname()[1]
+        key = Key(port)
+        address = f"http://127.0.0.1:{port}/?token="
+        app = create_app(network, pictures, port, key, Shelf.of_the_user(), film)
+        typer.echo(
+            printable(f"{network.name} and {len(pictures):,} images are at {address}{key.token}  (Ctrl-C ends it)")
         )
+        server = uvicorn.Server(settings(app))
         if browser:
-            threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
+            threading.Thread(target=_open_browser, args=(address + key.once(),), daemon=True).start()
         server.run(sockets=[listener])
 
 

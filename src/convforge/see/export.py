@@ -51,7 +51,7 @@ def export(
     with before others; and of these three which patches excite their first channels most, and a picture made to excite
     the very first. `say` is told what takes its time.
     """
-    app = create_app(network, pictures.first(MOST_SEARCHED), _PORT, shelf, film)
+    app = create_app(network, pictures.first(MOST_SEARCHED), _PORT, None, shelf, film)
     return bundle(asyncio.run(_collected(app, network, len(pictures), most_bytes, say)))
 
 

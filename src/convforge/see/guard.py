@@ -1,9 +1,10 @@
-"""Who may ask: requests of this machine's own browser to this server's own page, of bounded size. Nobody else.
+"""Who may ask: requests of one user's own browser to this server's own page, of bounded size. Nobody else.
 
 A server on loopback is still within reach of every web page that is open in the same browser. Such a page cannot fake
 the Host header, which keeps out names that were made to resolve to this machine (DNS rebinding), nor Origin and
 Sec-Fetch-Site, which say that a request comes from elsewhere. Answers carry no permission for other origins, and say
-that nothing but this server may be part of the page.
+that nothing but this server may be part of the page. Other users of the machine, who can send what they like, do not
+know the key.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .key import Key
+
 MOST_QUERY, MOST_BODY = 2048, 64 * 1024
 _CHANGES = "/api/jobs"
+_NO_KEY = "this page is for the user who started it: open the address that the command printed, with the token in it."
+_NOTHING: dict[str, str] = {}
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
@@ -33,10 +38,11 @@ class Guard:
     Args:
         app: what is guarded.
         port: of this server.
+        key: what requests must bring; None where no socket leads to the application.
     """
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, port: int, key: Key | None) -> None:
+        self._app, self._key = app, key
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self._origins = {f"http://{host}" for host in self._hosts}
         if port == 80:
@@ -49,10 +55,19 @@ class Guard:
         if scope["type"] != "http":  # no WebSockets here
             await send({"type": "websocket.close", "code": 1008})
             return
-        refused = self._refused(scope)
+        headers = _headers(scope)
+        refused = self._refused(scope, headers)
         if refused:
             await _answer(send, *refused)
             return
+        if self._key is not None:
+            if scope["path"] == "/" and self._key.visits(scope["query_string"].decode("latin-1")):
+                # To the same page without the token, which would else stay in the history and be shared with a view.
+                await _answer(send, 303, "", {"Location": "/", "Set-Cookie": self._key.cookie})
+                return
+            if not self._key.opens(headers.get("cookie"), headers.get("authorization")):
+                await _answer(send, 403, _NO_KEY)
+                return
         body = await _read(receive)
         if body is None:
             await _answer(send, 413, _too_long())
@@ -73,19 +88,11 @@ class Guard:
 
         await self._app(scope, receive_again, send_with_headers)
 
-    def _refused(self, scope: Scope) -> tuple[int, str] | None:
+    def _refused(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and sentence, if the request is not answered."""
-        headers: dict[bytes, list[bytes]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name, []).append(value)
-
-        def one(name: str) -> str | None:
-            values = headers.get(name.encode())
-            return None if not values else ", ".join(v.decode("latin-1") for v in values)
-
-        if (one("host") or "").lower() not in self._hosts:
+        if headers.get("host", "").lower() not in self._hosts:
             return 403, "this server answers only to its own address on this machine: open the one that it printed."
-        origin, site = one("origin"), one("sec-fetch-site")
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if (origin is not None and origin.lower() not in self._origins) or site not in (None, "same-origin", "none"):
             return 403, "this server answers only its own page."
         if scope["method"] not in ("GET", "HEAD") and not (
@@ -94,10 +101,20 @@ class Guard:
             return 405, "that method is not allowed at this address."
         if len(scope["query_string"]) > MOST_QUERY or len(scope["path"]) > MOST_QUERY:
             return 414, f"an address has at most {MOST_QUERY} characters here."
-        length = one("content-length")
+        length = headers.get("content-length")
         if length is not None and (not length.isdigit() or len(length) > 9 or int(length) > MOST_BODY):
             return 413, _too_long()
         return None
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """By name in small letters; of one that is there several times, all values."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        between = "; " if key == "cookie" else ", "
+        headers[key] = f"{headers[key]}{between}{text}" if key in headers else text
+    return headers
 
 
 async def _read(receive: Receive) -> bytes | None:
@@ -127,8 +144,8 @@ def _as_bytes(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
-async def _answer(send: Send, status: int, sentence: str) -> None:
-    body = json.dumps({"error": sentence}).encode()
-    headers: Any = _as_bytes({"Content-Type": "application/json", "Content-Length": str(len(body)), **HEADERS})
+async def _answer(send: Send, status: int, sentence: str, more: dict[str, str] = _NOTHING) -> None:
+    body = json.dumps({"error": sentence}).encode() if sentence else b""
+    headers: Any = _as_bytes({"Content-Type": "application/json", "Content-Length": str(len(body)), **HEADERS, **more})
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -23,6 +23,7 @@ from .asked import View
 from .described import describe
 from .guard import Guard
 from .jobs import Jobs
+from .key import Key
 from .network import Network, NotThere
 from .pictures import Pictures
 from .server_jobs import jobs_router
@@ -46,6 +47,7 @@ def create_app(
     network: Network,
     pictures: Pictures,
     port: int,
+    key: Key | None,
     shelf: Shelf | None = None,
     film: Callable[[], Film | None] = lambda: None,
 ) -> FastAPI:
@@ -54,6 +56,7 @@ def create_app(
     Args:
         network, pictures: what is shown.
         port: requests must be for 127.0.0.1:`port` or localhost:`port`.
+        key: what requests must bring; None where no socket leads to the application.
         shelf: where what jobs have found is kept for the next time; nowhere, if there is none.
         film: reads the film of the first layer's kernels as it is now; a network that is being trained adds to it.
     """
@@ -65,7 +68,7 @@ def create_app(
         jobs.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=until_it_ends)
-    app.add_middleware(Guard, port=port)
+    app.add_middleware(Guard, port=port, key=key)
     _add_error_handlers(app)
     _add_network(app, network, pictures, film)
     _add_images(app, pictures)
