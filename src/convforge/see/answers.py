@@ -41,7 +41,7 @@ def as_floats(values: NDArray[Any]) -> Response:
     """float32, little-endian, with the shape in a header."""
     if values.size * 4 > MOST_BYTES:
         raise UserError(f"that would be {values.size * 4 / 2**20:,.0f} MiB: ask for fewer at a time (first, count).")
-    content = np.ascontiguousarray(values, "<f4").tobytes()
+    content = np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data  # the numbers themselves, no copy
     shape = ",".join(str(n) for n in values.shape)
     return Response(content, media_type="application/octet-stream", headers={"X-Shape": shape})
 

@@ -20,6 +20,7 @@ from ..film import Film
 from ..spec import SpecError
 from .answers import as_error, as_floats, as_json
 from .asked import View
+from .bounded import Bounded
 from .described import describe
 from .guard import Guard
 from .jobs import Jobs
@@ -68,7 +69,8 @@ def create_app(
         jobs.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=until_it_ends)
-    app.add_middleware(Guard, port=port, key=key)
+    app.add_middleware(Bounded)
+    app.add_middleware(Guard, port=port, key=key)  # before all others: who is refused, or still sends, takes no turn
     _add_error_handlers(app)
     _add_network(app, network, pictures, film)
     _add_images(app, pictures)
