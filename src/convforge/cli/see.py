@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
+from ..shown import shown
 from .text import help_of, printable
 
 if TYPE_CHECKING:
@@ -161,15 +162,15 @@ def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None]
     from ..see.shelf import Shelf
 
     if path.is_dir():
-        raise UserError(f"{path} is a folder; --export writes a file, for example {path / 'network.html'}.")
+        raise UserError(
+            f"{shown(path)} is a folder; --export writes a file, for example {shown(path / 'network.html')}."
+        )
     content = export(
         network, pictures, Shelf.of_the_user(), film, say=lambda words: typer.echo(printable(words), err=True)
     ).encode()
     write_atomically(path, content)
-    shown = min(len(pictures), MOST_IMAGES)
-    typer.echo(
-        printable(f"{path}: {network.name} and {shown} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB")
-    )
+    size = f"{min(len(pictures), MOST_IMAGES)} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB"
+    typer.echo(printable(f"{shown(path)}: {shown(network.name)} and {size}"))
 
 
 def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None], port: int, browser: bool) -> None:
@@ -188,7 +189,9 @@ def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None]
         address = f"http://127.0.0.1:{port}/?token="
         app = create_app(network, pictures, port, key, Shelf.of_the_user(), film)
         typer.echo(
-            printable(f"{network.name} and {len(pictures):,} images are at {address}{key.token}  (Ctrl-C ends it)")
+            printable(
+                f"{shown(network.name)} and {len(pictures):,} images are at {address}{key.token}  (Ctrl-C ends it)"
+            )
         )
         server = uvicorn.Server(settings(app))
         if browser:

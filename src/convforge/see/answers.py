@@ -11,17 +11,20 @@ from fastapi import Response
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..shown import shown
 
 MOST_BYTES = 64 * 2**20
 """Of one answer."""
 
 
 def plain(value: Any) -> Any:
-    """JSON has no numbers that are not finite: they are null.
+    """As JSON can have it: numbers that are not finite are null, and text, which may be the name of a file, is shown.
 
-    >>> plain({"a": np.array([1.0, np.nan]), "b": (2, float("inf"))})
-    {'a': [1.0, None], 'b': [2, None]}
+    >>> plain({"a": np.array([1.0, np.nan]), "b": (2, float("inf")), "c": "caf\\udce9.png"})
+    {'a': [1.0, None], 'b': [2, None], 'c': 'caf\\\\xe9.png'}
     """
+    if isinstance(value, str):
+        return shown(value)
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

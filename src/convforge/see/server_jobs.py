@@ -7,12 +7,12 @@ from base64 import b64encode
 from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import UserError
+from .answers import as_json
 from .ascent import LARGEST, MOST_STEPS, Ascents
 from .crops import outside, png, shown
 from .detects import Detects, Patch
@@ -45,7 +45,7 @@ def jobs_router(network: Network, pictures: Pictures, jobs: Jobs, shelf: Shelf |
     answers = Answers(network, pictures, shelf)
 
     @router.post("/api/jobs")
-    def begin(asked: _Asked) -> JSONResponse:
+    def begin(asked: _Asked) -> Response:
         check(network.layer(asked.layer), asked.channel)
         if asked.kind == "classes" and not answers.detects.classes:
             raise UserError("the images have no classes: give a folder that has one sub-folder for each class.")
@@ -56,14 +56,14 @@ def jobs_router(network: Network, pictures: Pictures, jobs: Jobs, shelf: Shelf |
         return _answer(jobs.status(id))
 
     @router.get("/api/jobs/{id}")
-    def status(id: str) -> JSONResponse:
+    def status(id: str) -> Response:
         try:
             return _answer(jobs.status(id))
         except NoSuchJob as reason:
             raise NotThere(str(reason)) from None
 
     @router.delete("/api/jobs/{id}")
-    def cancel(id: str) -> JSONResponse:
+    def cancel(id: str) -> Response:
         try:
             return _answer(jobs.cancel(id))
         except NoSuchJob as reason:
@@ -79,8 +79,8 @@ _WORDS = {
 }
 
 
-def _answer(status: Status) -> JSONResponse:
-    return JSONResponse(status.to_dict())
+def _answer(status: Status) -> Response:
+    return as_json(status.to_dict())
 
 
 class Answers:
