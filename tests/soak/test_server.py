@@ -150,7 +150,7 @@ def test_many_clients_of_all_kinds_are_served_within_bounds(soak: Soak, server: 
     for path in asked_by(399):  # whatever is loaded and compiled once
         server.ask(path)
     before = server.memory("VmRSS")
-    clients, asleep = soak.length(10, 200), soak.length(6, 40)
+    clients, asleep = soak.length(10, 160), soak.length(6, 20)  # together fewer than the server refuses
     answers: list[tuple[str, int, bytes]] = []
 
     def client(number: int) -> None:
