@@ -21,18 +21,28 @@ from convforge.see.pictures import Pictures
 from .conftest import MEAN, STD, Serving, Site
 from .networks import Kinds, opened
 
-PATIENCE, MOST = 0.4, 8
+PATIENCE, MOST = 1.0, 8
 SIDE = 1600  # of noise, whose PNG is far larger than what a socket's buffers take
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server that waits for less than a second, and takes eight connections."""
-    file = tmp_path_factory.mktemp("hasty") / "noise.png"
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    file = tmp_path_factory.mktemp("noise") / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file, compress_level=0)
-    serving = Serving(opened(Kinds), Pictures([file], (3, 48, 40), MEAN, STD), patience=PATIENCE, most=MOST)
-    yield serving.site
+    return Pictures([file], (3, 48, 40), MEAN, STD)
+
+
+@pytest.fixture(scope="module")
+def serving(noise: Pictures) -> Iterator[Serving]:
+    serving = Serving(opened(Kinds), noise, patience=PATIENCE, most=MOST)
+    yield serving
     serving.stop()
+
+
+@pytest.fixture
+def hasty(serving: Serving) -> Site:
+    """A server that waits for a second, and takes eight connections."""
+    return serving.site
 
 
 def connected(site: Site) -> socket.socket:
@@ -105,24 +115,31 @@ def test_a_second_request_that_is_not_finished_is_closed(hasty: Site) -> None:
     assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_a_client_that_does_not_take_its_answer_is_closed(hasty: Site) -> None:
+def test_a_client_that_does_not_take_its_answer_is_closed(hasty: Site, serving: Serving) -> None:
     with connected(hasty) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
         connection.sendall(head(hasty, "GET /api/images/0?view=original"))
-        time.sleep(8 * PATIENCE)
+        connection.recv(1)  # it has begun to answer
+        deadline = time.monotonic() + 30
+        while serving.server.server_state.connections and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not serving.server.server_state.connections
         assert len(until_it_ends(connection)) < SIDE * SIDE * 3
 
 
-def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(hasty: Site) -> None:
-    connection = http.client.HTTPConnection(urlsplit(hasty.address).netloc, timeout=30)
-    connection.request("GET", "/api/images/0?view=original", headers={"Authorization": f"Bearer {hasty.token}"})
+def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(noise: Pictures) -> None:
+    patience = 3.0
+    patient = Serving(opened(Kinds), noise, patience=patience)
+    connection = http.client.HTTPConnection(urlsplit(patient.site.address).netloc, timeout=30)
+    connection.request("GET", "/api/images/0?view=original", headers={"Authorization": f"Bearer {patient.site.token}"})
     answer = connection.getresponse()
     taken = 0
-    while part := answer.read(2**18):  # more in a second than a piece in the server's patience
+    while part := answer.read(2**18):  # all of it takes longer than the server's patience, no piece of it does
         taken += len(part)
-        time.sleep(PATIENCE / 8)
+        time.sleep(patience / 20)
     assert taken == int(str(answer.getheader("content-length"))) > SIDE * SIDE * 3
     connection.close()
+    patient.stop()
 
 
 def test_there_are_never_more_connections_than_the_server_takes(hasty: Site) -> None:
