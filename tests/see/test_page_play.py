@@ -139,7 +139,7 @@ def test_dilation_and_groups(visit: Callable[..., Any]) -> None:
 def test_it_works_without_the_network(watched: Any, site: Any) -> None:
     page = watched.open("about:blank")
     page.route("**/api/network", lambda route: route.fulfill(status=404, json={"error": "no network"}))
-    page.goto(site.address + "#/slide")
+    page.goto(site.entrance + "#/slide")
     page.wait_for_selector("main .notice")
     assert page.locator("main .notice").inner_text() == "no network"
     page.get_by_role("link", name="Play").click()
