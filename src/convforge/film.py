@@ -131,7 +131,9 @@ class Recorder:
         count = min(FRAMES_AT_MOST, BYTES_AT_MOST // size)
         # A film needs a beginning and an end.
         self._wanted = set(chosen_steps(steps, count)) if self._first and count >= 2 else set()
-        if done > 0 and self._wanted and (before := read(folder)) is not None:
+        if done > 0 and self._wanted and self._first and (before := read(folder)) is not None:
+            if (before.layer, before.shape) != (self._first[0], tuple(self._first[1].weight.shape)):
+                raise UserError(f"{self._path} is a film of another network; move it elsewhere.")
             kept = [number for number, frame in enumerate(before.frames) if frame.step <= done]
             self._frames = [before.frames[number] for number in kept]
             self._kernels = [torch.from_numpy(before.values(number).copy()) for number in kept]

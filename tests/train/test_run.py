@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from convforge.errors import UserError
 from convforge.models import checkpoint
@@ -189,7 +193,8 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 
     def breaking(logits: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
         weights = Path(options.out) / "tiny" / "model.safetensors"
-        if (weights.parent / "metrics.jsonl").exists() and logits.requires_grad:
+        metrics = weights.parent / "metrics.jsonl"
+        if metrics.exists() and metrics.read_text() and logits.requires_grad:
             good.append(weights.read_bytes())
             return cross_entropy(logits * float("nan"), *arguments, **named)
         return cross_entropy(logits, *arguments, **named)
@@ -217,7 +222,7 @@ def test_full_disk_is_one_sentence_and_the_run_can_be_resumed(
     fsync = os.fsync
 
     def full_after_an_epoch(handle: int) -> None:
-        if (folder / "training.safetensors").exists():
+        if (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
@@ -228,6 +233,102 @@ def test_full_disk_is_one_sentence_and_the_run_can_be_resumed(
     checkpoint.load(folder)
     assert train(Options(resume=str(folder))).finished
     assert_same_network(whole.folder, folder)
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_run_that_dies_at_any_write_is_resumed_to_the_same_files(
+    options: Options, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(loop_module, "perf_counter", lambda: float(next(clock)))
+    replaced, replace_file = [""], os.replace
+
+    def dying_at(number: int) -> Callable[[str, Path], None]:
+        def dying(part: str, path: Path) -> None:
+            replaced.append(path.name)
+            if len(replaced) == number and not after:
+                raise Killed
+            replace_file(part, path)
+            if len(replaced) == number and after:
+                raise Killed
+
+        return dying
+
+    folder = Path(options.out) / "tiny"
+    options = replace(options, epochs=2)
+    monkeypatch.setattr(checkpoint.os, "replace", dying_at(0))
+    train(options)
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    deaths = list(range(1, len(replaced)))
+    assert len(deaths) == 1 + 4 + 2 * 5 + 1, replaced
+    for death in deaths:
+        shutil.rmtree(folder)
+        replaced.clear()
+        monkeypatch.setattr(checkpoint.os, "replace", dying_at(death))
+        with pytest.raises(Killed):
+            train(options)
+        monkeypatch.setattr(checkpoint.os, "replace", replace_file)
+        result = train(replace(options, resume=str(folder)) if folder.exists() else options)
+        assert result.finished, replaced[-1]
+        found = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)] == []
+
+
+def test_what_a_killed_process_left_half_written_is_removed(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_at(2, patched)
+        folder = train(options).folder
+    (folder / ".model.safetensors-xyz.part").write_bytes(b"half a mod")
+    train(Options(resume=str(folder)))
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_killed_between_the_states_of_two_networks_is_finished_and_tidied(options: Options) -> None:
+    folder = train(replace(options, epochs=1, dense_twin=True)).folder
+    (folder / "dense-twin" / "training.safetensors").touch()
+    with pytest.raises(UserError, match="is finished"):
+        train(Options(resume=str(folder)))
+    assert not (folder / "dense-twin" / "training.safetensors").exists()
+
+
+def test_a_state_that_contradicts_itself_is_refused(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_at(6, patched)
+        path = train(options).folder / "training.safetensors"
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    assert (progress["step"], progress["seen"], len(progress["epochs"])) == (6, 16, 1)
+    changes: list[dict[str, Any]] = [
+        *({"step": step} for step in (10**30, -4, True, 8, 6.0)),
+        *({"epochs": epochs} for epochs in ([], [{}], ["one"], {}, 1)),
+        {"epochs": [progress["epochs"][0] | {"seconds": "long"}]},
+        {"epochs": [progress["epochs"][0] | {"extra": 1}]},
+        {"seen": -1},
+        {"seen": 0},
+        {"loss": float("nan")},
+        {"loss": 10**400},
+        {"seconds": float("inf")},
+        {"extra": 1},
+    ]
+    for change in changes:
+        save_file(tensors, path, {"progress": json.dumps(progress | change)})
+        with pytest.raises(UserError, match=r"training\.safetensors does not say how far the run was"):
+            train(Options(resume=str(path.parent)))
+
+
+def test_a_film_of_another_network_is_refused(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_at(6, patched)
+        folder = train(options).folder
+    described = json.dumps({"layer": "0", "frames": [[0, 0.0]]})
+    save_file({"kernels": torch.zeros(1, 16, 1, 5, 5)}, folder / "film.safetensors", {"film": described})
+    with pytest.raises(UserError, match=r"film\.safetensors"):
+        train(Options(resume=str(folder)))
 
 
 def test_disk_that_is_full_from_the_start_leaves_no_folder(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 _HEADER_BYTES_AT_MOST = 16 * 2**20
 _JSON_BYTES_AT_MOST = 64 * 2**20
 
+_PART = ".part"
+"""How files end that are not whole yet."""
+
 # The names that safetensors has for torch's dtypes, as far as models use them.
 _DTYPES = {
     torch.float64: "F64",
@@ -86,8 +89,7 @@ def save(folder: str | os.PathLike[str], model: nn.Module, architecture: Archite
     >>> found == dots, model.training
     (True, False)
     """
-    text = json.dumps(asdict(architecture), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(Path(folder) / ARCHITECTURE, (text + "\n").encode())
+    write_atomically(Path(folder) / ARCHITECTURE, to_json(asdict(architecture)))
     write_atomically(Path(folder) / WEIGHTS, to_safetensors(portable(model.state_dict()), {"format": "pt"}))
 
 
@@ -160,7 +162,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=_PART)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -175,6 +177,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what `write_atomically` could not finish where the process was killed meanwhile."""
+    for part in folder.glob(f".*{_PART}"):
+        part.unlink(missing_ok=True)
 
 
 def read_bytes(path: Path, at_most: int, whole: bool = True) -> bytes:
@@ -192,6 +200,13 @@ def read_bytes(path: Path, at_most: int, whole: bool = True) -> bytes:
     if len(content) > at_most:
         raise UserError(f"{path} is longer than {at_most:,} bytes, so it was not written by convforge.")
     return content
+
+
+def to_json(value: dict[str, Any]) -> bytes:
+    """What `read_json` reads, for people, too. A path that is no UTF-8 is escaped, and read as the same path again."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Such bytes are lone surrogates in Python's strings, whose escapes in Python are those of JSON.
+    return text.encode(errors="backslashreplace")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from torch.nn import functional
 from ..errors import UserError
 from ..film import Recorder
 from ..models import checkpoint
-from ..models.checkpoint import Architecture, write_atomically
+from ..models.checkpoint import Architecture, remove_parts, write_atomically
 from .augment import augment
 from .data import Data, Split
-from .state import STATE, Progress, load_state, random_numbers, save_state
+from .state import STATE, Progress, begin, load_state, random_numbers, save_state
 
 METRICS = "metrics.jsonl"
 _WARM_UP = 0.1
@@ -135,7 +135,7 @@ def fit(
     watcher: Watcher,
     stop: Stop,
 ) -> Progress:
-    """Train `model` in place, writing checkpoint, metrics and state into `folder` after every epoch.
+    """Train `model` in place, writing film, state, checkpoint and metrics into `folder` after every epoch.
 
     A folder that holds a state is continued, bit for bit as if it had never stopped, with the same number of threads.
 
@@ -147,14 +147,18 @@ def fit(
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=settings.lr)
-    progress = Progress()
-    if (folder / STATE).exists():
-        progress = load_state(folder, model, optimizer, folder / checkpoint.ARCHITECTURE)
-    else:
-        # Written before anything is learned: a folder that cannot be written shows now and not after an hour.
-        checkpoint.save(folder, model, architecture)
+    begin(optimizer)
     per_epoch = steps_per_epoch(len(data.train), settings.batch)
     steps = per_epoch * settings.epochs
+    progress = Progress()
+    remove_parts(folder)
+    if (folder / STATE).exists():
+        progress = load_state(folder, model, optimizer, folder / checkpoint.ARCHITECTURE)
+        _must_fit(progress, folder / STATE, settings, per_epoch)
+    else:
+        # Written before anything is learned: a folder that cannot be written shows now and not after an hour.
+        save_state(folder, model, optimizer, progress)
+    _publish(folder, model, architecture, progress)
     film = Recorder(folder, model, progress.step, steps, per_epoch)
     while progress.step < steps:
         epoch, done = divmod(progress.step, per_epoch)
@@ -183,8 +187,12 @@ def fit(
                 }
             )
             progress.seen, progress.right, progress.loss, progress.seconds = 0, 0, 0.0, 0.0
-        _save(folder, model, optimizer, architecture, progress, settings)
-        film.write()
+        for tensor in model.state_dict().values():
+            # A sum is finite only if every term is, and costs no mask of the tensor's size.
+            _must_be_finite(float(tensor.double().sum()), progress, settings)
+        film.write()  # before the state: frames beyond it are recorded again, frames missing before it never could be
+        save_state(folder, model, optimizer, progress)
+        _publish(folder, model, architecture, progress)
         if progress.epochs and progress.step % per_epoch == 0:
             watcher.epoch(progress.epochs[-1], settings.epochs)
         if stop.asked:
@@ -230,21 +238,20 @@ def _step(
     progress.step += 1
 
 
-def _save(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    architecture: Architecture,
-    progress: Progress,
-    settings: Settings,
-) -> None:
-    for tensor in model.state_dict().values():
-        # A sum is finite only if every term is, and costs no mask of the tensor's size.
-        _must_be_finite(float(tensor.double().sum()), progress, settings)
+def _must_fit(progress: Progress, path: Path, settings: Settings, per_epoch: int) -> None:
+    epochs, steps = divmod(progress.step, per_epoch)
+    if len(progress.epochs) != epochs or epochs > settings.epochs or (progress.seen == 0) != (steps == 0):
+        raise UserError(
+            f"{path} does not say how far the run was (step {progress.step} of {per_epoch * settings.epochs}, "
+            f"{len(progress.epochs)} epochs, {progress.seen} images); it is damaged."
+        )
+
+
+def _publish(folder: Path, model: nn.Module, architecture: Architecture, progress: Progress) -> None:
+    """Write what others read of the state: the checkpoint, and the metrics."""
     checkpoint.save(folder, model, architecture)
     lines = "".join(json.dumps(epoch) + "\n" for epoch in progress.epochs)
     write_atomically(folder / METRICS, lines.encode())
-    save_state(folder, model, optimizer, progress)
 
 
 def _must_be_finite(value: float, progress: Progress, settings: Settings) -> None:

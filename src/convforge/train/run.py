@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import platform
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +19,14 @@ from torch import nn
 
 from ..errors import UserError
 from ..models import families
-from ..models.checkpoint import Architecture, read_json, write_atomically
+from ..models.checkpoint import WEIGHTS, Architecture, read_json, to_json, write_atomically
 from ..planning import plan
 from ..planning.table import as_short_table
 from . import data as labelled
 from . import exemplar, twin
 from .data import Data
 from .display import Display
-from .loop import METRICS, Settings, Stop, fit, normalise, steps_per_epoch
+from .loop import Settings, Stop, fit, normalise, steps_per_epoch
 from .options import Options
 from .state import STATE, Progress
 from .twin import Measured
@@ -87,14 +88,14 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     """
     options = options or Options()
     display = Display(console or Console(quiet=True))
-    stored: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
     if options.resume is not None:
-        options, stored = _stored(Path(options.resume), options.threads)
+        options, config = _stored(Path(options.resume), options.threads)
     with _threads(options.threads), torch.random.fork_rng(devices=[]):
         data = _load(options, display)
         _describe(display, data, options)
         fingerprint = data.fingerprint()
-        if stored is not None and stored["data"]["fingerprint"] != fingerprint:
+        if config is not None and config["data"]["fingerprint"] != fingerprint:
             raise UserError(
                 f"the images of {data.name} are not those that {options.resume} has learned from; start a new run."
             )
@@ -105,12 +106,12 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
             exemplar.quieten(model)
         counted = plan(model, architecture.input_shape)
         display.console.print(as_short_table(counted), end="\n\n")
-        folder = Path(options.resume) if options.resume is not None else _new_folder(options, data)
-        if stored is None:
-            _write_config(folder, options, data, fingerprint)
+        if config is None:
+            config = _config(options, data, fingerprint)
+        folder = _new_folder(options, data, config) if options.resume is None else Path(options.resume)
         if data.skipped:
             write_atomically(folder / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
-        return _learn(options, data, architecture, model, counted, folder, display, stop or Stop())
+        return _learn(options, data, architecture, model, counted, folder, config, display, stop or Stop())
 
 
 def _load(options: Options, display: Display) -> Data:
@@ -130,6 +131,7 @@ def _learn(
     model: nn.Module,
     counted: Any,
     folder: Path,
+    config: dict[str, Any],
     display: Display,
     stop: Stop,
 ) -> Result:
@@ -148,11 +150,16 @@ def _learn(
         display.console.print(twin.as_table([network, dense]))
     finished = len(progress.epochs) == options.epochs and (dense is not None or not options.dense_twin)
     result = Result(folder, finished, tuple(progress.epochs), network, dense, len(data.skipped))
-    _write_report(result, options, data, model, counted, kernels_before)
+    _write_report(result, options, config, data, model, counted, kernels_before)
     if finished:
-        for state in (folder / STATE, folder / twin.FOLDER / STATE):
-            state.unlink(missing_ok=True)
+        _remove_states(folder)
     return result
+
+
+def _remove_states(folder: Path) -> None:
+    # The run's own state first: it decides whether there is anything to resume, the twin's included.
+    for state in (folder / STATE, folder / twin.FOLDER / STATE):
+        state.unlink(missing_ok=True)
 
 
 def _fit(
@@ -208,45 +215,45 @@ def _threads(count: int | None) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _new_folder(options: Options, data: Data) -> Path:
-    """A folder that was not there before: runs are never overwritten."""
+def _new_folder(options: Options, data: Data, config: dict[str, Any]) -> Path:
+    """A folder that was not there before, for runs are never overwritten. It comes with its configuration, in one step:
+    whatever stops the run, the name is either free or that of a run that can be resumed."""
     out = Path(options.out).expanduser()
     if options.name is not None:
         wanted = [options.name]
     else:
         stem = re.sub(r"[^\w.-]+", "-", f"{data.name}-{options.model}-{strftime('%Y%m%d-%H%M%S')}")
         wanted = [stem] + [f"{stem}-{number}" for number in range(2, 100)]
-    for name in wanted:
-        folder = out / name
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-        except OSError as reason:
-            raise UserError(
-                f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
-            ) from reason
+    folder = out / wanted[0]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".new-run-") as place:
+            begun = Path(place) / "run"
+            begun.mkdir()
+            write_atomically(begun / CONFIG, to_json(config))
+            for name in wanted:
+                folder = out / name
+                if not os.path.lexists(folder):
+                    return begun.rename(folder)
+    except OSError as reason:
+        raise UserError(
+            f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
+        ) from reason
     raise UserError(
         f"{out / wanted[0]} is there already and is not overwritten; choose another --name, or continue it with "
         f"--resume {out / wanted[0]}."
     )
 
 
-def _write_config(folder: Path, options: Options, data: Data, fingerprint: str) -> None:
-    local = options.data is not None and Path(options.data).expanduser().is_dir()
+def _config(options: Options, data: Data, fingerprint: str) -> dict[str, Any]:
+    local = options.data is not None and Path(options.data).expanduser().exists()
     source = str(Path(options.data).expanduser().resolve()) if local and options.data is not None else options.data
-    config = {
+    return {
         # With the threads and the place of the data spelled out, so that it resumes alike from any folder.
         "options": replace(options, threads=torch.get_num_threads(), data=source).to_dict(),
         "data": {"name": data.name, "fingerprint": fingerprint, **_facts(data)},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    try:
-        write_atomically(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-    except UserError:
-        folder.rmdir()  # nothing is in it, and its name is free again
-        raise
 
 
 def _stored(folder: Path, threads: int | None) -> tuple[Options, dict[str, Any]]:
@@ -255,7 +262,8 @@ def _stored(folder: Path, threads: int | None) -> tuple[Options, dict[str, Any]]
     options, data = config.get("options"), config.get("data")
     if not isinstance(options, dict) or not isinstance(data, dict) or not isinstance(data.get("fingerprint"), str):
         raise UserError(f"{folder / CONFIG} was not written by convforge train; give --resume the folder of a run.")
-    if not (folder / STATE).exists() and (folder / METRICS).exists():
+    if not (folder / STATE).exists() and (folder / WEIGHTS).exists():
+        _remove_states(folder)  # it may have been killed between the two
         raise UserError(f"{folder} is finished; there is nothing to resume. Start a new run for more epochs.")
     found = Options.from_dict(options, str(folder / CONFIG))
     return replace(found, resume=str(folder), threads=threads or found.threads), config
@@ -296,7 +304,13 @@ def _describe(display: Display, data: Data, options: Options) -> None:
 
 
 def _write_report(
-    result: Result, options: Options, data: Data, model: nn.Module, counted: Any, kernels_before: Any
+    result: Result,
+    options: Options,
+    config: dict[str, Any],
+    data: Data,
+    model: nn.Module,
+    counted: Any,
+    kernels_before: Any,
 ) -> None:
     from .pictures import collect
     from .report import Report, write_report
@@ -319,7 +333,8 @@ def _write_report(
         plan=str(counted),
         parameters=result.network.parameters,
         comparison=twin.as_rows([result.network, result.dense_twin]) if result.dense_twin else (),
-        settings={name: value for name, value in options.to_dict().items() if value is not None}
+        # As stored, so that the report of a resumed run is that of an undisturbed one.
+        settings={name: value for name, value in config["options"].items() if value is not None}
         | {"lr": options.learning_rate, "threads": torch.get_num_threads()},
         stopped_early=not result.finished,
     )

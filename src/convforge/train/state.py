@@ -1,5 +1,9 @@
 """What it takes to continue as if nothing had happened: one file, `training.safetensors`, replaced in one step.
 
+It alone decides how far a run is. It is there from before the first step until the report is written, so a run that has
+a checkpoint and no such file is finished. All other files are written before it and cut back to it (the film), or made
+from it (checkpoint, metrics, report): a process may die anywhere, and the run goes on as if it had not.
+
 It holds the model, the optimiser's moments, and, as JSON in the file's metadata, how far the run is. It holds no state
 of a random generator, because there is none to hold: the random numbers of a step depend on the seed and the number of
 the step alone (`random_numbers`), so a resumed run draws the same ones.
@@ -9,9 +13,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +28,11 @@ from ..models.checkpoint import portable, read_tensors, write_atomically
 
 STATE = "training.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+METRIC_NAMES = (
+    "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds", "images_per_second",
+)  # fmt: skip
+"""What is known of an epoch: a line of metrics.jsonl."""
 
 
 @dataclass
@@ -50,6 +59,16 @@ def random_numbers(seed: int, purpose: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
 
 
+def begin(optimizer: torch.optim.Optimizer) -> None:
+    """Give AdamW the moments that it would make at its first step, so that they can be stored before it, and loaded."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            # Memory formats must be those of the parameters, or later sums would be rounded in another order.
+            optimizer.state[parameter] = {"step": torch.tensor(0.0)} | {
+                moment: torch.zeros_like(parameter) for moment in _MOMENTS
+            }
+
+
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Write `training.safetensors`; raises `UserError` if that cannot be done, with the old file intact."""
     tensors = _named_tensors(model, optimizer)
@@ -63,11 +82,6 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     Raises `UserError` that names the file if it is damaged or does not fit the model.
     """
     path = folder / STATE
-    # Memory formats must be those of the parameters, or later sums would be rounded in another order.
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {"step": torch.tensor(0.0)} | {
-            moment: torch.zeros_like(parameter) for moment in _MOMENTS
-        }
     places = _named_tensors(model, optimizer)
     stored = read_tensors(path, places, described_by)
     with torch.no_grad():
@@ -88,14 +102,14 @@ def _named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Mappin
 
 def _progress(path: Path, text: str) -> Progress:
     try:
-        found = json.loads(text)
-        progress = Progress(**found)
-        kinds: tuple[Any, ...] = (int, list, int, int, (int, float), (int, float))
-        for place, kind in zip(fields(Progress), kinds, strict=True):
-            if not isinstance(getattr(progress, place.name), kind):
-                raise TypeError(f"{place.name} is {getattr(progress, place.name)!r}")
-        if not all(isinstance(epoch, dict) for epoch in progress.epochs):
-            raise TypeError("an epoch is not an object")
+        progress = Progress(**json.loads(text))
+        if not all(type(count) is int and count >= 0 for count in (progress.step, progress.seen, progress.right)):
+            raise ValueError("steps or images are no counts")
+        if type(progress.epochs) is not list or any(epoch.keys() != set(METRIC_NAMES) for epoch in progress.epochs):
+            raise ValueError("an epoch has other metrics")
+        sums = [progress.loss, progress.seconds, *(value for epoch in progress.epochs for value in epoch.values())]
+        if not all(type(value) in (int, float) and isfinite(value) for value in sums):
+            raise ValueError("a metric is not a number")
         return progress
-    except (ValueError, TypeError, RecursionError) as reason:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as reason:
         raise UserError(f"{path} does not say how far the run was ({str(reason)[:120]}); it is damaged.") from reason
