@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import zipfile
@@ -192,3 +193,15 @@ def test_convolutions_of_convforge_become_plain_ones() -> None:
     torch.testing.assert_close(plain(inputs), model(inputs))
     alone = exporting._with_plain_convolutions(torch.nn.Sequential(torch.nn.Sequential(layer)))
     assert type(alone[0][0]) is torch.nn.Conv2d
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are not bytes")
+def test_onnx_is_run_again_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("images", "logits")]
+    graph = helper.make_graph([helper.make_node("Neg", ["images"], ["logits"])], "negation", ends[:1], ends[1:])
+    opset = [helper.make_opsetid("", 17)]
+    path = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    path.write_bytes(helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString())
+    assert exporting._run_onnx(path, torch.tensor([1.0, 2.0])).tolist() == [-1.0, -2.0]

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
-from .models.checkpoint import Architecture, load, portable
+from .models.checkpoint import Architecture, load, opened, portable
 
 KEY = "convforge"
 
@@ -131,7 +131,8 @@ def _write_onnx(model: nn.Module, architecture: Architecture) -> bytes:
 def _run_onnx(path: Path, inputs: Tensor) -> Tensor:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    # Not its path, which need not be UTF-8.
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(["logits"], {"images": inputs.numpy()})[0])
 
 
@@ -167,9 +168,7 @@ def _write_safetensors(model: nn.Module, architecture: Architecture) -> bytes:
 
 
 def _run_safetensors(path: Path, inputs: Tensor) -> Tensor:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
+    with opened(path) as file:
         described = json.loads(file.metadata()[KEY])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     with torch.random.fork_rng(devices=[]):

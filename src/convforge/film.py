@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from .errors import UserError
-from .models.checkpoint import write_atomically
+from .models.checkpoint import opened, write_atomically
 
 FILM = "film.safetensors"
 FRAMES_AT_MOST = 48
@@ -61,7 +61,7 @@ class Film:
         if not 0 <= number < len(self.frames):
             raise IndexError(f"the film has {len(self.frames)} frames, and no frame {number}.")
         try:
-            with safe_open(self.path, framework="np") as file:
+            with opened(self.path, "np") as file:
                 values: NDArray[np.float32] = file.get_slice("kernels")[number : number + 1][0]
         except (SafetensorError, OSError) as reason:
             raise UserError(f"{self.path} cannot be read any more ({reason}).") from reason
@@ -81,7 +81,7 @@ def read(folder: str | Path) -> Film | None:
         # The header holds little but the frames; half as much again is room enough.
         if path.stat().st_size > BYTES_AT_MOST * 3 // 2:
             raise ValueError("it is longer than a film can be")
-        with safe_open(path, framework="np") as file:
+        with opened(path, "np") as file:
             metadata, kernels = file.metadata() or {}, file.get_slice("kernels")
             shape, dtype = tuple(kernels.get_shape()), kernels.get_dtype()
         described = json.loads(metadata["film"])

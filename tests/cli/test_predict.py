@@ -53,7 +53,7 @@ def test_one_line_an_image() -> None:
 def test_top_names_more_classes_under_the_image_and_obeys_no_name() -> None:
     result = convforge("pets", "one.png", "--top", "9")
     assert len(result.stdout.splitlines()) == 3
-    assert "dog\ufffd[31m[bold]" in result.stdout
+    assert r"dog\x1b[31m[bold]" in result.stdout
     assert "\x1b" not in result.stdout
     shares = [float(line.split()[-1].rstrip("%")) for line in result.stdout.splitlines()]
     assert sum(shares) == pytest.approx(100, abs=0.2)

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from .. import __version__
 from ..errors import UserError
+from ..shown import shown
 from ..spec import SpecError
-from .text import printable
 
 app = typer.Typer(
     name="convforge",
@@ -79,6 +79,6 @@ def main() -> None:
 
 
 def _give_up(sentence: str) -> NoReturn:
-    words = Text.assemble(("error:", "bold red"), " ", printable(sentence.replace("\n", " ")))
+    words = Text.assemble(("error:", "bold red"), " ", shown(sentence.replace("\n", " ")))
     Console(stderr=True).print(words, soft_wrap=True)
     sys.exit(2)

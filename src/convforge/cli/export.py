@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..shown import shown
 from .text import help_of
 
 
@@ -58,7 +59,7 @@ def export(
     from ..export import export as write
 
     made = write(run, to.value, output, force)
-    typer.echo(f"wrote {made.path}, {made.size:,} bytes")
+    typer.echo(f"wrote {shown(made.path)}, {made.size:,} bytes")
     typer.echo(
         f"ran it again: largest difference {made.difference:.2g}, where the largest output is {made.largest:.3g}"
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .text import help_of, printable
+from ..shown import shown
+from .text import help_of
 
 if TYPE_CHECKING:
     from ..predict import Prediction
@@ -52,7 +53,7 @@ def predict(
     answers = list(answers_for(model, architecture, images, top))
     for answer in answers:
         if answer.error is not None:
-            typer.echo(printable(f"error: {answer.error}"), err=True)
+            typer.echo(shown(f"error: {answer.error}"), err=True)
     typer.echo(_as_json(answers) if as_json else _as_text(answers), nl=as_json)
     if any(answer.error is not None for answer in answers):
         raise typer.Exit(2)
@@ -75,7 +76,7 @@ def _as_json(answers: list[Prediction]) -> str:
 
 def _as_text(answers: list[Prediction]) -> str:
     rows = [
-        (printable(answer.image) if rank == 0 else "", printable(name), f"{probability:6.1%}")
+        (shown(answer.image) if rank == 0 else "", shown(name), f"{probability:6.1%}")
         for answer in answers
         for rank, (name, probability) in enumerate(answer.ranking)
     ]

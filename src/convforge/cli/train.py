@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..errors import UserError
+from ..shown import shown
 
 _HELP = """Learn to classify images; leaves a checkpoint, metrics and a report with pictures in runs/NAME.
 
@@ -119,12 +120,12 @@ def _train(
         seconds = sum(epoch["seconds"] for epoch in result.epochs)
         say(
             f"\n{last['test_accuracy']:.2%} of the held-out images are recognised, after {seconds:.0f} s of training."
-            f"\nThe report, with pictures: {result.folder / 'report.html'}"
+            f"\nThe report, with pictures: {shown(result.folder / 'report.html')}"
         )
     else:
         say(
-            f"\nStopped; everything so far is in {result.folder}. "
-            f"Continue with: convforge train --resume {shlex.quote(str(result.folder))}"
+            f"\nStopped; everything so far is in {shown(result.folder)}. "
+            f"Continue with: convforge train --resume {shlex.quote(shown(result.folder))}"
         )
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..shown import shown
 from . import families
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
@@ -131,7 +133,7 @@ def read_tensors(path: Path, outline: Mapping[str, Tensor], described_by: Path) 
     if length is None or length > _HEADER_BYTES_AT_MOST:
         raise UserError(f"{path} is not a safetensors file; it is damaged, or something else with that name.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened(path) as file:
             names = set(file.keys())
             if differing := sorted(names ^ outline.keys()):
                 where = "lacks" if differing[0] in outline else "holds an unknown"
@@ -147,6 +149,20 @@ def read_tensors(path: Path, outline: Mapping[str, Tensor], described_by: Path) 
             return {name: file.get_tensor(name) for name in outline}
     except (SafetensorError, OSError) as reason:
         raise UserError(f"{path} cannot be read ({reason}); it is damaged or was cut short.") from reason
+
+
+@contextmanager
+def opened(path: Path, framework: str = "pt") -> Iterator[Any]:
+    """`safetensors.safe_open`, which takes no path that is not UTF-8, for any path."""
+    if shown(path) == str(path):
+        with safe_open(path, framework=framework) as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "tensors"
+        link.symlink_to(path.absolute())
+        with safe_open(link, framework=framework) as file:
+            yield file
 
 
 def _header_length(path: Path) -> int | None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..images import decode_image, image_shape, read_image
 from ..models.families import LARGEST_IMAGE, SMALLEST_IMAGE
+from ..shown import shown
 
 DEFAULT = "mnist-5k"
 HELD_OUT = 0.2
@@ -179,14 +180,16 @@ def _find(source: str | None, size: int | None, track: Track, say: Callable[[str
     if path.is_dir():
         return _folder(path, size, track)
     if path.exists():
-        raise UserError(f"{source} is a file; give a folder that has one sub-folder of images for each class.")
+        raise UserError(f"{shown(source)} is a file; give a folder that has one sub-folder of images for each class.")
     if source == "fashion-mnist":
         if FASHION_MNIST_FOLDER.is_dir():
             return _fashion_mnist(FASHION_MNIST_FOLDER)
         source = _FASHION_MNIST_ON_THE_HUB
     if source.startswith((".", "/", "~")) or source.endswith("/") or "\\" in source:
-        raise UserError(f"there is no folder {source}; give a folder that has one sub-folder of images for each class.")
-    say(f"Looking for the data set {source} on the Hugging Face hub …")
+        raise UserError(
+            f"there is no folder {shown(source)}; give a folder that has one sub-folder of images for each class."
+        )
+    say(f"Looking for the data set {shown(source)} on the Hugging Face hub …")
     return _hub(source, size, track)
 
 
@@ -231,14 +234,16 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sources that are image files: rows of a Hugging Face `datasets.Dataset`
+# Sources that are image files: rows of a Hugging Face `datasets.Dataset`, or such as it has
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def _folder(path: Path, size: int | None, track: Track) -> Found:
     inside = _sub_folders(path)
     if not inside:
-        raise UserError(f"{path} has no sub-folders; put the images of each class into a sub-folder of that name.")
+        raise UserError(
+            f"{shown(path)} has no sub-folders; put the images of each class into a sub-folder of that name."
+        )
     train, test = _named(inside, _TRAIN_NAMES), _named(inside, _TEST_NAMES)
     if train is None:
         return _from_rows(_folder_name(path), *_class_folders(path, None), None, size, track)
@@ -254,7 +259,7 @@ def _sub_folders(path: Path) -> list[Path]:
     try:
         return sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
     except OSError as reason:
-        raise UserError(f"cannot read the folder {path}: {reason.strerror or reason}.") from reason
+        raise UserError(f"cannot read the folder {shown(path)}: {reason.strerror or reason}.") from reason
 
 
 def _named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
@@ -262,30 +267,24 @@ def _named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 
 def _folder_name(path: Path) -> str:
-    return path.resolve().name or "images"
+    return shown(path.resolve().name) or "images"
 
 
-def _class_folders(path: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], Any]:
-    """Class names, and the rows of a `Dataset` with the columns image (path, not decoded) and label."""
-    try:
-        from datasets import ClassLabel, Dataset, Features
-        from datasets import Image as ImageColumn
-    except ImportError:
-        raise _packages_missing("datasets") from None
+def _class_folders(path: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """The folders' names, and rows as a `Dataset` has them. It is none, for that takes no name that is not UTF-8."""
     folders = _sub_folders(path)
     names = tuple(folder.name for folder in folders)
     if classes is None:
         classes = names
     elif unknown := sorted(set(names) - set(classes)):
-        raise UserError(f"{path / unknown[0]} is a class that the training images do not have; remove it.")
-    files: list[str] = []
-    labels: list[int] = []
-    for folder in folders:
-        inside = [str(file) for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-        files += inside
-        labels += [classes.index(folder.name)] * len(inside)
-    columns = Features({"image": ImageColumn(decode=False), "label": ClassLabel(names=list(classes))})
-    return classes, Dataset.from_dict({"image": files, "label": labels}, features=columns)
+        raise UserError(f"{shown(path / unknown[0])} is a class that the training images do not have; remove it.")
+    rows = [
+        {"image": {"path": str(file), "bytes": None}, "label": classes.index(folder.name)}
+        for folder in folders
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.startswith(".")
+    ]
+    return classes, rows
 
 
 def _hub(name: str, size: int | None, track: Track) -> Found:
@@ -348,7 +347,7 @@ def _columns(name: str, rows: Any) -> tuple[str, str]:
 def _from_rows(
     name: str, classes: tuple[str, ...], train: Any, test: Any | None, size: int | None, track: Track
 ) -> Found:
-    found = Found(name, classes, Split(torch.empty(0), torch.empty(0)))
+    found = Found(name, tuple(map(shown, classes)), Split(torch.empty(0), torch.empty(0)))
     splits = [rows for rows in (train, test) if rows is not None]
     if sum(map(len, splits)) == 0:
         raise UserError(f"there are no images in {name}; put the images of each class into a sub-folder of that name.")
@@ -380,7 +379,7 @@ def _shapes(rows: Any, skipped: list[str], track: Track) -> dict[int, tuple[int,
                 raise UserError(f"{_row_name(row, index)} has no class: give it one.")
             shapes[index] = _row_shape(row, index)
         except UserError as reason:
-            skipped.append(str(reason))
+            skipped.append(shown(str(reason)))
     return shapes
 
 
@@ -418,7 +417,7 @@ def _decoded(
                 pixels[len(labels)] = decode_image(entry["bytes"], _row_name(row, index), channels, size)
             labels.append(row["label"])
         except UserError as reason:
-            skipped.append(str(reason))
+            skipped.append(shown(str(reason)))
     return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64))
 
 

@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..film import first_convolution
 from ..images import image_shape, read_image
 from ..photographs import photographs
+from ..shown import shown
 from .data import Data, Found, Split, Track, prepared, untracked
 
 SIDE = 32
@@ -86,7 +87,7 @@ def load(
         try:
             photograph = _read(file, side)
         except UserError as reason:
-            found.skipped.append(str(reason))
+            found.skipped.append(shown(str(reason)))
             continue
         for number, centre in enumerate(_interesting(photograph, min(each, PATCHES - len(classes)), side, draw), 1):
             classes.append(f"{names[file]} {number}")
@@ -118,23 +119,27 @@ def quieten(model: nn.Module) -> None:
 
 
 def _name(source: str | None) -> str:
-    return "exemplars" if source is None else f"exemplars-{Path(source).expanduser().resolve().stem or 'photographs'}"
+    if source is None:
+        return "exemplars"
+    return f"exemplars-{shown(Path(source).expanduser().resolve().stem) or 'photographs'}"
 
 
 def _listed(path: Path) -> dict[Path, str]:
     """The files and what to call them."""
     if path.is_file():
-        return {path: path.stem}
+        return {path: shown(path.stem)}
     if not path.is_dir():
-        raise UserError(f"there is no folder {path}; give a folder of photographs, or none for scikit-image's.")
+        raise UserError(f"there is no folder {shown(path)}; give a folder of photographs, or none for scikit-image's.")
     files = sorted(
         file
         for file in path.rglob("*")
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not files:
-        raise UserError(f"there are no files in {path}; give a folder of photographs, or none for scikit-image's.")
-    return {file: str(file.relative_to(path).with_suffix("")) for file in files}
+        raise UserError(
+            f"there are no files in {shown(path)}; give a folder of photographs, or none for scikit-image's."
+        )
+    return {file: shown(file.relative_to(path).with_suffix("")) for file in files}
 
 
 def _usable(files: Sequence[Path], side: int, skipped: list[str], draw: torch.Generator) -> list[Path]:
@@ -147,7 +152,7 @@ def _usable(files: Sequence[Path], side: int, skipped: list[str], draw: torch.Ge
                 raise UserError(f"{files[index]} is {height}×{width}, too small for patches of {side}×{side}.")
             usable.append(files[index])
         except UserError as reason:
-            skipped.append(str(reason))
+            skipped.append(shown(str(reason)))
         if len(usable) == PATCHES:
             break
     return sorted(usable)

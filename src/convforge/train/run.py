@@ -22,6 +22,7 @@ from ..models import families
 from ..models.checkpoint import WEIGHTS, Architecture, read_json, to_json, write_atomically
 from ..planning import plan
 from ..planning.table import as_short_table
+from ..shown import shown
 from . import data as labelled
 from . import exemplar, twin
 from .data import Data
@@ -222,7 +223,8 @@ def _new_folder(options: Options, data: Data, config: dict[str, Any]) -> Path:
     if options.name is not None:
         wanted = [options.name]
     else:
-        stem = re.sub(r"[^\w.-]+", "-", f"{data.name}-{options.model}-{strftime('%Y%m%d-%H%M%S')}")
+        # File systems take names of 255 bytes, and a character has up to four.
+        stem = re.sub(r"[^\w.-]+", "-", f"{data.name[:48]}-{options.model}-{strftime('%Y%m%d-%H%M%S')}")
         wanted = [stem] + [f"{stem}-{number}" for number in range(2, 100)]
     folder = out / wanted[0]
     try:
@@ -323,8 +325,10 @@ def _write_report(
         len(data.classes),
         kernels_before,
     )
+    settings = {name: value for name, value in config["options"].items() if value is not None}
+    settings |= {"lr": options.learning_rate, "threads": torch.get_num_threads()}
     report = Report(
-        title=result.folder.name,
+        title=shown(result.folder.name),
         classes=data.classes,
         epochs=result.epochs,
         pictures=pictures,
@@ -334,8 +338,7 @@ def _write_report(
         parameters=result.network.parameters,
         comparison=twin.as_rows([result.network, result.dense_twin]) if result.dense_twin else (),
         # As stored, so that the report of a resumed run is that of an undisturbed one.
-        settings={name: value for name, value in config["options"].items() if value is not None}
-        | {"lr": options.learning_rate, "threads": torch.get_num_threads()},
+        settings={name: shown(value) if isinstance(value, str) else value for name, value in settings.items()},
         stopped_early=not result.finished,
     )
     write_report(result.folder / REPORT, report)

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.checkpoint import portable, read_tensors, write_atomically
+from ..models.checkpoint import opened, portable, read_tensors, write_atomically
 
 STATE = "training.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -87,7 +86,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     with torch.no_grad():
         for name, place in places.items():
             place.copy_(stored[name])
-    with safe_open(path, framework="pt") as file:
+    with opened(path) as file:
         return _progress(path, (file.metadata() or {}).get("progress", ""))
 
 
