@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import struct
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def test_missing_file_folder_or_pipe_is_named(stored: Path, name: str) -> None:
         ({"input_shape": [3, 10**9, 10**9]}, ARCHITECTURE),
         ({"input_shape": [1, 8, 12], "mean": [0.5], "std": [0.5]}, WEIGHTS),
         ({"input_shape": [3, 8.0, 12]}, "input_shape"),
+        ({"input_shape": []}, "input_shape"),
+        ({"input_shape": {}}, "input_shape"),
+        ({"mean": [True, 0.5, 0.5]}, "mean"),
+        ({"family": "x" * 10**6}, "family"),
+        ({"arguments": {"x" * 10**6: 1}}, "argument"),
         ({"std": [0.1, 0.0, 0.1]}, "std"),
         ({"std": [float("nan")] * 3}, "std"),
         ({"mean": ["0", "0", "0"]}, "mean"),
@@ -107,6 +113,24 @@ def test_hostile_architecture_is_refused(stored: Path, changes: dict[str, Any], 
         load(stored)
     assert ARCHITECTURE in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_an_entry_that_is_there_twice_is_refused(stored: Path) -> None:
+    text = (stored / ARCHITECTURE).read_text()
+    (stored / ARCHITECTURE).write_text(text.rstrip().removesuffix("}") + ', "family": "vgg"}')
+    with pytest.raises(UserError, match=f"{ARCHITECTURE}.*twice"):
+        load(stored)
+
+
+def test_json_that_would_fill_the_memory_is_refused_before_it_is_parsed(stored: Path) -> None:
+    (stored / ARCHITECTURE).write_bytes(b'{"family": [' + b"{}," * (6 * 2**20) + b"{}]}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=ARCHITECTURE):
+            load(stored)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
 
 
 def test_json_that_nests_without_end_is_refused(stored: Path) -> None:

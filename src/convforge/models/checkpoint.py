@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 # The file is 8 bytes of header length (little-endian), the header in JSON, and the tensors. Real headers have about
 # a hundred bytes a tensor; parsing one needs many times its own length in memory.
 _HEADER_BYTES_AT_MOST = 16 * 2**20
-_JSON_BYTES_AT_MOST = 64 * 2**20
+# Python's objects take up to twenty times as much memory as their JSON. The longest that is written, a million classes
+# apart, has a few thousand names.
+_JSON_BYTES_AT_MOST = 16 * 2**20
 
 _PART = ".part"
 """How files end that are not whole yet."""
@@ -107,7 +110,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[nn.Module, Architecture]:
         with torch.device("meta"):
             outline = architecture.build().state_dict()
     except (UserError, TypeError, ValueError, RuntimeError) as reason:
-        raise UserError(f"{described} describes a model that cannot be built: {reason}") from reason
+        raise UserError(f"{described} describes a model that cannot be built: {str(reason)[:300]}") from reason
     tensors = read_tensors(weights, outline, described)
     # Initialising draws random numbers that are overwritten at once; the caller's sequence must not notice.
     with torch.random.fork_rng(devices=[]):
@@ -229,12 +232,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; `UserError` that names the file if it is not one."""
     content = read_bytes(path, _JSON_BYTES_AT_MOST)
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as reason:
         raise UserError(f"{path} is not readable as JSON ({reason}); it is damaged or was cut short.") from reason
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}.")
     return value
+
+
+def _each_once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(entries)
+    if len(found) != len(entries):
+        raise ValueError("an entry is there twice")
+    return found
 
 
 def _read_architecture(path: Path) -> Architecture:
@@ -244,17 +254,18 @@ def _read_architecture(path: Path) -> Architecture:
         state = "lacks" if differing[0] in names else "has an unknown"
         raise UserError(f"{path} {state} entry {differing[0][:80]!r}; it was not written by this version of convforge.")
     shape, classes = found["input_shape"], found["classes"]
+    channels = shape[0] if isinstance(shape, list) and shape else None
     checks = {
         "family": isinstance(found["family"], str),
         "arguments": isinstance(found["arguments"], dict),
         "classes": isinstance(classes, list) and len(classes) > 0 and all(isinstance(name, str) for name in classes),
         "input_shape": isinstance(shape, list) and len(shape) == 3 and all(type(size) is int for size in shape),
-        "mean": _per_channel(found["mean"], shape),
-        "std": _per_channel(found["std"], shape) and all(value > 0 for value in found["std"]),
+        "mean": _per_channel(found["mean"], channels),
+        "std": _per_channel(found["std"], channels) and all(value > 0 for value in found["std"]),
     }
     for name, fine in checks.items():
         if not fine:
-            raise UserError(f"{path} has no usable {name}: {str(found[name])[:80]}; it is damaged.")
+            raise UserError(f"{path} has no usable {name}: {short(found[name])}; it is damaged.")
     return Architecture(
         family=found["family"],
         arguments=found["arguments"],
@@ -265,10 +276,9 @@ def _read_architecture(path: Path) -> Architecture:
     )
 
 
-def _per_channel(values: Any, shape: Any) -> bool:
+def _per_channel(values: Any, channels: Any) -> bool:
     return (
         isinstance(values, list)
-        and isinstance(shape, list)
-        and len(values) == shape[0]
-        and all(isinstance(value, (int, float)) and abs(value) < 1e6 for value in values)
+        and len(values) == channels
+        and all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
     )
