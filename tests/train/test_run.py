@@ -429,6 +429,25 @@ def test_skipped_files_are_said_and_listed(options: Options, photos: Path) -> No
     assert len((result.folder / "skipped.txt").read_text().splitlines()) == 7
 
 
+def test_a_resumed_run_lists_the_same_skipped_files_and_settings(
+    options: Options, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "left" / "bad.png").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    clock = itertools.count()
+    monkeypatch.setattr(loop_module, "perf_counter", lambda: float(next(clock)))
+    options = replace(options, data=photos.name, out="runs")
+    names = ("skipped.txt", "report.html", "config.json")
+    folder = train(options).folder
+    expected = {name: (folder / name).read_bytes() for name in names}
+    shutil.rmtree(tmp_path / "runs")
+    with monkeypatch.context() as patched:
+        interrupt_at(2, patched)
+        train(options)
+    folder = train(Options(resume="runs/tiny")).folder
+    assert {name: (folder / name).read_bytes() for name in names} == expected
+
+
 def test_piped_output_has_one_line_an_epoch(options: Options) -> None:
     printed = io.StringIO()
     train(options, Console(file=printed, width=100))

@@ -92,6 +92,8 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     config: dict[str, Any] | None = None
     if options.resume is not None:
         options, config = _stored(Path(options.resume), options.threads)
+    else:
+        options = replace(options, data=_place(options.data))
     with _threads(options.threads), torch.random.fork_rng(devices=[]):
         data = _load(options, display)
         _describe(display, data, options)
@@ -247,12 +249,16 @@ def _new_folder(options: Options, data: Data, config: dict[str, Any]) -> Path:
     )
 
 
+def _place(source: str | None) -> str | None:
+    """The data's place spelled out, so that a run resumes alike from any folder, and lists the same skipped files."""
+    if source is None or source == labelled.DEFAULT or not Path(source).expanduser().exists():
+        return source
+    return str(Path(source).expanduser().resolve())
+
+
 def _config(options: Options, data: Data, fingerprint: str) -> dict[str, Any]:
-    local = options.data is not None and Path(options.data).expanduser().exists()
-    source = str(Path(options.data).expanduser().resolve()) if local and options.data is not None else options.data
     return {
-        # With the threads and the place of the data spelled out, so that it resumes alike from any folder.
-        "options": replace(options, threads=torch.get_num_threads(), data=source).to_dict(),
+        "options": replace(options, threads=torch.get_num_threads()).to_dict(),
         "data": {"name": data.name, "fingerprint": fingerprint, **_facts(data)},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
