@@ -21,7 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from .errors import UserError
-from .models.checkpoint import opened, write_atomically
+from .models.checkpoint import brief, opened, write_atomically
 
 FILM = "film.safetensors"
 FRAMES_AT_MOST = 48
@@ -94,7 +94,7 @@ def read(folder: str | Path) -> Film | None:
             raise TypeError("the layer has no name")
         return Film(path, layer, (shape[1], shape[2], shape[3], shape[4]), frames)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as reason:
-        raise UserError(f"{path} is not a film of kernels ({str(reason)[:120]}); it is damaged.") from reason
+        raise UserError(f"{path} is not a film of kernels ({brief(reason)}); it is damaged.") from reason
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:

@@ -162,6 +162,16 @@ def test_hostile_header_is_refused(stored: Path, header: bytes) -> None:
         load(stored)
 
 
+@pytest.mark.parametrize("name", ["x" * 10**5, "\n" * 100])
+def test_what_a_hostile_header_is_quoted_with_is_short_and_one_line(stored: Path, name: str) -> None:
+    header = json.dumps({"a": {"dtype": name, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (stored / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(UserError, match=WEIGHTS) as caught:
+        load(stored)
+    assert len(str(caught.value)) < 600
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_tensors_of_another_shape_dtype_or_name_are_refused(stored: Path) -> None:
     good = {name: tensor.clone() for name, tensor in TINY.build().state_dict().items()}
     first = next(iter(good))

@@ -110,7 +110,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[nn.Module, Architecture]:
         with torch.device("meta"):
             outline = architecture.build().state_dict()
     except (UserError, TypeError, ValueError, RuntimeError) as reason:
-        raise UserError(f"{described} describes a model that cannot be built: {str(reason)[:300]}") from reason
+        raise UserError(f"{described} describes a model that cannot be built: {brief(reason)}") from reason
     tensors = read_tensors(weights, outline, described)
     # Initialising draws random numbers that are overwritten at once; the caller's sequence must not notice.
     with torch.random.fork_rng(devices=[]):
@@ -146,12 +146,17 @@ def read_tensors(path: Path, outline: Mapping[str, Tensor], described_by: Path) 
                 shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
                 if shape != tuple(expected.shape) or dtype != _DTYPES.get(expected.dtype):
                     raise UserError(
-                        f"{path} holds {name!r} as {dtype} of shape {shape}, but {described_by} calls for "
+                        f"{path} holds {name!r} as {dtype} of shape {short(shape)}, but {described_by} calls for "
                         f"{_DTYPES.get(expected.dtype)} of shape {tuple(expected.shape)}; they do not belong together."
                     )
             return {name: file.get_tensor(name) for name in outline}
     except (SafetensorError, OSError) as reason:
-        raise UserError(f"{path} cannot be read ({reason}); it is damaged or was cut short.") from reason
+        raise UserError(f"{path} cannot be read ({brief(reason)}); it is damaged or was cut short.") from reason
+
+
+def brief(reason: Exception) -> str:
+    """What a library says of a damaged file, which it may quote at any length."""
+    return shown(str(reason))[:200]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.checkpoint import opened, portable, read_tensors, write_atomically
+from ..models.checkpoint import brief, opened, portable, read_tensors, write_atomically
 
 STATE = "training.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -111,4 +111,4 @@ def _progress(path: Path, text: str) -> Progress:
             raise ValueError("a metric is not a number")
         return progress
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as reason:
-        raise UserError(f"{path} does not say how far the run was ({str(reason)[:120]}); it is damaged.") from reason
+        raise UserError(f"{path} does not say how far the run was ({brief(reason)}); it is damaged.") from reason
