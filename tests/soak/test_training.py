@@ -3,6 +3,8 @@ one; and no name in a training folder reaches a terminal, a list or a page as it
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import shutil
 import sys
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from convforge.shown import shown
 
 from .conftest import Soak
 from .disturbed import Disturber, Ended
@@ -139,3 +143,63 @@ def test_killed_at_a_random_moment(soak: Soak, runs: Callable[[str], Run]) -> No
                 kills += ended.status == -9
             run.must_come_out_the_same()
     soak.figure("kills", kills)
+
+
+HOSTILE = (
+    b"new\nline", b"back\r\x08", b"\x1b[2J\x1b[31mred", b"\x1b]0;title\x07", b"\x9b31m", b"caf\xe9", b"\xff\xfe\xfd",
+    b"\xed\xa0\x80", b"-rf", b"--help", "\u202egnp.exe".encode(), "\u2066\u2069\u200f".encode(),
+    "\u2028\u2029".encode(), b"<script>alert(1)", b"&amp;\"'", b"{{ 7 * 7 }}", b"[red]markup[]", b" ", b"%s%n",
+    b"a" * 200, "猫".encode() * 60, b"\x01\x02\x7f", b"C:\\con", b"#~*?",
+)  # fmt: skip
+
+
+def clean(text: str) -> bool:
+    """Whether text holds nothing but lines that a terminal shows as they are, in the order in which they stand."""
+    return all(character == "\n" or shown(character) == character for character in text)
+
+
+def test_hostile_names_are_shown_escaped(soak: Soak, disturber: Disturber, tmp_path: Path) -> None:
+    for task in soak.length(("classes",), ("classes", "exemplar")):
+        (tmp_path / task).mkdir()
+        try_hostile_names(soak, disturber, tmp_path / task, task)
+
+
+def try_hostile_names(soak: Soak, disturber: Disturber, tmp_path: Path, task: str) -> None:
+    names = soak.length(random.Random(task).sample(HOSTILE, 4), list(HOSTILE))
+    draw, photos, place = np.random.default_rng(0), tmp_path / os.fsdecode(b"ph\xf6t\x1bs\n"), tmp_path / "place"
+    place.mkdir()
+    images = {}
+    for half in (names[::2], names[1::2]):
+        folder = photos / os.fsdecode(b"".join(half)[:120])
+        folder.mkdir(parents=True)
+        for name in half:
+            images[name] = folder / os.fsdecode(name + b".png")
+            pixels = draw.integers(0, 256, (32, 32), dtype=np.uint8)
+            with images[name].open("wb") as file:
+                Image.fromarray(pixels).save(file, format="PNG")
+            images[name].with_suffix(".bad").write_text("no image")
+    ended = disturber.run(place, "train", str(photos), *KINDS[task][2:])
+    run = place / "runs" / "run"
+    with soak.case(f"train, {task}"):
+        assert ended.status == 0, ended.said
+        assert clean(ended.printed + ended.said)
+    for name in ("skipped.txt", "report.html", "architecture.json", "metrics.jsonl"):
+        with soak.case(f"{name}, {task}"):
+            assert clean((run / name).read_text(encoding="utf-8"))
+    with soak.case(f"config.json, {task}"):
+        assert json.loads((run / "config.json").read_text(encoding="utf-8"))["options"]["data"] == str(photos)
+    with soak.case(f"skipped files, {task}"):
+        listed = (run / "skipped.txt").read_text(encoding="utf-8").splitlines()
+        assert task == "exemplar" or len(listed) == len(names)
+        assert all(sum(shown(image.with_suffix(".bad")) in line for image in images.values()) for line in listed)
+    with soak.case(f"report, {task}"):
+        page = (run / "report.html").read_text(encoding="utf-8")
+        assert "<script>alert" not in page
+    with soak.case(f"predict, {task}"):
+        ended = disturber.run(place, "predict", "runs/run", *map(str, images.values()), str(photos / "none\x1b\n.png"))
+        assert ended.status == 2
+        assert clean(ended.printed + ended.said)
+        assert len(ended.said.splitlines()) == 1, ended.said
+        for image, line in zip(images.values(), ended.printed.splitlines(), strict=True):
+            assert line.startswith(shown(image))
+    soak.figure("hostile names", len(names))
