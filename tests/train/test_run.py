@@ -376,6 +376,9 @@ def test_damaged_state_is_named(options: Options, monkeypatch: pytest.MonkeyPatc
         ({"model": "os.system"}, "os.system"),
         ({"extra": 1}, "extra"),
         ({"threads": 10**9}, "threads"),
+        ({"epochs": True}, "epochs"),
+        ({"lr": True}, "lr"),
+        ({"task": "x" * 10**5}, "task"),
     ],
 )
 def test_edited_configuration_is_checked(
@@ -387,8 +390,10 @@ def test_edited_configuration_is_checked(
     config = json.loads(path.read_text())
     config["options"] |= change
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=named) as caught:
         train(Options(resume=str(path.parent)))
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from ..errors import UserError
+from ..models.checkpoint import brief
 
 MOST_EPOCHS, MOST_BATCH = 100_000, 65_536
 
@@ -92,8 +93,13 @@ class Options:
         wrong = sorted(values.keys() ^ names) or [
             name
             for name, value in values.items()
-            if not isinstance(value, kinds[name]) and not (name == "lr" and type(value) is int)
+            if not (isinstance(value, kinds[name]) or (name == "lr" and isinstance(value, int)))
+            # To Python, True is an integer.
+            or (isinstance(value, bool) and bool not in (kinds[name], *get_args(kinds[name])))
         ]
         if wrong:
             raise UserError(f"{origin} has no usable option {wrong[0][:80]!r}; it was not written by this version.")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except UserError as mistake:
+            raise UserError(f"{origin} was edited or is damaged: {brief(mistake)}") from mistake
