@@ -13,7 +13,7 @@ import typer
 
 from ..errors import UserError
 from ..shown import shown
-from .text import help_of, printable
+from .text import help_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ def see(
         resolved = _for_whole_photographs(resolved)
     network, pictures = _opened(resolved, named, labels, _numbers(mean, "--mean"), _numbers(std, "--std"))
     for note in (*network.notes, *pictures.notes):
-        typer.echo(printable(f"note: {note}"), err=True)
+        typer.echo(shown(f"note: {note}"), err=True)
     film = partial(read_film, model)
     film()  # a damaged one is said now
     if export is not None:
@@ -166,11 +166,11 @@ def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None]
             f"{shown(path)} is a folder; --export writes a file, for example {shown(path / 'network.html')}."
         )
     content = export(
-        network, pictures, Shelf.of_the_user(), film, say=lambda words: typer.echo(printable(words), err=True)
+        network, pictures, Shelf.of_the_user(), film, say=lambda words: typer.echo(shown(words), err=True)
     ).encode()
     write_atomically(path, content)
     size = f"{min(len(pictures), MOST_IMAGES)} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB"
-    typer.echo(printable(f"{shown(path)}: {shown(network.name)} and {size}"))
+    typer.echo(shown(f"{path}: {network.name} and {size}"))
 
 
 def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None], port: int, browser: bool) -> None:
@@ -188,11 +188,7 @@ def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None]
         key = Key(port)
         address = f"http://127.0.0.1:{port}/?token="
         app = create_app(network, pictures, port, key, Shelf.of_the_user(), film)
-        typer.echo(
-            printable(
-                f"{shown(network.name)} and {len(pictures):,} images are at {address}{key.token}  (Ctrl-C ends it)"
-            )
-        )
+        typer.echo(shown(f"{network.name} and {len(pictures):,} images are at {address}{key.token}  (Ctrl-C ends it)"))
         server = uvicorn.Server(settings(app))
         if browser:
             threading.Thread(target=_open_browser, args=(address + key.once(),), daemon=True).start()

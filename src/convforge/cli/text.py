@@ -1,4 +1,4 @@
-"""Text for a terminal: help from docstrings, and names that users chose."""
+"""Text for a terminal: help from docstrings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,3 @@ def help_of(command: Callable[..., Any]) -> str:
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     # An indented paragraph is an example and keeps its lines.
     return "\n\n".join(p if p.startswith(" ") else p.replace("\n", " ") for p in paragraphs)
-
-
-def printable(text: str) -> str:
-    """File and class names may hold anything; a terminal must not obey it, nor an encoding fail on it.
-
-    >>> printable("red\\x1b[31m")
-    'red\ufffd[31m'
-    """
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)

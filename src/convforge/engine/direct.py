@@ -91,8 +91,7 @@ def prepare(
         per_thread = -(-(staging + staged) * size // LINE) * LINE
         scratch = layout.take(per_thread * threads)
         packing.append(pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "packed", packed))
-        numbers = blocks.arguments(s)
-        slide = numbers | _sum_parts(v.kernel, numbers["runs"], numbers["run_length"]) | {
+        slide = blocks.arguments(s) | _sum(s, blocks) | {
             "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
             "bias_step": int(epilogue.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
             "own": 0, "packed": 0,
@@ -194,9 +193,9 @@ def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
     s = max(slidings, key=lambda s: s.macs)
     blocks = _blocking(s, dtype, target, threads)
     numbers = blocks.arguments(s)
-    parts = _sum_parts(s.vertical.kernel, numbers["runs"], numbers["run_length"])
+    parts = _sum(s, blocks)
     count = 1
-    for whole, part in ((s.vertical.kernel, "u_part"), (numbers["runs"], "v_part"), (numbers["run_length"], "l_part")):
+    for whole, part in ((s.vertical.kernel, "u_part"), (parts["runs"], "v_part"), (parts["run_length"], "l_part")):
         count *= -(-whole // parts[part])
     products = parts["u_part"] * parts["v_part"] * parts["l_part"]
     block_count, panels = s.images * numbers["row_blocks"] * numbers["column_blocks"], -(-s.outputs // panel)
@@ -249,12 +248,24 @@ def panels_of(s: Sliding, panel: int) -> dict[str, int]:
     return s.weights | {"panels": -(-s.weights["outputs"] // panel)}
 
 
-def _sum_parts(tap_rows: int, runs: int, run_length: int) -> dict[str, int]:
-    """How much of (tap rows, runs, numbers of a run) makes a part of at most `_PRODUCTS_A_PART` products."""
-    l_part = min(run_length, _PRODUCTS_A_PART)
-    v_part = min(runs, _PRODUCTS_A_PART // max(l_part, 1)) if l_part == run_length else 1
-    u_part = min(tap_rows, _PRODUCTS_A_PART // max(v_part * l_part, 1)) if v_part == runs else 1
-    return {"u_part": max(u_part, 1), "v_part": max(v_part, 1), "l_part": max(l_part, 1)}
+def _sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
+    """The sum as runs of numbers that lie side by side, and how much of (tap rows, runs, numbers of a run) makes a part
+    of at most `_PRODUCTS_A_PART` products.
+
+    Whether the taps of a row touch is a matter of the memory format; where the sum is cut is not, or the last bits
+    would depend on it. So a part holds whole taps, or less than one.
+    """
+    numbers, taps = blocks.arguments(s), s.horizontal.kernel
+    runs, length, depth = numbers["runs"], numbers["run_length"], max(s.depth, 1)
+    if depth > _PRODUCTS_A_PART:
+        runs, length = taps, s.depth
+    l_part = min(length, _PRODUCTS_A_PART // depth * depth or _PRODUCTS_A_PART)
+    v_part = min(runs, _PRODUCTS_A_PART // max(l_part, 1)) if l_part == length else 1
+    u_part = min(s.vertical.kernel, _PRODUCTS_A_PART // max(v_part * l_part, 1)) if v_part == runs else 1
+    return {
+        "runs": runs, "run_length": length,
+        "u_part": max(u_part, 1), "v_part": max(v_part, 1), "l_part": max(l_part, 1),
+    }  # fmt: skip
 
 
 KERNELS = ("pack_weights", "clear", "sliding")
@@ -413,7 +424,7 @@ class _Part:
 
 @contextmanager
 def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
-    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `_sum_parts` chooses them.
+    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `_sum` chooses them.
 
     A phase of an input gradient may have no tap at all; its one, empty part still writes the zeros.
     """
