@@ -80,8 +80,8 @@ class _Weights:
         self.fingerprint: int | None = None
         self.forms: dict[bytes, _Form] = {}
 
-    def are_unchanged(self, version: int, trained: bool, threads: int) -> bool:
-        if self.fingerprint is None or (self.frozen and not trained and version != _UNUSED):
+    def are_unchanged(self, w: Tensor, version: int, threads: int) -> bool:
+        if self.fingerprint is None or (self.frozen and version != _UNUSED and not w.requires_grad):
             return version == self.version
         return fingerprint(self.address, self.size, threads) == self.fingerprint
 
@@ -97,12 +97,15 @@ def packed(w: Tensor, storage: torch.UntypedStorage, address: int, size: int, pr
 
     `w` lies in `storage`, its `size` bytes without gaps from `address` on.
     """
-    key, version = (address, size), _UNUSED if w.is_inference() else w._version
-    known = _known.get(key)
+    key, known = (address, size), _known.get((address, size))
+    try:
+        version = w._version
+    except RuntimeError:  # it was made in inference mode
+        version = _UNUSED
     if known is None or known.storage() is not storage:
         _known[key] = _Weights(key, storage, version)
         return 0, None
-    if not known.are_unchanged(version, w.requires_grad, prepared.threads):
+    if not known.are_unchanged(w, version, prepared.threads):
         known.look_at(version)
         return 0, None
     form = known.forms.get(prepared.form)

@@ -241,7 +241,8 @@ class _Plan:
     strides: _Sizes
     geometry: _Geometry
     channels_last: bool
-    extents: tuple[int, int] = (0, 0)
+    itemsize: int
+    extents: tuple[int, int]
     """Bytes from the first to behind the last number of the two tensors that are read."""
     keep: bool = False
     """Whether the weights are not being trained, so that their packed form may be kept."""
@@ -275,19 +276,19 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
 def _run_forward(plan: _Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     y, prepared = plan.output(), plan.prepared
     if prepared is not None:
-        x_at, _ = _located(x, plan.extents[0])
+        x_at, _ = _located(x, plan.extents[0], plan.itemsize)
         packed, w_at, alive = _weights(plan, prepared, w)
-        b_at = 0 if bias is None else _located(bias, w.shape[0] * bias.itemsize)[0]
+        b_at = 0 if bias is None else _located(bias, plan.shape[1] * plan.itemsize, plan.itemsize)[0]
         prepared.run(packed, x_at, w_at, y.data_ptr(), b_at)
         del alive  # the packed weights are needed until here
     return y
 
 
-def _located(t: Tensor, extent: int) -> tuple[int, torch.UntypedStorage]:
+def _located(t: Tensor, extent: int, itemsize: int) -> tuple[int, torch.UntypedStorage]:
     """Where its first number lies, and in what memory. Raises where that does not hold all of its numbers, which torch
     allows (`untyped_storage().resize_`)."""
     storage = t.untyped_storage()
-    held, wanted = storage.nbytes(), t.storage_offset() * t.itemsize + extent
+    held, wanted = storage.nbytes(), t.storage_offset() * itemsize + extent
     if held < wanted:
         raise RuntimeError(
             f"a tensor of shape {tuple(t.shape)} needs {wanted:,} bytes of memory, and its storage has {held:,}: "
@@ -299,7 +300,7 @@ def _located(t: Tensor, extent: int) -> tuple[int, torch.UntypedStorage]:
 def _weights(plan: _Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, object]:
     """Where the weights' packed form lies, if it is kept, where the weights do, and what keeps the form alive."""
     extent = plan.extents[1]
-    address, storage = _located(w, extent)
+    address, storage = _located(w, extent, plan.itemsize)
     if not plan.keep:
         return 0, address, None
     packed, alive = kept.packed(w, storage, address, extent, prepared)
@@ -323,7 +324,7 @@ def _input_gradient(
     dx, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dx.zero_()
-    g_at, _ = _located(g, plan.extents[0])
+    g_at, _ = _located(g, plan.extents[0], plan.itemsize)
     packed, w_at, alive = _weights(plan, prepared, w)
     prepared.run(packed, dx.data_ptr(), w_at, g_at)
     del alive
@@ -346,7 +347,7 @@ def _weight_gradient(
     dw, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dw.zero_()
-    x_at, g_at = _located(x, plan.extents[0])[0], _located(g, plan.extents[1])[0]
+    x_at, g_at = (_located(t, extent, plan.itemsize)[0] for t, extent in zip((x, g), plan.extents, strict=True))
     prepared.run(0, x_at, dw.data_ptr(), g_at)
     return dw
 
@@ -393,7 +394,7 @@ def _forward_plan(
     prepared = ready(prepare_forward(problem, threads, bias, exact, kept=keep)) if prod(shape) else None
     extents = _extent(x_shape, x_strides, dtype), _extent(w_shape, w_strides, dtype)
     keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, extents, keep)
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents, keep)
 
 
 @lru_cache(_PLANS)
@@ -416,7 +417,7 @@ def _input_gradient_plan(
     prepared = ready(prepare_input_gradient(problem, threads, exact, kept=keep)) if prod(g_shape) else None
     extents = _extent(g_shape, g_strides, dtype), _extent(w_shape, w_strides, dtype)
     keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, extents, keep)
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents, keep)
 
 
 @lru_cache(_PLANS)
@@ -437,7 +438,7 @@ def _weight_gradient_plan(
     problem = _problem(dtype, x_shape, shape, g_shape, geometry, x_strides, strides, g_strides)
     prepared = ready(prepare_weight_gradient(problem, threads, exact)) if prod(g_shape) else None
     extents = _extent(x_shape, x_strides, dtype), _extent(g_shape, g_strides, dtype)
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, extents)
+    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents)
 
 
 def _extent(shape: _Sizes, strides: _Sizes, dtype: torch.dtype) -> int:
