@@ -67,7 +67,7 @@ def test_brackets_in_a_path_are_said_as_they_are(
 def test_a_terminal_does_not_obey_a_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "train", "./a\x1b[2J\nb/") == 2
     printed = capsys.readouterr().err
-    assert "./a�[2J b/" in printed
+    assert r"./a\x1b[2J\x0ab/" in printed
     assert len(printed.splitlines()) == 1
 
 

@@ -184,11 +184,11 @@ class Fences:
 
 def fingerprints(choose: random.Random, at_end: bool) -> None:
     """What looks whether weights have changed reads the weights, and nothing else."""
-    memory = Fenced(4 * choose.randrange(1, 6000), at_end)
-    memory.seal()
-    for parts in (1, 3):
-        for part in range(parts):
-            fingerprint.fingerprint(memory.address, memory.size, part, parts)
+    for words in (choose.randrange(1, 6000), choose.randrange(1 << 16, 1 << 17)):  # at once, and in pieces
+        memory = Fenced(4 * words, at_end)
+        memory.seal()
+        for threads in (1, 3):
+            fingerprint.fingerprint(memory.address, memory.size, threads)
 
 
 def main(count: int, seed: int, first: int) -> None:

@@ -36,14 +36,17 @@ def torchs_own() -> Iterator[None]:
         put(convforge.conv2d)
 
 
-put(convforge.conv2d)
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what torch's test helpers warn about when they are imported is theirs
-    from torch.testing._internal.common_methods_invocations import op_db
-    from torch.testing._internal.common_modules import module_db
+def torchs_lists() -> tuple[list[Any], list[Any]]:
+    """Operators and modules that convolve, with ours in the place of torch's function."""
+    put(convforge.conv2d)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch's test helpers warn about when they are imported is theirs
+        from torch.testing._internal.common_methods_invocations import op_db
+        from torch.testing._internal.common_modules import module_db
+    operators = [op for op in op_db if "conv" in op.name]
+    return operators, [module for module in module_db if "Conv" in module.module_cls.__name__]
 
-CONVOLUTIONS = [op for op in op_db if "conv" in op.name]
-MODULES = [module for module in module_db if "Conv" in module.module_cls.__name__]
+
 _EVEN_KERNEL = "Using padding='same' with even kernel lengths"
 
 
@@ -137,6 +140,7 @@ def transforms() -> dict[str, Callable[[], Any]]:
 
 
 def main(long: bool, first: int) -> None:
+    operators, modules = torchs_lists()
     number = 0
 
     def attempt(name: str, run: Callable[[], None]) -> None:
@@ -157,13 +161,13 @@ def main(long: bool, first: int) -> None:
     for name in transforms():
         attempt(name, lambda: transformed(name))  # noqa: B023
     names = set()
-    for op in CONVOLUTIONS if long else [op for op in CONVOLUTIONS if op.name == "nn.functional.conv2d"]:
+    for op in operators if long else [op for op in operators if op.name == "nn.functional.conv2d"]:
         for dtype in sorted(op.supported_dtypes("cpu"), key=str):
             floating = dtype.is_floating_point or dtype.is_complex
             for n, sample in enumerate(op.sample_inputs("cpu", dtype, requires_grad=floating)):
                 names.add(op.name)
                 attempt(f"{op.name}, {dtype}, sample {n}", lambda: of_operator(op, sample))  # noqa: B023
-    for info in MODULES:
+    for info in modules:
         for dtype in (torch.float64, torch.complex128) if long else (torch.float64,):
             inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=True)
             for n, case in enumerate(inputs):
