@@ -26,7 +26,7 @@ test: lint  ## Run every check: format, lint, types, tests and the examples in d
 	$(BIN)/python -m pytest -n 2 -q
 
 soak: .venv/installed  ## Run the long versions of the tests in tests/soak, an hour or so, and print a table.
-	$(BIN)/python -m pytest tests/soak --soak -q -p no:cacheprovider
+	$(BIN)/python -m pytest tests/soak --soak -n 2 --dist worksteal -q
 
 test-newest: .venv-newest/installed  ## Run the tests with the newest torch, torchvision and timm (5 GB in .venv-newest).
 	.venv-newest/bin/python -m pytest -n 2 -q
