@@ -273,17 +273,21 @@ def test_a_tensor_at_the_address_of_one_that_is_gone() -> None:
 
 
 def test_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was not used for longest goes first."""
+    """What is long out of use makes room; where all are in use, the first ones stay."""
     with convforge.set_precision("exact"):
-        weights = [kept_alone(torch.randn(SMALL)) for _ in range(6)]
-        one = kept_weights()["bytes"] // 6
+        weights = [kept_alone(torch.randn(SMALL)) for _ in range(4)]
+        one = kept_weights()["bytes"] // 4
         monkeypatch.setattr(kept, "MOST_BYTES", 4 * one)
         weights += [kept_alone(torch.randn(SMALL)) for _ in range(2)]
-        assert kept_weights() == {"weights": 4, "bytes": 4 * one}
+        assert [kept.bytes_kept_for(w) for w in weights] == [one, one, one, one, 0, 0]
+        monkeypatch.setattr(kept, "_LONG_AGO", 3)
+        assert is_right(weights[0])
+        assert is_right(weights[2])
         assert is_right(weights[4])
-        weights.append(kept_alone(torch.randn(SMALL)))
-        assert kept_weights() == {"weights": 4, "bytes": 4 * one}
-        assert [bool(kept._known[w.data_ptr(), w.nbytes].forms) for w in weights[4:]] == [True, False, True, True, True]
+        assert [kept.bytes_kept_for(w) for w in weights] == [one, 0, one, one, one, 0]
+        monkeypatch.setattr(kept, "MOST_BYTES", one - 1)
+        large = kept_alone(torch.randn(SMALL))
+        assert kept.bytes_kept_for(large) == 0
 
 
 def kept_alone(w: Tensor) -> Tensor:
@@ -308,7 +312,7 @@ def test_one_tensors_forms_are_bounded() -> None:
     for size in (4, 6, 8, 12, 16, 20, 28, 40, 56, 80):
         for _ in range(3):
             assert is_right(w, image(w, size))
-    assert len(kept._known[w.data_ptr(), w.nbytes].forms) <= kept._FORMS_OF_A_TENSOR
+    assert len(kept._known[w.data_ptr(), w.nbytes].numbers.forms) <= kept._FORMS_OF_A_TENSOR
 
 
 def test_tensors_can_be_exchanged() -> None:
@@ -388,11 +392,110 @@ def test_weights_that_need_a_gradient_again_are_looked_at_again(looks: list[int]
     assert len(looks) == before + 1
 
 
+def test_a_recorded_call_ends_the_promise() -> None:
+    w = convforge.freeze(torch.randn(SMALL))
+    for _ in range(3):
+        assert is_right(w)
+    w.requires_grad_(True)
+    convforge.conv2d(image(w), w).sum().backward()
+    w.data.add_(w.grad)
+    w.requires_grad_(False)
+    for _ in range(3):
+        assert is_right(w)
+
+
+def test_the_promise_is_of_one_tensor() -> None:
+    """Others over the same memory have other counters."""
+    w = torch.randn(SMALL)
+    alias = w.data
+    convforge.freeze(w)
+    for _ in range(3):
+        assert is_right(alias)
+    w.mul_(2)
+    assert is_right(alias)
+
+
+def test_optimisers_of_tensors_without_memory_are_left_alone() -> None:
+    convforge.freeze(torch.randn(SMALL))
+    sparse = torch.eye(3).to_sparse().requires_grad_()
+    optimizer = torch.optim.SGD([sparse], lr=0.1)
+    sparse.grad = torch.eye(3).to_sparse()
+    optimizer.step()
+    assert kept.bytes_kept_for(sparse) == 0
+    convforge.freeze(sparse.detach())
+
+
+def test_weights_that_change_while_they_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread packs what another one has changed already, and puts it where nobody looks."""
+    w = torch.randn(SMALL)
+    assert is_right(w)
+    make, inside = kept._Form, threading.Event()
+    go_on = threading.Event()
+
+    class Slow(make):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            inside.set()
+            assert go_on.wait(30)
+
+    monkeypatch.setattr(kept, "_Form", Slow)
+    thread = threading.Thread(target=lambda: convforge.conv2d(image(w), w))
+    thread.start()
+    assert inside.wait(30)
+    monkeypatch.setattr(kept, "_Form", make)
+    w.mul_(2)
+    assert is_right(w)  # it is noticed that they have changed
+    go_on.set()
+    thread.join()
+    for _ in range(4):
+        assert is_right(w)
+
+
+def test_threads_that_pack_many_forms() -> None:
+    weights = [torch.randn(32, 32, 3, 3) for _ in range(3)]
+    problems: list[BaseException] = []
+
+    def use(seed: int) -> None:
+        try:
+            for n in range(60):
+                w = weights[(n + seed) % 3]
+                assert is_right(w, image(w, (4, 7, 12, 20, 33, 50)[n % 6]))
+        except BaseException as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_calls_past_the_dispatcher_and_through_it_are_the_same() -> None:
+    w = torch.randn(256, 256, 3, 3, requires_grad=True)
+    x = torch.randn(1, 256, 14, 14)
+    with torch.no_grad():
+        y = convforge.conv2d(x, w, padding=1)
+        assert torch.equal(convforge.conv2d(x[0], w, padding=1), y[0])
+        with torch.profiler.profile():
+            assert torch.equal(convforge.conv2d(x, w, padding=1), y)
+
+
+def test_16_bit_weights_are_not_kept() -> None:
+    w = torch.randn(SMALL, dtype=torch.bfloat16)
+    before = set(kept._known)
+    for _ in range(3):
+        convforge.conv2d(image(w), w)
+    assert set(kept._known) == before
+
+
 def test_freeze_a_model() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
     assert convforge.freeze(model) is model
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
+    with pytest.raises(convforge.UserError, match="this model is lazy: run it once"):
+        convforge.freeze(torch.nn.LazyConv2d(8, 3))
     with pytest.raises(convforge.UserError, match=r"takes a torch\.nn\.Module or a tensor, not str"):
         convforge.freeze("model")  # type: ignore[arg-type]
 

@@ -65,8 +65,12 @@ def test_inputs_biases_and_gradients_whose_memory_is_gone_are_refused() -> None:
         lambda: ops.conv2d_weight_gradient(freed(x.clone(), 100), g, (3, 3), *geometry, False),
         lambda: ops.conv2d_weight_gradient(x, freed(g.clone()), (3, 3), *geometry, False),
     ]
+    half = [t.bfloat16() for t in (x, w, b)]
+    for n in range(3):
+        cases.append(lambda n=n: convforge.conv2d(*(freed(t.clone(), 8) if m == n else t for m, t in enumerate(half))))
+    cases.append(lambda: convforge.conv2d(x, w, freed(torch.randn(16), 32)[::2]))
     for case in cases:
-        with pytest.raises(RuntimeError, match="its storage has"):
+        with pytest.raises(RuntimeError, match=r"its storage has|out of bounds for storage"):
             case()
 
 
@@ -146,6 +150,13 @@ def test_what_cannot_be_linked_is_computed_by_torch_with_one_warning() -> None:
                     with torch.no_grad():
                         for _ in range(3):
                             assert torch.equal(convforge.conv2d(x, w, b, *args), results[1][0])
+        import gc, weakref
+        x = torch.randn(2, 6, 9, 8)
+        gone = weakref.ref(x)
+        convforge.conv2d(x, torch.randn(4, 6, 3, 2))
+        del x
+        gc.collect()
+        assert gone() is None, "an exception holds on to it"
         ours = [str(c.message) for c in caught if "convforge" in str(c.message)]
         print(len(ours), ours[0])
     """)

@@ -93,6 +93,8 @@ def conv2d(
         ours = sides is not None and isinstance(padding, str) and padding not in ("valid", "same")
         return by_torch.conv2d(input, weight, bias, stride, sides if ours else padding, dilation, groups)
     image = input if input.dim() == 4 else input.unsqueeze(0)
+    if weight.requires_grad and not torch.is_grad_enabled():
+        weight = weight.detach()  # the kernels cannot ask whether it is being trained: gradients are always off there
     y: Tensor = _forward_op(image, weight, bias, steps, [*sides[0], *sides[1]], gaps, groups)
     return y if input.dim() == 4 else y.squeeze(0)
 
@@ -252,8 +254,9 @@ class _Plan:
 
 
 def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensor:
+    _check_memory(x, w, bias)
     if x.dtype.itemsize == 2:
-        wide = _forward(x.float(), w.float(), None if bias is None else bias.float(), stride, pads, dilation, groups)
+        wide = _forward(x.float(), _wide(w), None if bias is None else bias.float(), stride, pads, dilation, groups)
         return wide.to(x.dtype)
     dtype = _common_dtype(x, w)
     if bias is not None:
@@ -297,11 +300,25 @@ def _located(t: Tensor, extent: int, itemsize: int) -> tuple[int, torch.UntypedS
     return t.data_ptr(), storage
 
 
+def _check_memory(*tensors: Tensor | None) -> None:
+    """As `_located`, before anything is made of them."""
+    for t in tensors:
+        if t is not None and t.numel():
+            _located(t, _extent(t.shape, t.stride(), t.dtype), t.itemsize)
+
+
+def _wide(w: Tensor) -> Tensor:
+    """16-bit weights as the kernels take them: made anew for each call, so there is no use in keeping their form."""
+    return w.float().requires_grad_()
+
+
 def _weights(plan: _Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, object]:
     """Where the weights' packed form lies, if it is kept, where the weights do, and what keeps the form alive."""
     extent = plan.extents[1]
     address, storage = _located(w, extent, plan.itemsize)
     if not plan.keep:
+        if kept.promised:
+            kept.thaw(w)
         return 0, address, None
     packed, alive = kept.packed(w, storage, address, extent, prepared)
     return packed, address, alive
@@ -310,8 +327,9 @@ def _weights(plan: _Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, obje
 def _input_gradient(
     g: Tensor, w: Tensor, size: Any, stride: Any, pads: Any, dilation: Any, groups: int, channels_last: bool
 ) -> Tensor:
+    _check_memory(g, w)
     if g.dtype.itemsize == 2:
-        return _input_gradient(g.float(), w.float(), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
+        return _input_gradient(g.float(), _wide(w), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
     dtype, geometry = _common_dtype(g, w), _geometry(stride, pads, dilation, groups)
     try:
         plan = _input_gradient_plan(
@@ -334,6 +352,7 @@ def _input_gradient(
 def _weight_gradient(
     x: Tensor, g: Tensor, kernel: Any, stride: Any, pads: Any, dilation: Any, groups: int, channels_last: bool
 ) -> Tensor:
+    _check_memory(x, g)
     if x.dtype.itemsize == 2:
         return _weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
     dtype, geometry = _common_dtype(x, g), _geometry(stride, pads, dilation, groups)
@@ -462,7 +481,7 @@ def _problem(
 ) -> Problem:
     stride, pads, dilation, groups = geometry
     fits = len(x) == len(w) == len(y) == 4 and (x[0], x[1], w[0]) == (y[0], w[1] * groups, y[1])
-    fits = fits and w[0] % groups == 0 and y[2:] == _out_size(x, w, stride, pads, dilation)
+    fits = fits and 0 not in (*x[1:], *w) and w[0] % groups == 0 and y[2:] == _out_size(x, w, stride, pads, dilation)
     if not fits:  # the kernels would read or write beside the tensors
         raise RuntimeError(
             f"a convolution of input {tuple(x)} with weight {tuple(w)} at stride {stride}, padding {pads}, "

@@ -189,15 +189,17 @@ def test_pipes_folders_and_loops_in_the_place_of_entries(filled: Path) -> None:
 
 
 def test_what_killed_writers_left_is_removed(filled: Path) -> None:
-    old, new = filled / "abc.part", filled / "def.part"
-    for left in (old, new):
+    old, new, other = filled / "convforge-a.part", filled / "convforge-b.part", filled / "holiday.mp4.part"
+    for left in (old, new, other):
         left.write_bytes(b"half of it")
     os.utime(old, (0, 0))
+    os.utime(other, (0, 0))
     for entry in list(filled.glob("*.o"))[:1]:
         entry.unlink()
     run(filled)
     assert not old.exists()
     assert new.exists(), "somebody may be writing it at this moment"
+    assert other.exists(), "it is not ours"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/maps and MAP_FIXED_NOREPLACE")

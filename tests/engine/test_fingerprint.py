@@ -46,6 +46,20 @@ def test_changes_that_cancel_in_a_plain_sum_are_seen(size: int) -> None:
         assert of(array[::-1].copy()) != seen[0]
 
 
+@pytest.mark.parametrize("words", [4096, 131072])
+def test_changes_that_cancel_in_one_of_the_two_chains_are_seen(words: int) -> None:
+    """A sign, and what another word of the lane needs so that a chain does not see it."""
+    for seed in range(20):
+        array = np.random.default_rng(seed).integers(0, 1 << 32, words, np.uint32)
+        before = of(array)
+        for distance in (16, 32, 64, 128, 256):
+            for partner in (0x8001_0000, 0x8000_0000):
+                changed = array.copy()
+                changed[0] ^= np.uint32(0x8000_0000)
+                changed[distance] ^= np.uint32(partner)
+                assert of(changed) != before, (distance, hex(partner))
+
+
 def test_pieces_that_change_places_are_seen() -> None:
     array = numbers(16 * 512 * 64)
     halves = np.concatenate([array[array.size // 2 :], array[: array.size // 2]])

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .. import ops
+from .. import by_torch, ops
 from ..engine import Problem, runtime
 from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
 from ..engine.prepared import Prepared
@@ -146,7 +145,7 @@ class Work:
     def _torch(self, which: Pass, t: Tensors) -> Tensor:
         s = self.layer.spec
         if which is Pass.FORWARD:
-            return F.conv2d(t.x, t.w, None, s.stride, self.pads, s.dilation, s.groups)
+            return by_torch.conv2d(t.x, t.w, None, s.stride, self.pads, s.dilation, s.groups)
         wanted = [which is Pass.INPUT_GRADIENT, which is Pass.WEIGHT_GRADIENT, False]
         results: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
             t.dy, t.x, t.w, None, s.stride, self.pads, s.dilation, False, (0, 0), s.groups, wanted

@@ -123,8 +123,11 @@ def _object_of(text: str, target: Target) -> bytes:
 
 def _optimised(text: str, target: Target) -> tuple[llvm.TargetMachine, llvm.ModuleRef]:
     # A context of its own, since LLVM's threads must not share one.
-    module = llvm.parse_assembly(text, llvm.create_context())
-    module.verify()
+    try:
+        module = llvm.parse_assembly(text, llvm.create_context())
+        module.verify()
+    except RuntimeError as problem:  # not for users to live with, as with a machine that has no memory left
+        raise AssertionError(f"a kernel's code is not valid: {problem}") from problem
     machine = _machine(target)
     # The kernels are unrolled and vectorised as they should be; LLVM's own attempts would only undo the tiling. These
     # five passes give the inner loops that -O2 gives, in a sixth of its time.

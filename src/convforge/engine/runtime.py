@@ -39,8 +39,8 @@ from .target import Target
 
 T = TypeVar("T")
 
-_lock = threading.RLock()
-"""Held while code is made and loaded."""
+compiling = threading.RLock()
+"""Held by whoever makes or loads code; a fork waits for it."""
 
 
 class CannotLoad(RuntimeError):
@@ -62,7 +62,8 @@ class Code:
         return self.addresses[name]
 
 
-_compiled: dict[tuple[object, ...], Code | CannotLoad] = {}
+_compiled: dict[tuple[object, ...], Code | str] = {}
+"""The code, or why there is none."""
 
 
 def code(
@@ -76,20 +77,20 @@ def code(
     key = (name, target, *parameters)
     found = _compiled.get(key)
     if found is None:
-        with _lock:
+        with compiling:
             found = _compiled.get(key)
             if found is None:
                 found = _compiled[key] = _made(repr(key), build, kernels, target)
-    if isinstance(found, CannotLoad):
-        raise found
+    if isinstance(found, str):
+        raise CannotLoad(found)  # a new one each time: an exception holds on to all that its callers had in hand
     return found
 
 
-def _made(key: str, build: Callable[[ir.Module], None], kernels: Sequence[str], target: Target) -> Code | CannotLoad:
+def _made(key: str, build: Callable[[ir.Module], None], kernels: Sequence[str], target: Target) -> Code | str:
     try:
         return _load(_object_code(key, build, target), kernels)
-    except (RuntimeError, OSError, MemoryError) as problem:
-        return CannotLoad(f"its machine code cannot be made or loaded here ({problem}).")
+    except (RuntimeError, OSError, MemoryError) as problem:  # no memory, no threads, nothing that LLVM can link
+        return f"its machine code cannot be made or loaded here ({problem})."
 
 
 def _object_code(key: str, build: Callable[[ir.Module], None], target: Target) -> bytes:
@@ -174,19 +175,24 @@ def read_ours(path: Path, most: int) -> bytes | None:
     try:
         # Without waiting: a pipe under that name would keep us for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            status = os.fstat(handle)
-            if not (stat.S_ISREG(status.st_mode) and only_ours(status) and status.st_size <= most):
-                return None
+    except OSError:
+        return None
+    try:
+        status = os.fstat(handle)
+        if not (stat.S_ISREG(status.st_mode) and only_ours(status) and status.st_size <= most):
+            return None
+        with open(handle, "rb", closefd=False) as file:
             return file.read(most)
     except OSError:
         return None
+    finally:
+        os.close(handle)
 
 
 def write_ours(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; raises OSError."""
     _sweep(path.parent)
-    handle, temporary = tempfile.mkstemp(_PART, dir=path.parent)  # created readable by its owner only
+    handle, temporary = tempfile.mkstemp(_PART, _OURS, path.parent)  # created readable by its owner only
     try:
         with open(handle, "wb") as file:
             file.write(content)
@@ -200,13 +206,13 @@ def write_ours(path: Path, content: bytes) -> None:
 @cache
 def _sweep(folder: Path) -> None:
     """Remove, once a process, what writers have left that were killed: files being written for over an hour."""
-    for left in folder.glob(f"*{_PART}"):
+    for left in folder.glob(f"{_OURS}*{_PART}"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _LONGEST_WRITE:
                 left.unlink()
 
 
-_PART, _LONGEST_WRITE = ".part", 3600.0
+_OURS, _PART, _LONGEST_WRITE = "convforge-", ".part", 3600.0
 _MOST_CODE_BYTES = 256 << 20
 
 
@@ -399,14 +405,16 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _renew_after_fork() -> None:
     """A forked child inherits the pool without its threads."""
     _pool.cache_clear()
-    _lock.release()
+    compiling.release()
 
 
 # A fork waits until no thread compiles: the child would inherit the locks of LLVM, llvmlite and the compiling threads
 # as they are, and nobody to open them.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=lambda: _lock.acquire(), after_in_parent=lambda: _lock.release(), after_in_child=_renew_after_fork
+        before=lambda: compiling.acquire(),
+        after_in_parent=lambda: compiling.release(),
+        after_in_child=_renew_after_fork,
     )
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ..engine import compiler
+from ..engine import compiler, runtime
 from ..engine.describe import Inner
 from ..engine.target import Target
 
@@ -38,7 +38,9 @@ def inner_loop(inner: Inner, dtype: str, target: Target) -> InnerLoop | None:
     def write(module: ir.Module) -> None:
         inner.build(module, dtype, target, *inner.parameters)
 
-    return find(compiler.assembly(write, target), inner.function)
+    with runtime.compiling:
+        text = compiler.assembly(write, target)
+    return find(text, inner.function)
 
 
 def find(text: str, function: str) -> InnerLoop | None:
