@@ -145,13 +145,15 @@ def _are_as_they_were(w: Tensor, known: _Weights, numbers: _Numbers, version: in
 
 
 def _pack(numbers: _Numbers, key: _Place, prepared: Prepared) -> _Form | None:
-    """Pack and keep them, if there is room."""
+    """Pack and keep them, if there is room, and if nobody writes to them meanwhile."""
     with _packing:
         if not _has_room(numbers.forms, prepared.packed_bytes):
             return None
-        if numbers.fingerprint is None:  # before packing: a change during it is noticed at the next call
-            numbers.fingerprint = fingerprint(*key, prepared.threads)
-        form = numbers.forms[prepared.form] = _Form(prepared, key[0])
+        before = fingerprint(*key, prepared.threads)
+        form = _Form(prepared, key[0])
+        if fingerprint(*key, prepared.threads) != before or numbers.fingerprint not in (None, before):
+            return None
+        numbers.fingerprint, numbers.forms[prepared.form] = before, form
         return form
 
 

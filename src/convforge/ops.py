@@ -254,15 +254,17 @@ class _Plan:
 
 
 def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensor:
-    _check_memory(x, w, bias)
     if x.dtype.itemsize == 2:
+        _check_memory(x, w, bias)
         wide = _forward(x.float(), _wide(w), None if bias is None else bias.float(), stride, pads, dilation, groups)
         return wide.to(x.dtype)
     dtype = _common_dtype(x, w)
     if bias is not None:
         if bias.dtype != dtype or bias.shape != (w.shape[0],):
             raise RuntimeError(f"the bias must be {w.shape[0]} numbers of {dtype}, not {bias.shape}, {bias.dtype}.")
-        bias = bias.contiguous()
+        if not bias.is_contiguous():
+            _check_memory(bias)
+            bias = bias.contiguous()
     geometry = _geometry(stride, pads, dilation, groups)
     keep = not w.requires_grad
     try:
@@ -301,7 +303,7 @@ def _located(t: Tensor, extent: int, itemsize: int) -> tuple[int, torch.UntypedS
 
 
 def _check_memory(*tensors: Tensor | None) -> None:
-    """As `_located`, before anything is made of them."""
+    """As `_located`, before copies are made of them."""
     for t in tensors:
         if t is not None and t.numel():
             _located(t, _extent(t.shape, t.stride(), t.dtype), t.itemsize)
@@ -327,8 +329,8 @@ def _weights(plan: _Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, obje
 def _input_gradient(
     g: Tensor, w: Tensor, size: Any, stride: Any, pads: Any, dilation: Any, groups: int, channels_last: bool
 ) -> Tensor:
-    _check_memory(g, w)
     if g.dtype.itemsize == 2:
+        _check_memory(g, w)
         return _input_gradient(g.float(), _wide(w), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
     dtype, geometry = _common_dtype(g, w), _geometry(stride, pads, dilation, groups)
     try:
@@ -352,8 +354,8 @@ def _input_gradient(
 def _weight_gradient(
     x: Tensor, g: Tensor, kernel: Any, stride: Any, pads: Any, dilation: Any, groups: int, channels_last: bool
 ) -> Tensor:
-    _check_memory(x, g)
     if x.dtype.itemsize == 2:
+        _check_memory(x, g)
         return _weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
     dtype, geometry = _common_dtype(x, g), _geometry(stride, pads, dilation, groups)
     try:
