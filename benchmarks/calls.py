@@ -2,8 +2,9 @@
 
     python benchmarks/calls.py                     # microseconds a call, ours and torch's, interleaved in rounds
 
-The last rows measure what keeping packed weights brings (`convforge/kept.py`): one image, with weights that are kept
-and with weights that count as trained and are packed at every call.
+The last rows measure what keeping packed weights brings (`convforge/kept.py`): one image, with weights that were given
+to `freeze`, with others, which are compared with what was packed, and with weights that count as trained and are packed
+at every call.
 """
 
 from __future__ import annotations
@@ -58,19 +59,22 @@ def small_calls(rounds: int) -> None:
 
 
 def kept_weights(rounds: int) -> None:
-    print("\none image, 3×3, channels_last, µs a call   kept   packed each time   torch")
+    print("\none image, 3×3, channels_last, µs a call   frozen   compared   packed each time   torch")
     for channels, size, outputs in LAYERS:
         last = torch.channels_last
         x = torch.randn(1, channels, size, size).contiguous(memory_format=last)
         w = (torch.randn(outputs, channels, 3, 3) * (channels * 9) ** -0.5).contiguous(memory_format=last)
         trained = w.clone().requires_grad_()
+        frozen = convforge.freeze(w.clone(memory_format=last))
         contenders = [
+            lambda x=x, w=frozen: convforge.conv2d(x, w, padding=1),
             lambda x=x, w=w: convforge.conv2d(x, w, padding=1),
             lambda x=x, w=trained: convforge.conv2d(x, w, padding=1),
             lambda x=x, w=w: F.conv2d(x, w, padding=1),
         ]
-        kept, packed, theirs = microseconds(contenders, 5, rounds)
-        print(f"{channels:4} → {outputs:4} at {size}×{size:<23} {kept:10.0f} {packed:16.0f} {theirs:10.0f}")
+        kept, compared, packed, theirs = microseconds(contenders, 5, rounds)
+        layer = f"{channels:4} → {outputs:4} at {size}×{size}"
+        print(f"{layer:39} {kept:9.0f} {compared:10.0f} {packed:16.0f} {theirs:10.0f}")
 
 
 def main() -> None:

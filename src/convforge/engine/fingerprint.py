@@ -1,16 +1,17 @@
 """A fingerprint of numbers in memory, taken at the speed of memory: has anything written to them since?
 
-The words of 32 bits are dealt out to 4 × 16 lanes, and each lane is two chains over the words that it meets:
+The words of 32 bits are dealt out to the lanes of four vectors, and each lane is two chains over the words it meets:
 
     a ← (a ⊕ word) · c,   a ← a ⊕ (a ≫ 15)        c odd
-    b ← b · d + word                               d odd
+    b ← (b turned left by 5 bits) + word
 
 For given words every link is a bijection, so a change of one word in a lane always changes both. Several changes must
-cancel in both to go unnoticed. Each alone has pairs that always do: flipped signs in b (2³¹ · d + 2³¹ = 0), and in a
-a sign with the sign and bit 16 of the lane's next word, which is where the shift brings a flipped sign. What cancels in
-b has no bits below the lowest one that was changed first, and what cancels in a has: the shift puts them there.
+cancel in both to go unnoticed. Each alone has pairs that always do: in a, a sign with the sign and bit 16 of the lane's
+next word, where the shift brings a flipped sign; in b, a bit with one five places on. But what cancels in b is as
+simple as what was changed first, and in a, but for signs, the multiplication has spread it.
 
-The 8 chains of 2 to 4 dependent instructions take in 256 bytes in some 10 cycles, faster than memory delivers them.
+The multiplication is what takes time: a cycle a vector on most CPUs, two to four on older ones, which is still as fast
+as memory delivers. A second one, in b, made a core of 2017 half as fast.
 Memory of more than `_SHARED_BYTES` is cut into pieces, each with a fingerprint of its own, which the threads share.
 """
 
@@ -27,10 +28,10 @@ from . import target as targets
 from .ir import I32, I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
 from .prepared import Program, step
 
-_CHAINS, _LANES = 4, 16
-_WORDS = _CHAINS * _LANES
+_CHAINS = 4
 _WIDE_MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ by the golden ratio: bits without pattern
-_MULTIPLIER, _OTHER_MULTIPLIER = _WIDE_MULTIPLIER >> 32 | 1, _WIDE_MULTIPLIER & 0xFFFFFFFF
+_MULTIPLIER = _WIDE_MULTIPLIER >> 32
+_TURN = 5
 
 _SHARED_BYTES = 256 << 10  # 8 µs of one thread: sharing them costs 2
 _PIECES = 16
@@ -51,7 +52,13 @@ def fingerprint(address: int, size: int, threads: int = 1) -> int:
 
 
 def _code() -> runtime.Code:
-    return runtime.code("fingerprint", _build, ["at_once", "piecewise"], targets.current())
+    here = targets.current()
+    lanes = here.lanes("float32")
+
+    def build(module: ir.Module) -> None:
+        _build(module, lanes)
+
+    return runtime.code("fingerprint", build, ["at_once", "piecewise"], here)
 
 
 @cache
@@ -65,9 +72,9 @@ def _program(size: int) -> Program:
     return Program((step(_code()["piecewise"], _PIECEWISE, {"words": size // 4}, at),))
 
 
-def _build(module: ir.Module) -> None:
+def _build(module: ir.Module, lanes: int) -> None:
     words = Function(module, "words", [PTR, I64], "float32", internal=True, result=I64)
-    words.done(_of_words(words, words.pointer(0, I32), words.integer(1)))
+    words.done(_of_words(words, words.pointer(0, I32), words.integer(1), lanes))
 
     f = Function(module, "at_once", [PTR, I64], "float32", result=I64)
     f.done(f.builder.call(words.function, [f.pointer(0, I32).value, f.integer(1).value]))
@@ -75,7 +82,7 @@ def _build(module: ir.Module) -> None:
     f, array, thread, threads = kernel(module, "piecewise", "float32")
     a = _PIECEWISE.read(array)
     memory, results = f.address(a["memory"], I32), f.address(a["results"], I64)
-    piece = a["words"] // (_PIECES * _WORDS) * _WORDS
+    piece = a["words"] // _PIECES
     first, end = share(f.const(_PIECES), thread, threads)
     with f.loop(end, start=first) as task:
         rest = a["words"] - piece * task.index
@@ -85,36 +92,46 @@ def _build(module: ir.Module) -> None:
     f.done()
 
 
-def _of_words(f: Function, memory: Pointer, words: Int) -> Value:
-    whole = words // _WORDS * _WORDS
-    start = [_vector(seed * _LANES) for seed in range(2 * _CHAINS)]
-    with f.loop(whole, step=_WORDS, carry=start) as line:
-        lines = [memory.at(line.index + n * _LANES).vector(_LANES) for n in range(_CHAINS)]
-        first = [_link(f, a, word) for a, word in zip(line.values[:_CHAINS], lines, strict=True)]
-        line.carry(first + [_other_link(f, b, word) for b, word in zip(line.values[_CHAINS:], lines, strict=True)])
+def _of_words(f: Function, memory: Pointer, words: Int, lanes: int) -> Value:
+    block = _CHAINS * lanes
+    whole = words // block * block
+    start = [_vector(seed * lanes, lanes) for seed in range(2 * _CHAINS)]
+    with f.loop(whole, step=block, carry=start) as line:
+        vectors = [memory.at(line.index + n * lanes).vector(lanes) for n in range(_CHAINS)]
+        a, b = line.values[:_CHAINS], line.values[_CHAINS:]
+        line.carry([_link(f, *each) for each in zip(a, vectors, strict=True)]
+                   + [_other_link(f, *each) for each in zip(b, vectors, strict=True)])  # fmt: skip
 
-    # All lanes into one number of 64 bits, and then the words that are left.
+    # The vectors of each kind into one, their lanes into a number of 64 bits, and then the words that are left.
+    a, b = line.values[0], line.values[_CHAINS]
+    for n in range(1, _CHAINS):
+        a, b = _link(f, a, line.values[n]), _other_link(f, b, line.values[_CHAINS + n])
     number = words.value
-    for chain in line.values:
-        for lane in range(_LANES):
+    for lane in range(lanes):
+        for chain in (a, b):
             number = _wide_link(f, number, f.builder.extract_element(chain, ir.Constant(I32, lane)))
     with f.loop(words, start=whole, carry=[number]) as last:
         last.carry([_wide_link(f, last.values[0], memory.at(last.index).scalar())])
     return last.values[0]
 
 
-def _vector(seed: int) -> Value:
-    return ir.Constant(ir.VectorType(I32, _LANES), [seed + lane + 1 for lane in range(_LANES)])
+def _vector(seed: int, lanes: int) -> Value:
+    return ir.Constant(ir.VectorType(I32, lanes), [seed + lane + 1 for lane in range(lanes)])
 
 
 def _link(f: Function, a: Value, word: Value) -> Value:
-    b, constant = f.builder, ir.Constant(a.type, [_MULTIPLIER] * _LANES)
-    product = b.mul(b.xor(a, word), constant)
-    return b.xor(product, b.lshr(product, ir.Constant(a.type, [15] * _LANES)))
+    b = f.builder
+    product = b.mul(b.xor(a, word), _all(a, _MULTIPLIER))
+    return b.xor(product, b.lshr(product, _all(a, 15)))
 
 
 def _other_link(f: Function, b: Value, word: Value) -> Value:
-    return f.builder.add(f.builder.mul(b, ir.Constant(b.type, [_OTHER_MULTIPLIER] * _LANES)), word)
+    turned = f.builder.or_(f.builder.shl(b, _all(b, _TURN)), f.builder.lshr(b, _all(b, 32 - _TURN)))
+    return f.builder.add(turned, word)
+
+
+def _all(like: Value, number: int) -> Value:
+    return ir.Constant(like.type, [number] * like.type.count)
 
 
 def _wide_link(f: Function, a: Value, word: Value) -> Value:

@@ -1,0 +1,5 @@
+"""`python -m convforge`: the command."""
+
+from .cli import main
+
+main()
