@@ -14,6 +14,7 @@ from oracle import Case
 from torch import Tensor
 
 import convforge
+from convforge.ops import is_channels_last
 
 from .apart import tried_apart
 from .conftest import Soak
@@ -108,7 +109,7 @@ class Drawn:
         self.g = random_numbers(case.batch, spec.out_channels, *spec.output_size(case.size))
         if case.layouts[0] == "NHWC":
             self.x, self.g = (t.contiguous(memory_format=torch.channels_last) for t in (self.x, self.g))
-        self.channels_last = convforge.ops.is_channels_last(self.x) or convforge.ops.is_channels_last(self.w)
+        self.channels_last = is_channels_last(self.x) or is_channels_last(self.w)
 
     def leaves(self) -> tuple[Tensor, Tensor, Tensor]:
         x, w, b = (t.clone().requires_grad_() for t in (self.x, self.w, self.b))
