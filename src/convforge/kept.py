@@ -8,8 +8,8 @@ where it is right:
     `freeze` was told of, PyTorch's version counter is compared instead.
 
 So whatever has written to the weights (an operation, `.data`, NumPy, a fused optimiser, which PyTorch's counter does
-not see, another process) the answer is that of the numbers as they are at the call. Reading 9.4 MB of 512 → 512
-channels takes two threads 100 to 150 µs where packing them takes four times as long; `freeze` saves that, too.
+not see, another process) the answer is that of the numbers as they are at the call. Reading the 9.4 MB of 512 → 512
+channels takes two threads 0.39 ms on a machine whose memory reads at 20 GB/s; `freeze` saves that, too.
 
 A fingerprint tells any single change for certain, and any others but for once in some 2⁶⁴.
 
