@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from convforge.see.jobs import Progress
+
 from .conftest import Site, grid, number, saved_at, settled, shows
 
 VIEWS = ("slide", "layers", "maps", "kernels", "detects", "count", "play")
@@ -288,14 +290,26 @@ def test_an_unknown_address_opens_the_first_view(visit: Callable[..., Any]) -> N
     assert torch.isfinite(torch.tensor(number(page.locator(".result .total .value").inner_text())))
 
 
-def test_a_job_can_be_cancelled_from_the_page(visit: Callable[..., Any], site: Site) -> None:
+def test_a_job_can_be_cancelled_from_the_page(
+    visit: Callable[..., Any], site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = visit(
         f"#/detects?layers={site.index('stem')},{site.index('dilated')},{site.index('grouped')}&channels=0,0,0"
     )
     part = page.locator(".stage").first.locator(".part").nth(1)
-    part.get_by_role("button", name="Synthesise").click()
-    part.get_by_role("button", name="Cancel").click()
-    part.get_by_role("button", name="Synthesise").wait_for()
+
+    def held(progress: Progress, done: int, total: int, what: str = "") -> None:
+        """A job that gets no further until somebody cancels it, however fast the machine is."""
+        if progress._job is not None:
+            progress._job.stop.wait(30)
+        reported(progress, done, total, what)
+
+    reported = Progress.__call__
+    with monkeypatch.context() as slow:
+        slow.setattr(Progress, "__call__", held)
+        part.get_by_role("button", name="Synthesise").click()
+        part.get_by_role("button", name="Cancel").click()
+        part.get_by_role("button", name="Synthesise").wait_for()
     assert part.locator("img").count() == 0
     part.get_by_role("button", name="Synthesise").click()
     part.locator("img").wait_for(timeout=30000)
