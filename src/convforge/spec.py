@@ -37,6 +37,24 @@ class SpecError(ValueError, RuntimeError):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def ceil_div(a: int, b: int) -> int:
+    """⌈a / b⌉.
+
+    >>> ceil_div(7, 3), ceil_div(6, 3), ceil_div(-7, 3)
+    (3, 2, -2)
+    """
+    return -(-a // b)
+
+
+def round_up(a: int, b: int) -> int:
+    """The least multiple of b that is not below a.
+
+    >>> round_up(7, 3), round_up(6, 3)
+    (9, 6)
+    """
+    return ceil_div(a, b) * b
+
+
 def kernel_extent(kernel: int, dilation: int = 1) -> int:
     """Input positions that a kernel spans: k' = d·(k − 1) + 1.
 
@@ -96,7 +114,7 @@ def same_ceil_pad(size: int, kernel: int, stride: int, dilation: int = 1) -> Pai
     >>> same_ceil_pad(224, 3, stride=2), same_ceil_pad(7, 3, stride=2)
     ((0, 1), (1, 1))
     """
-    out = -(-size // stride)
+    out = ceil_div(size, stride)
     total = max(0, (out - 1) * stride + kernel_extent(kernel, dilation) - size)
     return total // 2, total - total // 2
 

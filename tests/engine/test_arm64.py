@@ -16,7 +16,7 @@ from test_epilogue import TORCH
 
 from convforge import Conv2dSpec
 from convforge.engine import Problem, select
-from convforge.engine.epilogue import ACTIVATIONS, Epilogue
+from convforge.engine.kernels.epilogue import ACTIVATIONS, Epilogue
 from convforge.engine.select import Algorithm, Pass
 
 pytestmark = pytest.mark.skipif(bool(emulator.missing()), reason=f"not installed: {emulator.missing()}")

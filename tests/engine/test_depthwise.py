@@ -9,7 +9,8 @@ import pytest
 from oracle import Case, Data, agree, check_each
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import Problem, grouped, select, target
+from convforge.engine import Problem, select, target
+from convforge.engine.algorithms import grouped
 from convforge.engine.passes import prepare_forward, prepare_input_gradient
 from convforge.engine.select import Pass
 

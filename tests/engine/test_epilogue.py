@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from oracle import BOUND, Case, Data, embed, error, written
 
 from convforge import Conv2dSpec, UserError, engine
-from convforge.engine import epilogue, passes, runtime, select, target
-from convforge.engine.ir import Arguments, kernel
+from convforge.engine import passes, runtime, select, target
+from convforge.engine.kernels import epilogue
+from convforge.engine.kernels.ir import Arguments, kernel
 
 Array = np.ndarray[Any, Any]
 

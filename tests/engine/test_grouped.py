@@ -6,7 +6,8 @@ import pytest
 from oracle import Case, check_each
 
 from convforge import Conv2dSpec
-from convforge.engine import Problem, grouped, select, target
+from convforge.engine import Problem, select, target
+from convforge.engine.algorithms import grouped
 from convforge.engine.select import Pass
 
 NHWC = ("NHWC", "NHWC", "NHWC")

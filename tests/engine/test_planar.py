@@ -9,7 +9,8 @@ import pytest
 from oracle import LAYOUTS, Case, check, some_case
 
 from convforge import Conv2dSpec, UserError
-from convforge.engine import planar, target
+from convforge.engine import target
+from convforge.engine.algorithms import planar
 from convforge.engine.geometry import Problem
 from convforge.engine.select import Pass, considered
 

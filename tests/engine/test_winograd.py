@@ -14,13 +14,14 @@ from oracle import LAYOUTS, Case, Data, agree, check
 
 from convforge import Conv2dSpec, engine, reference
 from convforge.bench.layers import parse
-from convforge.engine import passes, runtime, winograd_weight_gradient
+from convforge.engine import passes, runtime
 from convforge.engine import target as targets
-from convforge.engine.cook_toom import POINTS, Matrix, short_convolution
+from convforge.engine.algorithms import winograd_weight_gradient
+from convforge.engine.algorithms.winograd import Shape, Tiled
+from convforge.engine.algorithms.winograd_weight_gradient import Division, divided
 from convforge.engine.geometry import Problem
+from convforge.engine.kernels.cook_toom import POINTS, Matrix, short_convolution
 from convforge.engine.select import Pass, considered
-from convforge.engine.winograd import Shape, Tiled
-from convforge.engine.winograd_weight_gradient import Division, divided
 from convforge.errors import UserError
 
 TILES = ("winograd 4×4", "winograd 2×2")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from convforge.engine import runtime, target
-from convforge.engine.ir import kernel
+from convforge.engine.kernels.ir import kernel
 
 from .conftest import Soak
 

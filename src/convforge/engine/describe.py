@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..spec import ceil_div
 from .target import Target
 
 
@@ -166,4 +167,4 @@ def largest_tile(count: int, most: int) -> int:
     >>> largest_tile(15, 14), largest_tile(56, 14)
     (8, 14)
     """
-    return -(-count // max(1, -(-count // most)))
+    return ceil_div(count, max(1, ceil_div(count, most)))

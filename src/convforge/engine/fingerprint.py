@@ -25,7 +25,7 @@ from llvmlite import ir
 
 from . import runtime
 from . import target as targets
-from .ir import I32, I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from .kernels.ir import I32, I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
 from .prepared import Program, step
 
 _CHAINS = 4

@@ -25,7 +25,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..spec import Conv2dSpec
+from ..spec import Conv2dSpec, ceil_div, kernel_extent, round_up
 from .target import DTYPE_BYTES, Target
 
 Strides = tuple[int, int, int, int]
@@ -62,13 +62,22 @@ class Axis:
         (range(1, 5), range(0, 5))
         """
         offset = self.pad - tap * self.dilation
-        first = max(0, -(-offset // self.stride))
+        first = max(0, ceil_div(offset, self.stride))
         return range(first, max(first, min(self.out, (self.size - 1 + offset) // self.stride + 1)))
+
+    @property
+    def extent(self) -> int:
+        """Inputs that a kernel spans."""
+        return kernel_extent(self.kernel, self.dilation)
+
+    def seen_by(self, outputs: int) -> int:
+        """Inputs from the first to the last that so many neighbouring outputs meet."""
+        return (outputs - 1) * self.stride + self.extent
 
     @property
     def long(self) -> bool:
         """Whether a few neighbouring outputs, and the kernel of each, reach over very many inputs."""
-        return 16 * self.stride + (self.kernel - 1) * self.dilation > _LONG
+        return self.seen_by(17) - 1 > _LONG
 
     @property
     def blank(self) -> bool:
@@ -141,9 +150,9 @@ class Axis:
         """A single tap at stride s reads every s-th input: the same at stride 1 on a thinned-out input."""
         if self.kernel > 1 or self.stride == 1:
             return self
-        s, pad = self.stride, -(-self.pad // self.stride)
+        s, pad = self.stride, ceil_div(self.pad, self.stride)
         first = pad * s - self.pad  # the first input that is read, if it exists
-        size = max(0, -(-(self.size - first) // s))
+        size = max(0, ceil_div(self.size - first, s))
         return replace(
             self,
             size=size,
@@ -172,7 +181,7 @@ class Axis:
             taps = taps_of.get(phase, [])
             # h = q·s + first for q = 0 …, the positions of this phase inside the image
             first = (phase - self.pad) % s
-            out = -(-(self.size - first) // s)
+            out = ceil_div(self.size - first, s)
             if out < 1:
                 continue
             base = (first + self.pad - phase) // s  # p' of the first of them
@@ -454,11 +463,11 @@ class Blocking:
             "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
             "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
             "block_rows": self.rows, "block_columns": self.columns,
-            "row_blocks": -(-v.out // self.rows), "column_blocks": -(-h.out // self.columns),
+            "row_blocks": ceil_div(v.out, self.rows), "column_blocks": ceil_div(h.out, self.columns),
             "pitch": self.pitch, "row_pitch": self.row_pitch, "in_place": int(self.in_place),
             "slot_r": v.kernel if self.sparse else v.stride,
             "slot_i": 1 if self.sparse else v.dilation,
-            "slot_sets": 1 if self.sparse else (v.kernel - 1) * v.dilation + 1,
+            "slot_sets": 1 if self.sparse else v.extent,
             "set_size": v.kernel if self.sparse else 1,
             "set_step": v.stride if self.sparse else 1,
             "member_step": v.dilation if self.sparse else 0,
@@ -475,30 +484,29 @@ def blocking(s: Sliding, dtype: str, target: Target, most_pixels: int, threads: 
     in_place = _readable_in_place(s, size)
     pitch = h.x_step if in_place else scratch_pitch(s.channels, h.stride, size)
     budget = target.l2_bytes // 3 // (pitch * size)  # pixels of input
-    span = (h.kernel - 1) * h.dilation + 1
 
     def rows_of(rows: int) -> tuple[int, bool]:
-        dense, sparse = (rows - 1) * v.stride + (v.kernel - 1) * v.dilation + 1, rows * v.kernel
+        dense, sparse = v.seen_by(rows), rows * v.kernel
         if in_place or v.kernel == 0:  # a phase that no tap meets: nothing is read, zeros are written
             return max(dense, 1), False
         return min(dense, sparse), sparse < dense
 
     # Columns: whole rows where one output row's input fits, else a multiple of the tile.
-    fit = (budget // rows_of(1)[0] - span) // h.stride + 1
+    fit = (budget // rows_of(1)[0] - h.extent) // h.stride + 1
     columns = min(h.out, most_pixels, max(target.tile_rows, fit // target.tile_rows * target.tile_rows))
-    columns = -(-h.out // -(-h.out // columns))
+    columns = ceil_div(h.out, ceil_div(h.out, columns))
     if columns < h.out:
-        columns = min(h.out, -(-columns // target.tile_rows) * target.tile_rows)
-    width = (columns - 1) * h.stride + span
+        columns = min(h.out, round_up(columns, target.tile_rows))
+    width = h.seen_by(columns)
 
     # Rows: as many as fit, but no fewer than four blocks a thread where the image allows it.
     rows = 1
     while rows < v.out and rows_of(rows + 1)[0] * width <= budget and (rows + 1) * columns <= most_pixels:
         rows += 1
-    panels = -(-s.outputs // (target.lanes(dtype) * target.tile_vectors))
-    others = s.images * s.groups * -(-h.out // columns) * panels
+    panels = ceil_div(s.outputs, target.lanes(dtype) * target.tile_vectors)
+    others = s.images * s.groups * ceil_div(h.out, columns) * panels
     rows = min(rows, max(1, v.out * others // (4 * threads)))
-    rows = -(-v.out // -(-v.out // rows))
+    rows = ceil_div(v.out, ceil_div(v.out, rows))
 
     slots, sparse = rows_of(rows)
     row_pitch = v.x_step if in_place else width * pitch
@@ -507,10 +515,7 @@ def blocking(s: Sliding, dtype: str, target: Target, most_pixels: int, threads: 
 
 def _readable_in_place(s: Sliding, size: int) -> bool:
     """Channels side by side, no padding on any side, and neighbouring pixels not all in the same cache sets."""
-    inside = all(
-        axis.pad == 0 and (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation < axis.size
-        for axis in (s.vertical, s.horizontal)
-    )
+    inside = all(axis.pad == 0 and axis.seen_by(axis.out) <= axis.size for axis in (s.vertical, s.horizontal))
     pixel_step = s.horizontal.stride * s.horizontal.x_step
     whole_vectors = s.all_channels % s.channels == 0  # else the last group's loads would run past the image
     return inside and whole_vectors and s.x_c == 1 and pixel_step > 0 and pixel_step * size % 4096 != 0

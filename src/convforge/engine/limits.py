@@ -11,7 +11,7 @@ from llvmlite import ir
 
 from . import runtime
 from . import target as targets
-from .ir import Arguments, kernel, share
+from .kernels.ir import Arguments, kernel, share
 
 _STEPS = 80_000  # a quarter of a millisecond: long beside a fork and join
 _STREAM = Arguments("data vectors times sink")

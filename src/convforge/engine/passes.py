@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from . import direct
-from .epilogue import Epilogue
+from .algorithms import direct
 from .geometry import Problem
+from .kernels.epilogue import Epilogue
 from .prepared import Prepared
 from .select import Pass, choose
 

@@ -14,8 +14,9 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ..spec import round_up
 from . import runtime
-from .ir import Arguments
+from .kernels.ir import Arguments
 from .target import Target
 
 LINE = 64
@@ -56,7 +57,7 @@ class Layout:
 
     def take(self, size: int) -> int:
         offset = self.size
-        self.size += -(-size // LINE) * LINE
+        self.size += round_up(size, LINE)
         return offset
 
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from . import target as targets
 from .compiler import compile_parts, host, objects_of
-from .ir import I32, I64, PTR, VOID, Function, Int, Pointer, kernel
+from .kernels.ir import I32, I64, PTR, VOID, Function, Int, Pointer, kernel
 from .target import Target
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
 
 def _hash_of_source() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -11,11 +11,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import UserError
-from . import depthwise, direct, direct_weight_gradient, grouped, planar, tuned, winograd, winograd_weight_gradient
 from . import target as targets
+from . import tuned
+from .algorithms import (
+    depthwise,
+    direct,
+    direct_weight_gradient,
+    grouped,
+    planar,
+    winograd,
+    winograd_weight_gradient,
+)
 from .describe import Description
-from .epilogue import Epilogue
 from .geometry import Problem, Sliding
+from .kernels.epilogue import Epilogue
 from .prepared import Prepared, worth
 
 

@@ -23,7 +23,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..spec import Conv2dSpec, Pair, ReceptiveField, as_pair
+from ..spec import Conv2dSpec, Pair, ReceptiveField, as_pair, ceil_div
 
 aten = torch.ops.aten
 Arguments: TypeAlias = dict[str, Any]
@@ -495,7 +495,7 @@ def _adaptively_pooled(seen: Seen, tensor: torch.Tensor, output: torch.Tensor) -
 
 def _bin(size: int, bins: int, index: int) -> Iterable[int]:
     """Units that adaptive pooling averages into one of `bins`."""
-    return range(index * size // bins, -(-(index + 1) * size // bins))
+    return range(index * size // bins, ceil_div((index + 1) * size, bins))
 
 
 def _reduced(named: Arguments, seen: Seen, tensor: torch.Tensor) -> State | None:

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..film import first_convolution
+from ..spec import ceil_div
 
 STAGES = ("early", "middle", "deep")
 SAMPLES = 6
@@ -328,7 +329,7 @@ def draw_kernels(
     grow = max(1, tile // max(height, width))
     step_y, step_x = height * grow + gap, width * grow + gap
     columns = min(columns, count)
-    rows = -(-count // columns)
+    rows = ceil_div(count, columns)
     canvas = np.zeros((rows * step_y - gap, columns * step_x - gap, 4), np.uint8)
     for i, kernel in enumerate(np.nan_to_num(kernels) / scale):
         colours = _true_colour(kernel) if channels == 3 else _diverging(kernel.sum(0))

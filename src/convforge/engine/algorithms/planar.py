@@ -39,14 +39,15 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from . import target as targets
-from .blocks import thread_scratch, tiles
-from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
-from .geometry import Axis, Problem, Sliding
-from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
-from .pack import copy_function, fill_zeros
-from .prepared import LINE, Layout, Prepared, Program, code, step, worth
-from .target import DTYPE_BYTES, Target
+from ...spec import ceil_div, round_up
+from .. import target as targets
+from ..describe import Description, Held, Inner, Loop, Tile, largest_tile, many
+from ..geometry import Axis, Problem, Sliding
+from ..kernels.blocks import thread_scratch, tiles
+from ..kernels.ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.pack import copy_function, fill_zeros
+from ..prepared import LINE, Layout, Prepared, Program, code, step, worth
+from ..target import DTYPE_BYTES, Target
 
 PACK_WEIGHTS = Arguments(
     "w w_k w_c w_i w_j rows outputs phase_outputs phases_h phases_w channels "
@@ -101,7 +102,7 @@ def input_gradient(problem: Problem) -> Phased | None:
         return None
 
     def together(a: Axis) -> Axis:
-        taps, first = -(-a.kernel // a.stride), a.pad // a.stride
+        taps, first = ceil_div(a.kernel, a.stride), a.pad // a.stride
         return Axis(
             size=a.out,
             out=(a.size - 1 + a.pad) // a.stride - first + 1,
@@ -160,7 +161,7 @@ def vectors_beside(rows: int, target: Target) -> int:
 
 def rows_of(outputs: int, target: Target) -> int:
     """Output channels of a tile: as few groups as there must be, all of the same size."""
-    return -(-outputs // -(-outputs // _most_rows(target)))
+    return ceil_div(outputs, ceil_div(outputs, _most_rows(target)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +179,16 @@ def _blocks(p: Phased, dtype: str, target: Target, threads: int) -> _Blocks:
     """Blocks whose packed input takes at most half of L2, as many as come out fastest for the threads."""
     s, size = p.sliding, DTYPE_BYTES[dtype]
     v, h = s.vertical, s.horizontal
-    reach_h, reach_w = (v.kernel - 1) * v.dilation, (h.kernel - 1) * h.dilation
+    reach_h, reach_w = v.extent - 1, h.extent - 1
     budget = target.l2_bytes // 2 // (s.channels * size)
     columns = max(1, min(h.out, max(2 * target.lanes(dtype), budget // (reach_h + 2) - reach_w)))
-    columns = -(-h.out // max(1, -(-h.out // columns)))
+    columns = ceil_div(h.out, max(1, ceil_div(h.out, columns)))
     most = max(1, min(v.out, budget // max(1, columns + reach_w) - reach_h))
-    fewest = max(1, -(-v.out // most))
+    fewest = max(1, ceil_div(v.out, most))
     candidates = range(fewest, min(max(1, v.out), fewest + 4 * threads) + 1)
-    return min((_cut(p, dtype, target, threads, -(-v.out // n), columns) for n in candidates), key=lambda b: b.cycles)
+    return min(
+        (_cut(p, dtype, target, threads, ceil_div(v.out, n), columns) for n in candidates), key=lambda b: b.cycles
+    )
 
 
 def _cut(p: Phased, dtype: str, target: Target, threads: int, rows: int, columns: int) -> _Blocks:
@@ -193,17 +196,17 @@ def _cut(p: Phased, dtype: str, target: Target, threads: int, rows: int, columns
     that tiles reach, numbers that are packed (0.6 cycles each: transposed, in L2) and numbers that are brought back."""
     s, lanes, line = p.sliding, target.lanes(dtype), LINE // DTYPE_BYTES[dtype]
     v, h = s.vertical, s.horizontal
-    pitch = columns + (h.kernel - 1) * h.dilation
+    pitch = h.seen_by(columns)
     # An odd number of lines a plane, so that the planes' pixels do not share cache sets.
-    plane = (-(-(rows + (v.kernel - 1) * v.dilation) * pitch // line) | 1) * line
-    staged_plane = (-(-rows * pitch // lanes) | 1) * lanes
+    plane = (ceil_div(v.seen_by(rows) * pitch, line) | 1) * line
+    staged_plane = (ceil_div(rows * pitch, lanes) | 1) * lanes
     tile_rows = rows_of(p.outputs, target)
-    groups = -(-p.outputs // tile_rows)
-    vectors = -(-((rows - 1) * pitch + columns) // lanes)
+    groups = ceil_div(p.outputs, tile_rows)
+    vectors = ceil_div((rows - 1) * pitch + columns, lanes)
     one = s.taps * tile_rows * vectors / (2 * 0.88) + tile_rows * rows * columns * 30 / lanes
-    blocks = s.images * -(-v.out // max(1, rows)) * -(-h.out // max(1, columns))
-    tasks = -(-blocks * groups // threads)  # of the thread with the most
-    cycles = tasks * one + -(-tasks // groups) * s.channels * plane * 10 / lanes
+    blocks = s.images * ceil_div(v.out, max(1, rows)) * ceil_div(h.out, max(1, columns))
+    tasks = ceil_div(blocks * groups, threads)  # of the thread with the most
+    cycles = tasks * one + ceil_div(tasks, groups) * s.channels * plane * 10 / lanes
     return _Blocks(rows, columns, pitch, plane, staged_plane, cycles)
 
 
@@ -222,10 +225,10 @@ def describe(p: Phased, dtype: str, threads: int) -> Description:
     v, h, lanes = s.vertical, s.horizontal, target.lanes(dtype)
     threads = worth(threads, s.macs)
     rows = rows_of(p.outputs, target)
-    groups, b = -(-p.outputs // rows), _blocks(p, dtype, target, threads)
-    blocks = s.images * -(-v.out // b.rows) * -(-h.out // b.columns)
+    groups, b = ceil_div(p.outputs, rows), _blocks(p, dtype, target, threads)
+    blocks = s.images * ceil_div(v.out, b.rows) * ceil_div(h.out, b.columns)
     channels = min(s.channels, _channels_a_part(s))
-    in_block = -(-((b.rows - 1) * b.pitch + b.columns) // lanes)
+    in_block = ceil_div((b.rows - 1) * b.pitch + b.columns, lanes)
     vectors = largest_tile(in_block, vectors_beside(rows, target))
     tasks = [f"{many(blocks, 'block')} of {b.rows}×{b.columns} result pixels"]
     if groups > 1:
@@ -237,8 +240,12 @@ def describe(p: Phased, dtype: str, threads: int) -> Description:
             f"shared out among {many(threads, 'thread')}: {' × '.join(tasks)}",
             f"for a new block, copy its input as {many(s.channels, 'plane')}, zeros for the padding",
         ),
-        Loop(-(-s.channels // channels), "part", f"of the sum, of at most {many(channels, 'channel')}"),
-        Loop(-(-in_block // vectors), "tile", f"of at most {many(vectors, 'vector')} of pixels, past the ends of rows"),
+        Loop(ceil_div(s.channels, channels), "part", f"of the sum, of at most {many(channels, 'channel')}"),
+        Loop(
+            ceil_div(in_block, vectors),
+            "tile",
+            f"of at most {many(vectors, 'vector')} of pixels, past the ends of rows",
+        ),
         Loop(channels * v.kernel, "row", "of taps"),
         Loop(h.kernel, "product", "added to every sum of the tile"),
     )
@@ -276,16 +283,16 @@ def prepare(name: str, p: Phased, dtype: str, threads: int, roles: tuple[str, st
     v, h, lanes = s.vertical, s.horizontal, target.lanes(dtype)
     threads = worth(threads, s.macs)
     rows = rows_of(p.outputs, target)
-    row_groups = -(-p.outputs // rows)
+    row_groups = ceil_div(p.outputs, rows)
     b = _blocks(p, dtype, target, threads)
     kernels = code(build, ("pack_weights", "planar"), dtype, target, rows)
     # Tiles may read past the last plane: up to a tile's vectors and a kernel's reach.
     line = LINE // size
-    beyond = vectors_beside(rows, target) * lanes + (v.kernel - 1) * v.dilation * b.pitch + h.kernel * h.dilation
-    input_numbers = -(-(s.channels * b.plane + beyond) // line) * line
+    beyond = vectors_beside(rows, target) * lanes + (v.extent - 1) * b.pitch + h.kernel * h.dilation
+    input_numbers = round_up(s.channels * b.plane + beyond, line)
     bias_at = input_numbers
     staged_at = bias_at + rows * lanes
-    per_thread = -(-(staged_at + rows * b.staged_plane) * size // LINE) * LINE
+    per_thread = round_up((staged_at + rows * b.staged_plane) * size, LINE)
     common = {
         "kernel_h": v.kernel, "kernel_w": h.kernel, "outputs": p.outputs, "phase_outputs": s.outputs,
         "phases_h": p.phases[0], "phases_w": p.phases[1], "channels": s.channels,
@@ -299,7 +306,7 @@ def prepare(name: str, p: Phased, dtype: str, threads: int, roles: tuple[str, st
         "height": v.size, "width": h.size, "dilation_h": v.dilation, "dilation_w": h.dilation,
         "pad_top": v.pad, "pad_left": h.pad, "out_height": v.out, "out_width": h.out,
         "block_rows": b.rows, "block_columns": b.columns,
-        "row_blocks": -(-v.out // max(1, b.rows)), "column_blocks": -(-h.out // max(1, b.columns)),
+        "row_blocks": ceil_div(v.out, max(1, b.rows)), "column_blocks": ceil_div(h.out, max(1, b.columns)),
         "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
         "crop_top": p.crops[0], "crop_left": p.crops[1],
         "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "y_height": p.y_size[0], "y_width": p.y_size[1],

@@ -47,16 +47,17 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from . import target as targets
-from . import traffic
-from .describe import Description, Held, Inner, Tile, largest_tile, many
-from .describe import Loop as Level
-from .describe import Step as TileStep
-from .geometry import Problem
-from .ir import I32, I64, PTR, Arguments, Function, Int, Loop, Pointer, Value, kernel, share
-from .pack import fill_zeros
-from .prepared import LINE, Layout, Prepared, Program, code, step, worth
-from .target import DTYPE_BYTES, Target
+from ...spec import ceil_div, round_up
+from .. import target as targets
+from .. import traffic
+from ..describe import Description, Held, Inner, Tile, largest_tile, many
+from ..describe import Loop as Level
+from ..describe import Step as TileStep
+from ..geometry import Problem
+from ..kernels.ir import I32, I64, PTR, Arguments, Function, Int, Loop, Pointer, Value, kernel, share
+from ..kernels.pack import fill_zeros
+from ..prepared import LINE, Layout, Prepared, Program, code, step, worth
+from ..target import DTYPE_BYTES, Target
 
 WIDEST = 7
 """Taps of a row: as many weights are held in registers."""
@@ -183,21 +184,21 @@ class _Cut:
         size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
         v, h, group = s.vertical, s.horizontal, _group(problem, backward)
         _, channels, height, width = problem.x_shape if backward else problem.y_shape
-        vectors, taps = -(-channels // lanes), v.kernel * h.kernel * group.depth
+        vectors, taps = ceil_div(channels, lanes), v.kernel * h.kernel * group.depth
         chunk = _chunk(vectors, s.images * height, worth(threads, s.macs), taps * lanes * size, target)
         pattern = ("backward", h.kernel, h.stride, h.pad % h.stride) if backward else ("forward", h.kernel, h.stride, 0)
         return cls(group, channels, vectors, height, width, taps, pattern, chunk)
 
     @property
     def chunks(self) -> int:
-        return -(-self.vectors // self.chunk)
+        return ceil_div(self.vectors, self.chunk)
 
     def tiles(self, target: Target) -> tuple[int, int]:
         """Tiles of a row, and outputs of the largest of them."""
         direction, kernel, stride, _ = self.pattern
         unit = stride if direction == "backward" else 1
-        units, most = -(-self.width // unit), _most_units(target, kernel, stride, direction)
-        return -(-units // most), min(largest_tile(units, most) * unit, self.width)
+        units, most = ceil_div(self.width, unit), _most_units(target, kernel, stride, direction)
+        return ceil_div(units, most), min(largest_tile(units, most) * unit, self.width)
 
     def step(self, outputs: int, lanes: int) -> TileStep:
         """What a tile of so many outputs takes for one listed row."""
@@ -211,7 +212,7 @@ class _Cut:
 
 def _loads(group: Group, lanes: int, channels: int) -> int:
     """Loads of an input, for so many channels of its group."""
-    return channels if group.outputs >= lanes else -(-group.inputs(lanes) // lanes)
+    return channels if group.outputs >= lanes else ceil_div(group.inputs(lanes), lanes)
 
 
 # What the model of cycles is made of, measured on one core of Zen 5.
@@ -244,7 +245,7 @@ def describe(problem: Problem, backward: bool, threads: int) -> Description:
     size, lanes = DTYPE_BYTES[problem.dtype], target.lanes(problem.dtype)
     cut, threads = _Cut.of(problem, backward, threads), worth(threads, s.macs)
     count, outputs = cut.tiles(target)
-    rows = -(-s.vertical.kernel // (s.vertical.stride if backward else 1))
+    rows = ceil_div(s.vertical.kernel, s.vertical.stride if backward else 1)
     units = [many(s.images, "image"), many(cut.height, "row"), many(cut.chunks, "chunk") + " of channels"]
     loops = (
         Level(
@@ -293,7 +294,7 @@ def prepare(name: str, problem: Problem, backward: bool, threads: int, bias: boo
     aligned = all(number % lanes == 0 for number in (channels, y["y_n"], y["y_h"], y["y_w"]))
     past_caches = aligned and (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * size > target.l3_bytes
     layout = Layout()
-    scratch_bytes = -(-(v.kernel + v.stride) * 16 // LINE) * LINE  # the list of rows
+    scratch_bytes = round_up((v.kernel + v.stride) * 16, LINE)  # the list of rows
     scratch = layout.take(scratch_bytes * threads)
     kernels = code(build, ("pack", "slide"), problem.dtype, target, group, *cut.pattern)
     w_k, w_c = (s.w_c, s.w_k) if backward else (s.w_k, s.w_c)
@@ -332,10 +333,10 @@ _ROWS_A_THREAD = 8
 def _chunk(vectors: int, rows: int, threads: int, weights_bytes: int, target: Target) -> int:
     """Vectors of channels of one unit: as many as have their weights in half of L1, fewer where there are so few rows
     that threads would wait for each other."""
-    chunks = -(-vectors // max(1, target.l1_bytes // 2 // weights_bytes))
+    chunks = ceil_div(vectors, max(1, target.l1_bytes // 2 // weights_bytes))
     while chunks < vectors and rows % threads and rows * chunks < _ROWS_A_THREAD * threads:
         chunks += 1
-    return -(-vectors // chunks)
+    return ceil_div(vectors, chunks)
 
 
 Pattern = list[tuple[int, int, int]]
@@ -611,15 +612,15 @@ class _Split:
     def of(cls, problem: Problem, threads: int) -> _Split:
         s, target = problem.forward(), targets.current()
         v, h, group = s.vertical, s.horizontal, _group(problem, False)
-        vectors = -(-problem.y_shape[1] // target.lanes(problem.dtype))
+        vectors = ceil_div(problem.y_shape[1], target.lanes(problem.dtype))
         rows_a_tile = _tap_rows(target, v.kernel, h.kernel * group.depth)
-        tap_rows = -(-v.kernel // rows_a_tile) * rows_a_tile
+        tap_rows = round_up(v.kernel, rows_a_tile)
         # By channels where there are plenty, else by rows of pixels: then each split sums for itself.
         by_channels = vectors >= 8 * threads or (vectors >= threads and vectors % threads == 0)
         splits, chunks = (1, threads) if by_channels else (max(1, min(threads, s.images * v.out)), 1)
         sums_bytes = splits * vectors * tap_rows * h.kernel * group.depth * target.vector_bytes
         block_rows = max(1, _PIXELS_A_SUM // h.out)
-        inside = min(max(0, -(-h.pad // h.stride)), h.out)
+        inside = min(max(0, ceil_div(h.pad, h.stride)), h.out)
         inside_end = max(inside, min(h.out, (h.size - h.kernel + h.pad) // h.stride + 1))
         cut = (rows_a_tile, tap_rows, splits, chunks, block_rows, sums_bytes, inside, inside_end)
         return cls(group, vectors, h.kernel, *cut)
@@ -684,11 +685,15 @@ def describe_weight_gradient(problem: Problem, threads: int) -> Description:
             "unit",
             f"shared out among {many(threads, 'thread')}: {' × '.join(filter(None, units)) or 'all of it'}",
         ),
-        Level(-(-s.images * -(-v.out // rows) // split.splits), "block", f"of at most {many(rows, 'row')} of pixels"),
-        Level(-(-split.vectors // split.chunks), "vector", f"of {lanes} output channels"),
+        Level(
+            ceil_div(s.images * ceil_div(v.out, rows), split.splits),
+            "block",
+            f"of at most {many(rows, 'row')} of pixels",
+        ),
+        Level(ceil_div(split.vectors, split.chunks), "vector", f"of {lanes} output channels"),
         Level(split.tap_rows // split.rows_a_tile * len(depths), "tile", f"of {taps}"),
         Level(rows, "row"),
-        Level(-(-h.out // columns), "step", f"of {many(columns, 'pixel')}"),
+        Level(ceil_div(h.out, columns), "step", f"of {many(columns, 'pixel')}"),
     )
     held = (
         Held("the input rows of a block", ((rows - 1) * v.stride + v.kernel) * h.size * problem.x_shape[1] * size),
@@ -743,7 +748,7 @@ def _tap_rows(target: Target, kernel: int, sums_a_row: int) -> int:
     """Tap rows of a tile: the fewest passes over the pixels, counting that fewer than eight sums wait for each other,
     and that a kernel's last tile may have rows too many."""
     most = max(1, _most_sums(target) // sums_a_row)
-    return min(range(1, min(most, kernel) + 1), key=lambda rows: -(-kernel // rows) * max(rows, 8 / sums_a_row))
+    return min(range(1, min(most, kernel) + 1), key=lambda rows: ceil_div(kernel, rows) * max(rows, 8 / sums_a_row))
 
 
 def _depths(group: Group, target: Target, tap_rows: int, width: int) -> list[range]:

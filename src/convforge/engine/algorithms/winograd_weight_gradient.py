@@ -48,20 +48,22 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from . import target as targets
-from .blocks import tiles
-from .cook_toom import short_convolution
-from .describe import Description, Held, Inner, Loop, largest_tile, many
-from .describe import Tile as RegisterTile
+from ...spec import ceil_div
+from .. import target as targets
+from ..describe import Description, Held, Inner, Loop, largest_tile, many
+from ..describe import Tile as RegisterTile
+from ..geometry import Sliding
+from ..kernels.blocks import tiles
+from ..kernels.cook_toom import short_convolution
+from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share
+from ..kernels.pack import copy_function
+from ..kernels.tile import product_tile
+from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
+from ..prepared import Layout, Prepared, Program, code, step, worth, zeros_for
+from ..runtime import KEPT_BYTES
+from ..target import DTYPE_BYTES, Target
 from .direct import panels_of
 from .direct_weight_gradient import COLLECT, add_collect
-from .gemm import product_tile
-from .geometry import Sliding
-from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
-from .pack import copy_function
-from .prepared import Layout, Prepared, Program, code, step, worth, zeros_for
-from .runtime import KEPT_BYTES
-from .target import DTYPE_BYTES, Target
 from .winograd import (
     BYTES_A_CYCLE,
     TABLE,
@@ -75,7 +77,6 @@ from .winograd import (
     reorder,
     transform_images,
 )
-from .winograd_transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 
 ACCUMULATE = Arguments(
     TILE_ARGUMENTS + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts dw part v w sums sums_step ahead"
@@ -120,13 +121,13 @@ class Division:
     ) -> Division:
         s, products, lanes = tiled.sliding, tiled.shape.products, target.lanes(dtype)
         panel = lanes * target.tile_vectors
-        all_panels, all_vectors = -(-s.outputs // panel), -(-s.channels // lanes)
-        panels, vectors = -(-all_panels // k_parts), -(-all_vectors // c_parts)
+        all_panels, all_vectors = ceil_div(s.outputs, panel), ceil_div(s.channels, lanes)
+        panels, vectors = ceil_div(all_panels, k_parts), ceil_div(all_vectors, c_parts)
         # W of a panel takes half of L2: 116 tiles of 36·32 numbers where that is 1 MB.
         a_tile = products * panel * DTYPE_BYTES[dtype]
-        count = -(-tiled.count // splits)
-        chunks = -(-count // max(1, target.l2_bytes // 2 // a_tile))
-        chunk = -(-count // chunks)
+        count = ceil_div(tiled.count, splits)
+        chunks = ceil_div(count, max(1, target.l2_bytes // 2 // a_tile))
+        chunk = ceil_div(count, chunks)
         task = a_tile * lanes
         return cls(
             splits, k_parts, c_parts, chunks, chunk, panels, vectors,
@@ -148,7 +149,7 @@ def divided(tiled: Tiled, dtype: str, target: Target, threads: int) -> Division:
     many need too much of it (1024 → 1024 channels: S has 151 MB).
     """
     s, lanes = tiled.sliding, target.lanes(dtype)
-    panels, vectors = -(-s.outputs // (lanes * target.tile_vectors)), -(-s.channels // lanes)
+    panels, vectors = ceil_div(s.outputs, lanes * target.tile_vectors), ceil_div(s.channels, lanes)
 
     def rank(d: Division) -> tuple[bool, float]:
         return d.memory(threads) > KEPT_BYTES, _cycles(tiled, d, dtype, target, threads)
@@ -190,11 +191,11 @@ _DW_BYTES_A_CYCLE = 10.0
 def _cycles(tiled: Tiled, d: Division, dtype: str, target: Target, threads: int) -> float:
     """What the thread with the most units takes: products, transforms, and what pixels, V and S cost on their way."""
     s, shape, lanes = tiled.sliding, tiled.shape, target.lanes(dtype)
-    outputs = min(d.panels * target.tile_vectors, -(-s.outputs // lanes))
+    outputs = min(d.panels * target.tile_vectors, ceil_div(s.outputs, lanes))
     count = d.chunks * d.chunk
     # A register tile of fewer than four rows waits for the multiply-add's latency.
     rows = min(s.channels, lanes)
-    row_tiles = -(-rows // target.tile_rows)
+    row_tiles = ceil_div(rows, target.tile_rows)
     product = count * shape.products * d.vectors * outputs * max(rows, 4 * row_tiles) / 2
     product += d.chunks * shape.products * d.vectors * d.panels * row_tiles * _CYCLES_A_TILE
     vectors = d.vectors * _CYCLES_OF_X + outputs * _CYCLES_OF_DY
@@ -207,10 +208,10 @@ def _cycles(tiled: Tiled, d: Division, dtype: str, target: Target, threads: int)
         ways += v / _V_BYTES_A_CYCLE
     dw = shape.taps**2 * target.vector_bytes / _DW_BYTES_A_CYCLE  # of a channel and a vector
     back = d.vectors * lanes * outputs * (cycles_of_transform(shape) / 2 + dw)
-    units = -(-s.groups * d.splits * d.k_parts * d.c_parts // threads)
+    units = ceil_div(s.groups * d.splits * d.k_parts * d.c_parts, threads)
     total = units * (product + transforms + ways + back) + _CYCLES_A_STAGE
     if d.splits > 1:
-        parts = (d.splits + 1) * s.groups * s.channels * -(-s.outputs // lanes)
+        parts = (d.splits + 1) * s.groups * s.channels * ceil_div(s.outputs, lanes)
         total += parts * dw / threads + _CYCLES_A_STAGE
     return total
 
@@ -302,7 +303,7 @@ def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
         ),
         Loop(d.vectors, "vector", f"of {channels} input channels"),
         Loop(shape.products, "matrix product", "S[ξ] += Vᵀ[ξ]·W[ξ]"),
-        Loop(-(-channels // rows), "register tile", f"of at most {rows} input channels"),
+        Loop(ceil_div(channels, rows), "register tile", f"of at most {rows} input channels"),
         Loop(d.chunk, "tile", "added to every sum of the register tile"),
     )
     held = (

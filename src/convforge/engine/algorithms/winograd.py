@@ -48,20 +48,21 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import target as targets
-from .blocks import tiles
-from .cook_toom import short_convolution
-from .describe import Description, Held, Inner, Loop, largest_tile, many
-from .describe import Tile as RegisterTile
+from ...spec import ceil_div, round_up
+from .. import target as targets
+from ..describe import Description, Held, Inner, Loop, largest_tile, many
+from ..describe import Tile as RegisterTile
+from ..geometry import Axis, Sliding, scratch_pitch
+from ..kernels.blocks import tiles
+from ..kernels.cook_toom import short_convolution
+from ..kernels.epilogue import Epilogue
+from ..kernels.ir import I64, PTR, Arguments, Function, Int, Pointer, kernel, share
+from ..kernels.pack import copy_function
+from ..kernels.tile import product_tile
+from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
+from ..prepared import LINE, Layout, Prepared, Program, Step, code, step, worth, zeros_for
+from ..target import DTYPE_BYTES, Target
 from .direct import filled, pack_function, panels_of
-from .epilogue import Epilogue
-from .gemm import product_tile
-from .geometry import Axis, Sliding, scratch_pitch
-from .ir import I64, PTR, Arguments, Function, Int, Pointer, kernel, share
-from .pack import copy_function
-from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth, zeros_for
-from .target import DTYPE_BYTES, Target
-from .winograd_transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 
 TRANSFORM_WEIGHTS = Arguments(
     "w w_g w_k w_c w_i w_j groups panels outputs channels weights scratch scratch_bytes past_caches"
@@ -139,7 +140,7 @@ class Tiled:
 
     def _along(self, axis: Axis) -> int:
         """With gaps of d, every d-th output is a convolution of its own, without gaps, of every d-th input."""
-        return axis.dilation * -(-axis.out // (axis.dilation * self.shape.outputs))
+        return axis.dilation * ceil_div(axis.out, axis.dilation * self.shape.outputs)
 
     @property
     def count(self) -> int:
@@ -153,7 +154,7 @@ class Tiled:
             "pad_top": s.vertical.pad, "pad_left": s.horizontal.pad,
             "dilation_h": s.vertical.dilation, "dilation_w": s.horizontal.dilation,
             "out_height": s.vertical.out, "out_width": s.horizontal.out, "tiles_h": self.high, "tiles_w": self.wide,
-            "groups": s.groups, "channels": s.channels, "outputs": s.outputs, "panels": -(-s.outputs // panel),
+            "groups": s.groups, "channels": s.channels, "outputs": s.outputs, "panels": ceil_div(s.outputs, panel),
         }  # fmt: skip
 
 
@@ -231,7 +232,7 @@ def prepare(
     kernels = code(build, KERNELS, dtype, target, shape, epilogue.activation)
     layout = Layout()
     x, y = Dense.input(s, layout, size), Dense.output(s, layout, size)
-    panels = -(-s.outputs // panel)
+    panels = ceil_div(s.outputs, panel)
 
     a_panel = shape.products * product_pitch(s.channels, panel, lanes)
     packed_bytes = s.groups * panels * a_panel * size
@@ -247,7 +248,7 @@ def prepare(
         },
     )
 
-    pitch = scratch_pitch(-(-s.channels // lanes) * lanes, 1, size)
+    pitch = scratch_pitch(round_up(s.channels, lanes), 1, size)
     numbers = tiled.arguments(panel) | x.arguments("x") | y.arguments("y")
     numbers |= {"bias_step": int(epilogue.bias), "residual": 0, "pitch": pitch}
     at = {
@@ -281,7 +282,7 @@ def prepare(
         }
         if not kept:
             offsets["part"] = scratch.take(part_bytes)
-            panels_at_once = -(-panels // division.shares)
+            panels_at_once = ceil_div(panels, division.shares)
             if division.chunks == 1:  # each panel's U is needed once: the next one takes its place
                 offsets["u_step"], panels_at_once = 0, 1
             u_numbers = panels_at_once * a_panel
@@ -307,7 +308,7 @@ def prepare(
 
 def _part_bytes(shape: Shape, panel: int, size: int) -> int:
     """What a part of the weights needs on its way to U: its taps, packed, and the table of where they are."""
-    return -(-(_TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size) // LINE) * LINE
+    return round_up(_TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size, LINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,17 +344,17 @@ def divided(tiled: Tiled, dtype: str, target: Target, threads: int, kept: bool) 
     panel = lanes * target.tile_vectors
     most_in_l2 = target.l2_bytes * 2 // 5 // (products * (s.channels + panel) * size)
     if not kept and in_pieces(tiled, dtype, target):
-        most_in_l2 = most_in_l3 = -(-tiled.count // rows) * rows
+        most_in_l2 = most_in_l3 = round_up(tiled.count, rows)
     else:
         most_in_l3 = _most_in_l3(tiled, dtype, target, threads)
     together = max(1, threads // s.groups)
     divisions = []
-    for shares in range(1, min(together, -(-s.outputs // panel)) + 1):
+    for shares in range(1, min(together, ceil_div(s.outputs, panel)) + 1):
         splits = min(together // shares, tiled.count)
-        mine = -(-tiled.count // splits)
+        mine = ceil_div(tiled.count, splits)
         for most in {max(most // rows, 1) * rows for most in (most_in_l2, most_in_l3)}:
-            chunks = -(-mine // most)
-            divisions.append(Division(splits, shares, -(-mine // chunks), chunks))
+            chunks = ceil_div(mine, most)
+            divisions.append(Division(splits, shares, ceil_div(mine, chunks), chunks))
     return min(divisions, key=lambda division: _cycles(tiled, division, dtype, threads, kept))
 
 
@@ -390,12 +391,12 @@ def _cycles(tiled: Tiled, division: Division, dtype: str, threads: int, kept: bo
     s, shape, target, size = tiled.sliding, tiled.shape, targets.current(), DTYPE_BYTES[dtype]
     lanes = target.lanes(dtype)
     panel = lanes * target.tile_vectors
-    mine = -(-tiled.count // division.splits)
-    panels = -(-s.outputs // panel)
-    own_panels = -(-panels // division.shares)
-    inputs, outputs = -(-s.channels // lanes), min(-(-s.outputs // lanes), own_panels * target.tile_vectors)
+    mine = ceil_div(tiled.count, division.splits)
+    panels = ceil_div(s.outputs, panel)
+    own_panels = ceil_div(panels, division.shares)
+    inputs, outputs = ceil_div(s.channels, lanes), min(ceil_div(s.outputs, lanes), own_panels * target.tile_vectors)
     # Register tiles of a few rows wait for the latency of the multiply-add, four cycles for their two sums each.
-    rows = max(mine, 4 * -(-division.chunk // target.tile_rows) * division.chunks)
+    rows = max(mine, 4 * ceil_div(division.chunk, target.tile_rows) * division.chunks)
     product = rows * shape.products * s.channels * outputs / 2 / 0.88
     u_bytes = shape.products * s.channels * outputs * lanes * size
     v_bytes = shape.products * inputs * lanes * division.chunk * size
@@ -419,7 +420,7 @@ def _cycles(tiled: Tiled, division: Division, dtype: str, threads: int, kept: bo
         in_caches = in_passing or all_weights * division.splits <= _in_caches(target)
         rate = PACKING_BYTES_A_CYCLE if in_caches else PAST_CACHES_BYTES_A_CYCLE
         total += u_bytes * (1 + shape.taps**2 / shape.products) / rate
-    return -(-s.groups // max(1, min(threads, s.groups))) * total
+    return ceil_div(s.groups, max(1, min(threads, s.groups))) * total
 
 
 def describe(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> Description:
@@ -429,8 +430,8 @@ def describe(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> 
     threads = worth(threads, s.macs)
     tiled = Tiled(s, shape)
     division = divided(tiled, dtype, target, threads, kept)
-    panels, pitch = -(-s.outputs // panel), scratch_pitch(-(-s.channels // lanes) * lanes, 1, size)
-    own_panels = -(-panels // division.shares)
+    panels, pitch = ceil_div(s.outputs, panel), scratch_pitch(round_up(s.channels, lanes), 1, size)
+    own_panels = ceil_div(panels, division.shares)
     rows = largest_tile(division.chunk, target.tile_rows)
     vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
     m, n = shape.outputs, shape.points
@@ -452,8 +453,8 @@ def describe(s: Sliding, shape: Shape, dtype: str, threads: int, kept: bool) -> 
         ),
         Loop(own_panels, "panel", f"of {panel} result channels"),
         Loop(shape.products, "matrix product", "M[ξ] = V[ξ]·U[ξ]"),
-        Loop(-(-s.channels // _PRODUCTS_A_PART), "part", f"of the sum, of at most {products} products each"),
-        Loop(-(-division.chunk // rows), "register tile", f"of at most {rows} tiles"),
+        Loop(ceil_div(s.channels, _PRODUCTS_A_PART), "part", f"of the sum, of at most {products} products each"),
+        Loop(ceil_div(division.chunk, rows), "register tile", f"of at most {rows} tiles"),
         Loop(products, "product", "added to every sum of the register tile"),
     )
     v_bytes, m_bytes = (shape.products * division.chunk * numbers * size for numbers in (pitch, panel))

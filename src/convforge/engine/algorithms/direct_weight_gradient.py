@@ -29,16 +29,17 @@ from dataclasses import replace
 
 from llvmlite import ir
 
-from . import target as targets
-from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
+from ...spec import ceil_div, round_up
+from .. import target as targets
+from ..describe import Description, Held, Inner, Loop, Tile, largest_tile, many
+from ..geometry import Axis, Blocking, Sliding, blocking
+from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
+from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.tile import gradient_tile
+from ..prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
+from ..target import DTYPE_BYTES, Target
 from .direct import panels_of
-from .gemm import gradient_tile
-from .geometry import Axis, Blocking, Sliding, blocking
-from .ir import Arguments, Function, Int, Pointer, kernel, share
-from .pack import copy_function, fill_zeros
-from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
-from .target import DTYPE_BYTES, Target
 
 ACCUMULATE = Arguments(
     BLOCK_ARGUMENTS
@@ -69,16 +70,16 @@ def _steps(s: Sliding, dtype: str, threads: int) -> tuple[list[Step], int]:
     v, h = s.vertical, s.horizontal
     blocks = _blocking(s, dtype, target)
     kernels = code(build, ("accumulate", "collect"), dtype, target, s.lanewise)
-    panels = -(-s.outputs // panel)
+    panels = ceil_div(s.outputs, panel)
     numbers = blocks.arguments(s)
     if s.lanewise:  # a tile's rows are the taps of a kernel row
         numbers |= {"runs": 1, "run_length": h.kernel}
-    splits, chunks, slices = _units(s, blocks, panels, -(-numbers["run_length"] // target.tile_rows), threads)
+    splits, chunks, slices = _units(s, blocks, panels, ceil_div(numbers["run_length"], target.tile_rows), threads)
     straight = splits == s.w_k == s.groups == 1 and s.taps == s.channels and not s.lanewise
     layout = Layout()
     parts = 0 if straight else layout.take(splits * s.groups * panels * panel * s.taps * size)
-    panel_dy = -(-blocks.scratch_numbers // (LINE // size)) * (LINE // size)
-    per_thread = -(-(panel_dy + blocks.rows * blocks.columns * panel) * size // LINE) * LINE
+    panel_dy = round_up(blocks.scratch_numbers, LINE // size)
+    per_thread = round_up((panel_dy + blocks.rows * blocks.columns * panel) * size, LINE)
     scratch = layout.take(per_thread * threads)
     accumulate = numbers | {
         "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs, "panels": panels,
@@ -157,7 +158,7 @@ def cycles(s: Sliding, dtype: str, threads: int) -> float:
     """What the multiply-adds take at the nine tenths that large layers reach, and once through the gradient."""
     target = targets.current()
     lanes = target.lanes(dtype)
-    outputs = -(-s.outputs // lanes)
+    outputs = ceil_div(s.outputs, lanes)
     pixels = s.images * s.vertical.out * s.horizontal.out
     product = s.groups * pixels * s.taps * outputs / (2 * 0.9)
     if s.groups > 1:  # tiles of fewer than eight sums wait for them
@@ -175,11 +176,11 @@ def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
     s = max(slidings, key=lambda s: s.macs)
     turned = _turns(s, dtype, target)
     s = _turned(s) if turned else s
-    blocks, panels = _blocking(s, dtype, target), -(-s.outputs // panel)
+    blocks, panels = _blocking(s, dtype, target), ceil_div(s.outputs, panel)
     numbers = blocks.arguments(s)
     block_count = s.images * numbers["row_blocks"] * numbers["column_blocks"]
     runs, length = (1, s.horizontal.kernel) if s.lanewise else (numbers["runs"], numbers["run_length"])
-    splits, chunks, slices = _units(s, blocks, panels, -(-length // target.tile_rows), threads)
+    splits, chunks, slices = _units(s, blocks, panels, ceil_div(length, target.tile_rows), threads)
     rows = largest_tile(length, target.tile_rows)
     vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
     weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
@@ -199,19 +200,19 @@ def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
             f"shared out among {many(threads, 'thread')}: {shared}",
         ),
         Loop(
-            -(-block_count // splits),
+            ceil_div(block_count, splits),
             "block",
             f"of {blocks.rows}×{blocks.columns} output pixels",
             "" if blocks.in_place else "copy the block's input, zeros for the padding",
         ),
         Loop(
-            -(-panels // chunks),
+            ceil_div(panels, chunks),
             "panel",
             f"of {panel} {lanes} channels",
             f"copy the panel's {'x' if turned else 'dy'} of the block",
         ),
         Loop(
-            s.vertical.kernel * runs * -(-length // rows),
+            s.vertical.kernel * runs * ceil_div(length, rows),
             "tile",
             f"of at most {rows} {weights}",
         ),
@@ -250,7 +251,7 @@ def _units(s: Sliding, blocks: Blocking, panels: int, tiles_a_run: int, threads:
     for slices in range(2, tiles_a_run // 2 + 1):
         if s.groups * panels * slices % threads == 0:
             return 1, panels, slices
-    block_count = s.images * -(-s.vertical.out // blocks.rows) * -(-s.horizontal.out // blocks.columns)
+    block_count = s.images * ceil_div(s.vertical.out, blocks.rows) * ceil_div(s.horizontal.out, blocks.columns)
     return max(1, min(threads, block_count)), 1, 1
 
 

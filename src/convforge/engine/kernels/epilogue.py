@@ -33,7 +33,7 @@ from decimal import Decimal
 
 from llvmlite import ir
 
-from ..errors import UserError
+from ...errors import UserError
 from .ir import Function, Value, Vector
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from ..target import Target
 from .epilogue import apply
 from .ir import I64, PTR, Function, Int, Pointer, Value
-from .target import Target
 
 
 def forward_tile(

@@ -36,16 +36,17 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from . import target as targets
-from .blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from .describe import Description, Held, Inner, Loop, Tile, largest_tile, many
-from .epilogue import Epilogue
-from .gemm import forward_tile
-from .geometry import Blocking, Problem, Sliding, blocking
-from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
-from .pack import copy_function, fill_zeros
-from .prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
-from .target import DTYPE_BYTES, Target
+from ...spec import ceil_div, round_up
+from .. import target as targets
+from ..describe import Description, Held, Inner, Loop, Tile, largest_tile, many
+from ..geometry import Blocking, Problem, Sliding, blocking
+from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.epilogue import Epilogue
+from ..kernels.ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.tile import forward_tile
+from ..prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
+from ..target import DTYPE_BYTES, Target
 
 PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
 
@@ -84,11 +85,11 @@ def prepare(
         layout = Layout()  # the slidings run one after the other and share the memory
         v, h = s.vertical, s.horizontal
         blocks = _blocking(s, dtype, target, threads)
-        panels = -(-s.outputs // panel)
+        panels = ceil_div(s.outputs, panel)
         packed = packed_layout.take(s.groups * panels * panel * s.taps * size)
-        staging = -(-blocks.scratch_numbers // (LINE // size)) * (LINE // size)
+        staging = round_up(blocks.scratch_numbers, LINE // size)
         staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * panel
-        per_thread = -(-(staging + staged) * size // LINE) * LINE
+        per_thread = round_up((staging + staged) * size, LINE)
         scratch = layout.take(per_thread * threads)
         packing.append(pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "packed", packed))
         slide = blocks.arguments(s) | _sum(s, blocks) | {
@@ -111,7 +112,7 @@ def prepare(
         workspace_bytes = max(workspace_bytes, layout.size)
         if _by_panels(s, blocks, target, size):
             slide |= {"own": 1, "packed": per_thread // size}
-            slide["scratch_bytes"] += -(-s.taps * panel * size // LINE) * LINE
+            slide["scratch_bytes"] += round_up(s.taps * panel * size, LINE)
             alone.append(step(kernels["sliding"], SLIDING, slide, at))
             alone_bytes = max(alone_bytes, scratch + slide["scratch_bytes"] * threads)
     return Prepared(
@@ -169,14 +170,14 @@ def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> flo
     target = targets.current()
     lanes, total = target.lanes(dtype), 0.0
     for s in slidings:
-        outputs = -(-s.outputs // lanes)
-        row_tiles = s.vertical.out * -(-s.horizontal.out // target.tile_rows)
+        outputs = ceil_div(s.outputs, lanes)
+        row_tiles = s.vertical.out * ceil_div(s.horizontal.out, target.tile_rows)
         pixels = s.images * max(s.vertical.out * s.horizontal.out, 4 * row_tiles)
         weights = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
         # A tile of one vector needs a broadcast for each multiply-add.
         product = pixels * s.groups * s.taps * (outputs // 2 * 2 / 0.93 + outputs % 2 / 0.78) / 2
         if s.groups > 1:
-            product += s.images * row_tiles * s.groups * -(-outputs // 2) * _CYCLES_A_TILE
+            product += s.images * row_tiles * s.groups * ceil_div(outputs, 2) * _CYCLES_A_TILE
             if s.taps > s.channels:  # else it is read where it is
                 product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
         total += max(product, weights / _BYTES_A_CYCLE) / threads
@@ -196,9 +197,9 @@ def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
     parts = _sum(s, blocks)
     count = 1
     for whole, part in ((s.vertical.kernel, "u_part"), (parts["runs"], "v_part"), (parts["run_length"], "l_part")):
-        count *= -(-whole // parts[part])
+        count *= ceil_div(whole, parts[part])
     products = parts["u_part"] * parts["v_part"] * parts["l_part"]
-    block_count, panels = s.images * numbers["row_blocks"] * numbers["column_blocks"], -(-s.outputs // panel)
+    block_count, panels = s.images * numbers["row_blocks"] * numbers["column_blocks"], ceil_div(s.outputs, panel)
     rows = largest_tile(blocks.columns, target.tile_rows)
     vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
     tasks = [
@@ -219,7 +220,7 @@ def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
             else f"for a new block, copy its input: {pixels:,} pixels of {s.channels} channels, zeros for the padding",
         ),
         Loop(count, "part", f"of the sum, of at most {products} products each"),
-        Loop(blocks.rows * -(-blocks.columns // rows), "tile", f"of at most {rows} pixels of a row"),
+        Loop(blocks.rows * ceil_div(blocks.columns, rows), "tile", f"of at most {rows} pixels of a row"),
         Loop(products, "product", f"from {many(parts['u_part'], 'row')} of taps, added to every sum of the tile"),
     )
     held = (
@@ -245,7 +246,7 @@ def pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: i
 
 def panels_of(s: Sliding, panel: int) -> dict[str, int]:
     """Where the weights are, as panels of outputs."""
-    return s.weights | {"panels": -(-s.weights["outputs"] // panel)}
+    return s.weights | {"panels": ceil_div(s.weights["outputs"], panel)}
 
 
 def _sum(s: Sliding, blocks: Blocking) -> dict[str, int]:

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import target as targets
-from . import traffic
-from .describe import Tile, largest_tile
-from .geometry import Problem, Sliding
-from .target import DTYPE_BYTES
+from ...spec import ceil_div
+from .. import target as targets
+from .. import traffic
+from ..describe import Tile, largest_tile
+from ..geometry import Problem, Sliding
+from ..target import DTYPE_BYTES
 
 
 def applies(groups: int, channels: int, outputs: int) -> bool:
@@ -37,7 +38,7 @@ def by_panels(s: Sliding, panel: int) -> Sliding:
     """The same channels, `panel` of them to a group; the last group may have fewer."""
     return replace(
         s,
-        groups=-(-s.groups // panel),
+        groups=ceil_div(s.groups, panel),
         channels=panel,
         outputs=panel,
         all_channels=s.groups,
@@ -64,11 +65,11 @@ def cycles(slidings: list[Sliding], problem: Problem, threads: int, kept: bool) 
     target, size = targets.current(), DTYPE_BYTES[problem.dtype]
     lanes, total, packing, read, written = target.lanes(problem.dtype), 0.0, 0.0, 0, 0
     for s in slidings:
-        v, h, vectors = s.vertical, s.horizontal, -(-s.all_channels // lanes)
-        count, taps = -(-h.out // target.tile_rows), v.kernel * h.kernel
+        v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, lanes)
+        count, taps = ceil_div(h.out, target.tile_rows), v.kernel * h.kernel
         rows = largest_tile(h.out, target.tile_rows)
         tile = Tile.of(target, problem.dtype, (rows, ""), (target.tile_vectors, ""), lanewise=True)
-        tiles = s.images * v.out * count * -(-vectors // target.tile_vectors)
+        tiles = s.images * v.out * count * ceil_div(vectors, target.tile_vectors)
         inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
         total += tiles * (taps * tile.cycles + _CYCLES_A_TILE)
         total += vectors * _COPIED * (inputs + (outputs if s.y_c != 1 else 0))
@@ -82,10 +83,10 @@ def cycles_of_weight_gradient(s: Sliding, problem: Problem, threads: int) -> flo
     """What it takes: x and dy copied, and for each pixel a step of each row of taps."""
     target, size = targets.current(), DTYPE_BYTES[problem.dtype]
     lanes = target.lanes(problem.dtype)
-    v, h, vectors = s.vertical, s.horizontal, -(-s.all_channels // lanes)
+    v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, lanes)
     tile = Tile.of(target, problem.dtype, (h.kernel, ""), (target.tile_vectors, ""), lanewise=True)
     inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
-    steps = outputs * v.kernel * -(-vectors // target.tile_vectors)
+    steps = outputs * v.kernel * ceil_div(vectors, target.tile_vectors)
     total = steps * tile.cycles * _STEPS_LONGER
     total += vectors * _COPIED * (inputs + outputs)
     total += vectors * v.kernel * h.kernel * lanes * size / _COLLECTED_BYTES_A_CYCLE
