@@ -34,7 +34,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .engine import runtime
 from .engine.fingerprint import fingerprint
-from .engine.prepared import Prepared
+from .engine.program import Prepared
 from .errors import UserError
 
 # Forward and input gradient, each by an algorithm for small images and one for large ones.

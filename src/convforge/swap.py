@@ -13,7 +13,8 @@ from rich.table import Table
 from torch.nn.modules.conv import _ConvNd
 
 from .engine.geometry import Problem
-from .engine.select import Pass, choose
+from .engine.plan import Job, Pass
+from .engine.select import choose
 from .errors import UserError
 from .kept import bytes_kept_for
 from .nn import Conv2d
@@ -156,8 +157,8 @@ def _algorithm(module: _ConvNd) -> str:
         module.in_channels, module.out_channels, (kh, kw), tuple(module.stride), padding, (dh, dw), module.groups
     )
     exact = get_precision() == "exact"
-    chosen = choose(Problem.of(spec, 1, size), Pass.FORWARD, torch.get_num_threads(), exact)
-    return f"{chosen.algorithm.name}: {chosen.reason}"
+    chosen = choose(Job.of(Problem.of(spec, 1, size), Pass.FORWARD, torch.get_num_threads()), exact)
+    return f"{chosen.algorithm.name}: {chosen.algorithm.reason}"
 
 
 def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:

@@ -8,7 +8,7 @@ import pytest
 
 from convforge import UserError
 from convforge.bench.layers import USUAL, Layer, is_spec, merged, of_model, parse, read_list
-from convforge.engine.select import Pass
+from convforge.engine.plan import Pass
 from convforge.spec import Conv2dSpec, SpecError
 
 

@@ -21,7 +21,8 @@ from convforge.bench.machine import Machine
 from convforge.bench.peers import Peer, PeerError, onnx_model
 from convforge.bench.run import Settings, measure
 from convforge.bench.timing import interleaved
-from convforge.engine.select import ALGORITHMS, Pass
+from convforge.engine.algorithms import ALGORITHMS
+from convforge.engine.plan import Pass
 
 QUICK = Settings(threads=2, seconds=0.0)
 LIMITS = Machine("test", 2, 100e9, 10e9, 50e9)

@@ -16,7 +16,7 @@ from convforge.bench.layers import parse
 from convforge.bench.machine import Machine
 from convforge.bench.run import Report, Row, Timing
 from convforge.bench.table import as_table
-from convforge.engine.select import Pass
+from convforge.engine.plan import Pass
 
 
 def example() -> Report:

@@ -16,8 +16,9 @@ from convforge.bench import tune as tuning
 from convforge.cli import tune as verb
 from convforge.engine import runtime, tuned
 from convforge.engine.geometry import Problem
-from convforge.engine.prepared import Prepared
-from convforge.engine.select import Pass, choose
+from convforge.engine.plan import Job, Pass
+from convforge.engine.program import Prepared
+from convforge.engine.select import choose
 
 LAYER = "8,9x9,12,3x3,padding=1"
 PROBLEM = Problem.of(Conv2dSpec(8, 12, 3, padding=1), 1, (9, 9))
@@ -62,7 +63,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def chosen(which: Pass = Pass.FORWARD, threads: int = 2, kept: bool = True, problem: Problem = PROBLEM) -> str:
     """What a program that starts now takes."""
     tuned._table.cache_clear()
-    return choose(problem, which, threads, kept=kept).algorithm.name
+    return choose(Job.of(problem, which, threads, kept)).algorithm.name
 
 
 def other() -> str:

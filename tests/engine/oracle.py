@@ -14,9 +14,23 @@ from typing import Any
 import numpy as np
 
 from convforge import Conv2dSpec, engine, reference
+from convforge.engine.geometry import Problem
+from convforge.engine.plan import Algorithm, Job, Pass, Plan
+from convforge.engine.select import Choice, considered
 from convforge.errors import UserError
 
 Array = np.ndarray[Any, Any]
+
+
+def choices(problem: Problem, which: Pass, threads: int = 2, exact: bool = False) -> tuple[Choice, ...]:
+    """Every algorithm that applies, with its plan; the engine's own choice first."""
+    return considered(Job.of(problem, which, threads), exact).choices
+
+
+def applies(algorithm: Algorithm, problem: Problem, which: Pass) -> bool:
+    """Whether the algorithm has a plan for the pass."""
+    return isinstance(algorithm.plan(Job.of(problem, which, 2)), Plan)
+
 
 SENTINEL = 12345.678
 LAYOUTS = ("NCHW", "NHWC", "NHWC slice", "sliced", "strided", "HWNC", "flipped")

@@ -11,13 +11,14 @@ import pytest
 import torch
 from arm64 import emulator
 from arm64.emulator import Arm64
-from oracle import BOUND, SENTINEL, Case, Data, embed, error
+from oracle import BOUND, SENTINEL, Case, Data, applies, embed, error
 from test_epilogue import TORCH
 
 from convforge import Conv2dSpec
-from convforge.engine import Problem, select
+from convforge.engine import Problem, target
+from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.kernels.epilogue import ACTIVATIONS, Epilogue
-from convforge.engine.select import Algorithm, Pass
+from convforge.engine.plan import Algorithm, Job, Pass, Plan
 
 pytestmark = pytest.mark.skipif(bool(emulator.missing()), reason=f"not installed: {emulator.missing()}")
 
@@ -45,11 +46,10 @@ def check(machine: Arm64, algorithm: Algorithm, which: Pass, case: Case, layout:
     """One pass in poisoned memory: right, complete, nothing else touched. With an activation there is a residual."""
     data = Data.of(case)
     problem = Problem.of(case.spec, case.batch, case.size, case.dtype, layout == "NHWC")
-    if which is Pass.WEIGHT_GRADIENT:
-        prepared = algorithm.correlate(algorithm.name, problem, case.threads)
-    else:
-        epilogue = Epilogue(which is Pass.FORWARD, activation, bool(activation))
-        prepared = algorithm.slide(algorithm.name, problem, which, case.threads, epilogue)
+    finish = Epilogue(which is Pass.FORWARD, activation, bool(activation))
+    plan = algorithm.plan(Job.of(problem, which, case.threads, finish=finish, target=target.arm64()))
+    assert isinstance(plan, Plan)
+    prepared = plan.prepared(algorithm.name)
     assert prepared.threads == case.threads, "too little work for so many threads"
 
     result, buffer = {
@@ -74,13 +74,13 @@ def check(machine: Arm64, algorithm: Algorithm, which: Pass, case: Case, layout:
     assert error(got, wanted) <= allowed, f"{which} of {case}: {error(got, wanted):.1e}, allowed {allowed:.0e}"
 
 
-@pytest.mark.parametrize("algorithm", select.ALGORITHMS, ids=lambda row: row.name)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda row: row.name)
 def test_every_algorithm(algorithm: Algorithm, arm64: Arm64) -> None:
     met = set()
     for layout, dtype, threads in (("NHWC", "float32", 1), ("NHWC", "float64", 3), ("NCHW", "float32", 3)):
         for case, which in product(CASES, Pass):
             case = replace(case, dtype=dtype, threads=threads)
-            if algorithm.applies(Problem.of(case.spec, case.batch, case.size, dtype, layout == "NHWC"), which):
+            if applies(algorithm, Problem.of(case.spec, case.batch, case.size, dtype, layout == "NHWC"), which):
                 check(arm64, algorithm, which, case, layout)
                 met.add(which)
     assert Pass.FORWARD in met, "none of the cases is for this algorithm"
@@ -88,6 +88,6 @@ def test_every_algorithm(algorithm: Algorithm, arm64: Arm64) -> None:
 
 @pytest.mark.parametrize(("activation", "dtype"), [*((name, "float32") for name in ACTIVATIONS), ("gelu", "float64")])
 def test_every_activation(activation: str, dtype: str, arm64: Arm64) -> None:
-    (direct,) = (row for row in select.ALGORITHMS if row.name == "direct")
+    direct = ALGORITHMS[-1]
     for layout in ("NHWC", "NCHW"):
         check(arm64, direct, Pass.FORWARD, replace(CASES[0], dtype=dtype), layout, activation)

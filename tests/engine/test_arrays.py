@@ -13,7 +13,7 @@ from oracle import Case, Data, agree
 
 from convforge import Conv2dSpec, engine
 from convforge.engine import runtime
-from convforge.engine.prepared import most_threads
+from convforge.engine.program import most_threads
 
 Array = np.ndarray[Any, Any]
 

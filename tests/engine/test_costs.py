@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from oracle import applies, choices
 
 from convforge.bench.layers import parse
 from convforge.engine import target as targets
+from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.geometry import Problem
-from convforge.engine.select import ALGORITHMS, Pass, considered
+from convforge.engine.plan import Job, Pass, Plan
 
 LAYERS = (
     "64,28,64,3,padding=1,groups=64", "32,30,32,3,stride=2,padding=1,groups=32", "40,20,40,5,padding=2,groups=40",
@@ -24,25 +26,31 @@ def problem_of(text: str, batch: int, channels_last: bool) -> Problem:
 @pytest.mark.parametrize("name", targets.available())
 @pytest.mark.parametrize("which", Pass)
 @pytest.mark.parametrize("text", LAYERS)
-def test_every_algorithm_says_what_it_takes(text: str, which: Pass, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_algorithm_says_what_it_takes(text: str, which: Pass, name: str) -> None:
     """More than nothing, more for more images, no more where packed weights are kept, and no more on two threads."""
-    monkeypatch.setenv("CONVFORGE_TARGET", name)
+    target = targets.named(name)
     for channels_last in (True, False):
         one, many = problem_of(text, 1, channels_last), problem_of(text, 16, channels_last)
         for algorithm in ALGORITHMS:
-            if algorithm.applies(one, which):
-                alone = algorithm.cycles(one, which, 1, False)
-                assert 0 < alone < algorithm.cycles(many, which, 1, False)
-                assert algorithm.cycles(one, which, 1, True) <= alone
-                assert algorithm.cycles(many, which, 2, False) < algorithm.cycles(many, which, 1, False)
+
+            def cycles(problem: Problem, threads: int, kept: bool) -> float:
+                plan = algorithm.plan(Job(problem, which, target, threads, kept))  # noqa: B023
+                assert isinstance(plan, Plan)
+                return plan.cycles
+
+            if applies(algorithm, one, which):
+                alone = cycles(one, 1, False)
+                assert 0 < alone < cycles(many, 1, False)
+                assert cycles(one, 1, True) <= alone
+                assert cycles(many, 2, False) < cycles(many, 1, False)
 
 
 @pytest.mark.parametrize("which", Pass)
 def test_algorithms_of_small_groups_are_taken_where_they_were_measured_to_be_faster(which: Pass) -> None:
     """By half and more each, at 16 images."""
-    large = considered(problem_of("128,56,128,3,stride=2,padding=1,groups=128", 16, True), which, 2)
+    large = choices(problem_of("128,56,128,3,stride=2,padding=1,groups=128", 16, True), which)
     assert large[0].algorithm.name == "depthwise"
-    turned = considered(problem_of("128,56,128,3,padding=1,groups=128", 16, False), which, 2)
+    turned = choices(problem_of("128,56,128,3,padding=1,groups=128", 16, False), which)
     assert turned[0].algorithm.name == "depthwise packed"
-    fours = considered(problem_of("128,56,128,3,padding=1,groups=32", 16, True), which, 2)
+    fours = choices(problem_of("128,56,128,3,padding=1,groups=32", 16, True), which)
     assert fours[0].algorithm.name == "grouped"

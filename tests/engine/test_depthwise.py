@@ -9,10 +9,9 @@ import pytest
 from oracle import Case, Data, agree, check_each
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import Problem, select, target
+from convforge.engine import Problem, passes, select, target
 from convforge.engine.algorithms import grouped
-from convforge.engine.passes import prepare_forward, prepare_input_gradient
-from convforge.engine.select import Pass
+from convforge.engine.plan import Pass
 
 NHWC = ("NHWC", "NCHW", "NHWC")
 
@@ -27,7 +26,7 @@ def applying(spec: Conv2dSpec, size: tuple[int, int], channels_last: bool = True
     return {
         choice.algorithm.name
         for which in Pass
-        for choice in select.considered(problem, which, 2)
+        for choice in select.choices(problem, which)
         if choice.algorithm.name.startswith("depthwise")
     }
 
@@ -98,9 +97,7 @@ def test_where_it_does_not_apply_the_packed_form_computes() -> None:
 def test_outputs_that_go_past_the_caches(channels: int, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only whole, aligned vectors may; others are stored as always. Both addresses are aligned by hand."""
     here = target.current()
-    monkeypatch.setattr(target, "current", lambda: replace(here, l3_bytes=0))
-    prepare_forward.cache_clear()
-    prepare_input_gradient.cache_clear()
+    monkeypatch.setattr(passes, "current", lambda: replace(here, l3_bytes=0))
     spec = Conv2dSpec(channels, channels, 3, 2, padding=1, groups=channels)
     case = Case(spec, (9, 11), layouts=NHWC)
     data = Data.of(case)

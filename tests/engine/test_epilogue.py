@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import mpmath
@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import BOUND, Case, Data, embed, error, written
+from oracle import BOUND, Case, Data, applies, embed, error, written
 
 from convforge import Conv2dSpec, UserError, engine
-from convforge.engine import passes, runtime, select, target
+from convforge.engine import runtime, target
+from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.kernels import epilogue
 from convforge.engine.kernels.ir import Arguments, kernel
+from convforge.engine.plan import Algorithm, Pass
 
 Array = np.ndarray[Any, Any]
 
@@ -37,11 +39,9 @@ def test_every_activation_is_tested() -> None:
 
 
 @pytest.fixture(params=target.available())
-def forced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[target.Target]:
+def forced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> target.Target:
     monkeypatch.setenv("CONVFORGE_TARGET", request.param)
-    passes.prepare_forward.cache_clear()  # passes are kept without their target: a process has one
-    yield target.current()
-    passes.prepare_forward.cache_clear()
+    return target.current()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -223,14 +223,14 @@ def test_bias_and_residual_in_every_combination_and_layout(name: str, layout: st
             agree(case, data, activation, convolved(case, data, layout, activation, **given), **given)
 
 
-@pytest.mark.parametrize("row", [row for row in select.ALGORITHMS if row.fuses], ids=lambda row: row.name)
-def test_every_algorithm_that_fuses(row: select.Algorithm) -> None:
+@pytest.mark.parametrize("row", ALGORITHMS, ids=lambda row: row.name)
+def test_every_algorithm_finishes_its_sums(row: Algorithm) -> None:
     tried = 0
     for case in CASES.values():
         case, data = small(case, "float32")
         for layout in LAYOUTS:
             problem = engine.Problem.of(case.spec, case.batch, case.size, channels_last=layout == "NHWC")
-            if row.applies(problem, select.Pass.FORWARD):
+            if applies(row, problem, Pass.FORWARD):
                 for given in ({"bias": data.bias}, {"bias": data.bias, "residual": data.dy}):
                     for activation in ("relu", "gelu"):
                         got = convolved(case, data, layout, activation, row.name, **given)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from oracle import Case, Data, Pick, embed, error, written
+from oracle import Case, Data, Pick, choices, embed, error, written
 
 from convforge import Conv2dSpec, engine
 from convforge.engine.geometry import Problem
 from convforge.engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
-from convforge.engine.prepared import Prepared
-from convforge.engine.select import Pass, considered
+from convforge.engine.plan import Pass
+from convforge.engine.program import Prepared
 
 Array = np.ndarray[Any, Any]
 
@@ -123,7 +123,7 @@ def check_each_in_little_memory(spec: Conv2dSpec, size: tuple[int, int], channel
     problem = Problem.of(spec, 1, size, channels_last=channels_last)
     x, w, dy = (embed(array, layout, np.nan)[1] for array in (data.x, data.w, data.dy))
     for which, result in zip(Pass, ("y", "dx", "dw"), strict=True):
-        for choice in considered(problem, which, 2):
+        for choice in choices(problem, which):
             how: dict[str, Any] = {"threads": 2, "algorithm": choice.algorithm.name}
             runs: dict[str, Callable[[Array], Array]] = {
                 "y": lambda out: engine.conv2d(x, w, data.bias, spec, out=out, **how),  # noqa: B023
@@ -134,7 +134,9 @@ def check_each_in_little_memory(spec: Conv2dSpec, size: tuple[int, int], channel
             bound = BOUND if choice.algorithm.exact else 3 * BOUND
             assert error(got, wanted[result]) <= bound, (which, choice.algorithm.name)
             one = prepared_of(problem, which, choice.algorithm.name)
-            taken = one.workspace_bytes + one.packed_bytes + one.compute.bytes + one.alone_bytes
+            taken = (
+                max(one.work_bytes(packed=True), one.work_bytes(packed=False)) + one.packed_bytes + one.compute.bytes
+            )
             assert taken <= ROOM, (which, choice.algorithm.name, taken)
 
 
@@ -193,8 +195,6 @@ def test_an_explanation_takes_no_longer(name: str) -> None:
     for which in Pass:
         slidings = which.slidings(problem)
         assert len(slidings) <= max(64, (2 * max(spec.kernel_size) + 1) ** 2), len(slidings)
-        for choice in considered(problem, which, 2):
+        for choice in choices(problem, which):
             assert choice.cycles < 1e8
-            described = choice.algorithm.describe
-            assert described is not None
-            assert all(loop.count < 10**6 for loop in described(problem, which, 2).loops)
+            assert all(loop.count < 10**6 for loop in choice.plan.nest.loops)

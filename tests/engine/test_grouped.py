@@ -7,8 +7,8 @@ from oracle import Case, check_each
 
 from convforge import Conv2dSpec
 from convforge.engine import Problem, select, target
-from convforge.engine.algorithms import grouped
-from convforge.engine.select import Pass
+from convforge.engine.kernels.groups import Group
+from convforge.engine.plan import Job, Pass
 
 NHWC = ("NHWC", "NHWC", "NHWC")
 
@@ -53,11 +53,11 @@ def test_threads(size: tuple[int, int], threads: int) -> None:
 
 def test_a_group_says_which_inputs_its_lanes_meet() -> None:
     """Worked out by hand, 16 lanes."""
-    assert grouped.Group(4, 4).inputs(16) == 16
-    assert grouped.Group(4, 2).inputs(16) == 32
-    assert grouped.Group(2, 8).inputs(16) == 4
-    assert grouped.Group(3, 32).inputs(16) == 3
-    assert [grouped.Group(depth, outputs).fits(16) for depth, outputs in ((4, 4), (5, 2), (4, 3), (7, 32))] == [
+    assert Group(4, 4).inputs(16) == 16
+    assert Group(4, 2).inputs(16) == 32
+    assert Group(2, 8).inputs(16) == 4
+    assert Group(3, 32).inputs(16) == 3
+    assert [Group(depth, outputs).fits(16) for depth, outputs in ((4, 4), (5, 2), (4, 3), (7, 32))] == [
         True, False, False, True,
     ]  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_it_is_taken_for_few_channels_a_group_and_for_no_others() -> None:
     def chosen(channels: int, groups: int, channels_last: bool = True) -> set[str]:
         spec = Conv2dSpec(channels, channels, 3, padding=1, groups=groups)
         problem = Problem.of(spec, 1, (14, 14), channels_last=channels_last)
-        return {select.choose(problem, which, 2, exact=True).algorithm.name for which in Pass}
+        return {select.choose(Job.of(problem, which, 2), exact=True).algorithm.name for which in Pass}
 
     assert chosen(128, 32) == {"grouped"}
     assert "grouped" in chosen(256, 32)

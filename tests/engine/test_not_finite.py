@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import Case, Data, embed
+from oracle import Case, Data, choices, embed
 
 from convforge import Conv2dSpec, engine, reference
 from convforge.engine.geometry import Problem
-from convforge.engine.select import Choice, Pass, considered
+from convforge.engine.plan import Pass
+from convforge.engine.select import Choice
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +37,7 @@ INPUT, GRADIENT = (0, 2, 0, 4), (0, 2, 1, 0)
 Run = Callable[[Array, Array, Array], Array]
 
 
-def choices(name: str, which: Pass, channels_last: bool) -> list[tuple[Choice, Run]]:
+def runs(name: str, which: Pass, channels_last: bool) -> list[tuple[Choice, Run]]:
     """The algorithms of a pass, and each as a function of x, w and dy."""
     spec, size = SPECS[name]
     problem = Problem.of(spec, 1, size, channels_last=channels_last)
@@ -53,7 +54,7 @@ def choices(name: str, which: Pass, channels_last: bool) -> list[tuple[Choice, R
 
         return run
 
-    return [(choice, runner(choice.algorithm.name)) for choice in considered(problem, which, 2)]
+    return [(choice, runner(choice.algorithm.name)) for choice in choices(problem, which)]
 
 
 def data_of(name: str) -> Data:
@@ -115,14 +116,14 @@ def test_in_the_input(name: str, bad: float, channels_last: bool) -> None:
     x, one = with_bad(d.x, INPUT, bad), alone(d.x, INPUT)
     signs = reference.conv2d(one, d.w, None, spec)
     must = signs != 0
-    for choice, run in choices(name, Pass.FORWARD, channels_last):
+    for choice, run in runs(name, Pass.FORWARD, channels_last):
         got = run(x, d.w, d.dy)
         holds(name, choice, got, run(d.x, d.w, d.dy), must, grown(must, spread(choice, spec)))
         if choice.algorithm.exact and np.isinf(bad):
             assert np.array_equal(got[must], np.sign(signs[must]) * bad)
     signs = reference.weight_gradient(one, d.dy, spec)
     must = signs != 0
-    for choice, run in choices(name, Pass.WEIGHT_GRADIENT, channels_last):
+    for choice, run in runs(name, Pass.WEIGHT_GRADIENT, channels_last):
         got = run(x, d.w, d.dy)
         may = must if choice.algorithm.exact else np.broadcast_to(must.any((2, 3), keepdims=True), must.shape)
         holds(name, choice, got, run(d.x, d.w, d.dy), must, may)
@@ -137,7 +138,7 @@ def test_in_the_gradient_of_an_output(name: str, bad: float, channels_last: bool
     dy, one = with_bad(d.dy, GRADIENT, bad), alone(d.dy, GRADIENT)
     signs = reference.input_gradient(one, d.w, size, spec)
     must = signs != 0
-    for choice, run in choices(name, Pass.INPUT_GRADIENT, channels_last):
+    for choice, run in runs(name, Pass.INPUT_GRADIENT, channels_last):
         got = run(d.x, d.w, dy)
         together = max(spec.stride) - 1 if choice.algorithm.name == "planar" else 0
         holds(name, choice, got, run(d.x, d.w, d.dy), must, grown(must, spread(choice, spec) + together))
@@ -145,7 +146,7 @@ def test_in_the_gradient_of_an_output(name: str, bad: float, channels_last: bool
             assert np.array_equal(got[must], np.sign(signs[must]) * bad)
     must = reference.weight_gradient(np.ones_like(d.x), one, spec) != 0
     may = np.broadcast_to(must.any((1, 2, 3), keepdims=True), must.shape)
-    for choice, run in choices(name, Pass.WEIGHT_GRADIENT, channels_last):
+    for choice, run in runs(name, Pass.WEIGHT_GRADIENT, channels_last):
         holds(name, choice, run(d.x, d.w, dy), run(d.x, d.w, d.dy), must, may)
 
 
@@ -161,5 +162,5 @@ def test_in_a_weight(name: str, bad: float, channels_last: bool) -> None:
         (Pass.INPUT_GRADIENT, reference.input_gradient(np.ones_like(d.dy), one, size, spec) != 0),
     ):
         may = np.broadcast_to(must.any((2, 3), keepdims=True), must.shape)
-        for choice, run in choices(name, which, channels_last):
+        for choice, run in runs(name, which, channels_last):
             holds(name, choice, run(d.x, w, d.dy), run(d.x, d.w, d.dy), must, may)

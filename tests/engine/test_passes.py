@@ -6,11 +6,11 @@ import os
 
 import numpy as np
 import pytest
-from oracle import LAYOUTS, Case, Data, agree, check, embed
+from oracle import LAYOUTS, Case, Data, agree, check, choices, embed
 
 from convforge import Conv2dSpec, SpecError, engine
 from convforge.engine.geometry import Problem
-from convforge.engine.select import Pass, considered
+from convforge.engine.plan import Pass
 
 NHWC = ("NHWC", "NHWC", "NHWC")
 
@@ -168,11 +168,11 @@ def test_forward_and_input_gradient_do_not_depend_on_the_number_of_threads(dtype
     ):
         data = Data.of(Case(spec, size, dtype=dtype))
         problem = Problem.of(spec, data.x.shape[0], size, dtype, channels_last=False)
-        for choice in considered(problem, Pass.FORWARD, 2):
+        for choice in choices(problem, Pass.FORWARD):
             name = choice.algorithm.name
             y = [engine.conv2d(data.x, data.w, data.bias, spec, threads=n, algorithm=name) for n in (1, 2, 3, 5)]
             assert len({array.tobytes() for array in y}) == 1, (spec, name)
-        for choice in considered(problem, Pass.INPUT_GRADIENT, 2):
+        for choice in choices(problem, Pass.INPUT_GRADIENT):
             name = choice.algorithm.name
             dx = [engine.input_gradient(data.dy, data.w, size, spec, threads=n, algorithm=name) for n in (1, 2, 3, 5)]
             assert len({array.tobytes() for array in dx}) == 1, (spec, name)

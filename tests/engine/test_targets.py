@@ -36,7 +36,7 @@ def test_an_unknown_target_is_named_with_those_that_exist(name: str, monkeypatch
 
 def test_a_target_that_this_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_host_features", lambda: frozenset({"sse2", "avx2", "fma"}))
-    target._named.cache_clear()
+    target.named.cache_clear()
     monkeypatch.setenv("CONVFORGE_TARGET", "avx512")
     try:
         if "avx2" in target.available():  # on arm64 there is but one
@@ -44,7 +44,7 @@ def test_a_target_that_this_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch
             with pytest.raises(UserError, match="avx512"):
                 target.current()
     finally:
-        target._named.cache_clear()
+        target.named.cache_clear()
 
 
 def test_an_unknown_target_ends_a_program_with_that_sentence() -> None:

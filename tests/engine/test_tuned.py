@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from oracle import choices
 
 from convforge import Conv2dSpec
 from convforge.engine import passes, tuned
 from convforge.engine.geometry import Problem
-from convforge.engine.select import Pass, choose, considered
+from convforge.engine.plan import Job, Pass
+from convforge.engine.select import choose
 
 PROBLEM = Problem.of(Conv2dSpec(64, 64, 3, padding=1), 1, (56, 56))
 FORWARD = Pass.FORWARD
@@ -26,28 +28,29 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def _taken(**how: bool) -> str:
-    return choose(PROBLEM, FORWARD, 2, **how).algorithm.name
+    kept = how.pop("kept", False)
+    return choose(Job.of(PROBLEM, FORWARD, 2, kept), **how).algorithm.name
 
 
 def test_a_measured_choice_is_taken_for_its_problem_alone_and_read_again_from_disk() -> None:
     assert _taken() == "winograd 4×4"
-    path = tuned.keep([(PROBLEM, FORWARD.value, 2, False, "direct")])
+    path = tuned.keep([(Job.of(PROBLEM, FORWARD, 2), "direct")])
     assert path is not None
     assert path.is_file()
     tuned._table.cache_clear()
     assert _taken() == "direct"
     assert _taken(kept=True) == "winograd 4×4"
-    assert choose(PROBLEM, FORWARD, 1).algorithm.name == "winograd 4×4"
-    assert choose(PROBLEM, Pass.INPUT_GRADIENT, 2).algorithm.name == "winograd 4×4"
+    assert choose(Job.of(PROBLEM, FORWARD, 1)).algorithm.name == "winograd 4×4"
+    assert choose(Job.of(PROBLEM, Pass.INPUT_GRADIENT, 2)).algorithm.name == "winograd 4×4"
     other = Problem.of(Conv2dSpec(64, 64, 3, padding=1), 1, (55, 56))
-    tuned.keep([(other, FORWARD.value, 2, False, "winograd 2×2")])
+    tuned.keep([(Job.of(other, FORWARD, 2), "winograd 2×2")])
     tuned._table.cache_clear()
     assert _taken() == "direct"
-    assert choose(other, FORWARD, 2).algorithm.name == "winograd 2×2"
+    assert choose(Job.of(other, FORWARD, 2)).algorithm.name == "winograd 2×2"
 
 
 def test_exactness_is_not_given_up_for_a_measurement() -> None:
-    tuned.keep([(PROBLEM, FORWARD.value, 2, False, "winograd 2×2")])
+    tuned.keep([(Job.of(PROBLEM, FORWARD, 2), "winograd 2×2")])
     assert _taken() == "winograd 2×2"
     assert _taken(exact=True) == "direct"
 
@@ -59,7 +62,7 @@ def test_a_damaged_file_is_left_aside(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_name_that_does_not_apply_is_left_aside() -> None:
-    tuned.keep([(PROBLEM, FORWARD.value, 2, False, "depthwise")])
+    tuned.keep([(Job.of(PROBLEM, FORWARD, 2), "depthwise")])
     assert _taken() == "winograd 4×4"
 
 
@@ -67,7 +70,7 @@ def test_a_name_that_does_not_apply_is_left_aside() -> None:
 def test_every_algorithm_that_applies_is_timed(channels_last: bool) -> None:
     problem = Problem.of(Conv2dSpec(20, 24, 3, padding=1), 2, (9, 10), channels_last=channels_last)
     for kept in (True, False):
-        names = [choice.algorithm.name for choice in considered(problem, FORWARD, 2)]
+        names = [choice.algorithm.name for choice in choices(problem, FORWARD)]
         prepared = {name: passes.prepare_forward(problem, 2, False, False, name) for name in names}
         times = tuned.quickest(prepared, problem, kept, seconds=0)
         assert list(times) == names
@@ -76,15 +79,15 @@ def test_every_algorithm_that_applies_is_timed(channels_last: bool) -> None:
 
 def test_strides_of_axes_of_size_one_make_no_difference() -> None:
     pointwise = Problem.of(Conv2dSpec(20, 3, 1), 1, (9, 10))
-    tuned.keep([(pointwise, FORWARD.value, 2, False, "direct")])
+    tuned.keep([(Job.of(pointwise, FORWARD, 2), "direct")])
     assert pointwise.w_strides == (20, 1, 20, 20)
-    assert tuned.chosen(replace(pointwise, w_strides=(20, 1, 1, 1)), FORWARD.value, 2, False) == "direct"
-    assert tuned.chosen(replace(pointwise, x_strides=(1800, 90, 10, 1)), FORWARD.value, 2, False) is None
+    assert tuned.chosen(Job.of(replace(pointwise, w_strides=(20, 1, 1, 1)), FORWARD, 2)) == "direct"
+    assert tuned.chosen(Job.of(replace(pointwise, x_strides=(1800, 90, 10, 1)), FORWARD, 2)) is None
 
 
 def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
     assert not tuned.forget()
-    tuned.keep([(PROBLEM, FORWARD.value, 2, False, "direct")])
+    tuned.keep([(Job.of(PROBLEM, FORWARD, 2), "direct")])
     assert tuned.where() == tmp_path / "choices.json"
     assert tuned.forget()
     assert _taken() == "winograd 4×4"

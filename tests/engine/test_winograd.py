@@ -10,18 +10,18 @@ from itertools import cycle, product
 
 import numpy as np
 import pytest
-from oracle import LAYOUTS, Case, Data, agree, check
+from oracle import LAYOUTS, Case, Data, agree, check, choices
 
 from convforge import Conv2dSpec, engine, reference
 from convforge.bench.layers import parse
 from convforge.engine import passes, runtime
 from convforge.engine import target as targets
 from convforge.engine.algorithms import winograd_weight_gradient
-from convforge.engine.algorithms.winograd import Shape, Tiled
 from convforge.engine.algorithms.winograd_weight_gradient import Division, divided
 from convforge.engine.geometry import Problem
 from convforge.engine.kernels.cook_toom import POINTS, Matrix, short_convolution
-from convforge.engine.select import Pass, considered
+from convforge.engine.kernels.winograd_tiles import Shape, Tiled
+from convforge.engine.plan import Job, Pass
 from convforge.errors import UserError
 
 TILES = ("winograd 4×4", "winograd 2×2")
@@ -130,31 +130,30 @@ def test_weight_gradients_however_the_work_is_divided(
     )]  # fmt: skip
     data = Data.of(cases[0])
 
-    def division(parts: tuple[int, int, int]) -> Callable[[Tiled, str, targets.Target, int], Division]:
-        def of(tiled: Tiled, dtype: str, target: targets.Target, _: int) -> Division:
-            return Division.of(tiled, dtype, replace(target, l2_bytes=20_000 if few else target.l2_bytes), *parts)
+    def division(parts: tuple[int, int, int]) -> Callable[[Job, Tiled], Division]:
+        def of(job: Job, tiled: Tiled) -> Division:
+            target = replace(job.target, l2_bytes=20_000 if few else job.target.l2_bytes)
+            return Division.of(replace(job, target=target), tiled, *parts)
 
         return of
 
-    try:
-        for threads, (case, parts) in zip(cycle((1, 2, 3, 5, 16)), product(cases, DIVISIONS), strict=False):
-            monkeypatch.setattr(winograd_weight_gradient, "divided", division(parts))
-            passes.prepare_weight_gradient.cache_clear()
-            runtime.workspace(4 << 20)
-            runtime._workspace.buffer.fill(255)
-            check(replace(case, threads=threads), data)
-    finally:
-        passes.prepare_weight_gradient.cache_clear()
+    monkeypatch.setattr(passes, "_prepared", passes._prepared.__wrapped__)  # what is kept was divided otherwise
+    for threads, (case, parts) in zip(cycle((1, 2, 3, 5, 16)), product(cases, DIVISIONS), strict=False):
+        monkeypatch.setattr(winograd_weight_gradient, "divided", division(parts))
+        runtime.workspace(4 << 20)
+        runtime._workspace.buffer.fill(255)
+        check(replace(case, threads=threads), data)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
 def test_work_is_divided_by_what_there_is_much_of(threads: int) -> None:
     def of(text: str, batch: int = 1) -> Division:
         layer = parse(text, batch)
-        (s,) = Pass.WEIGHT_GRADIENT.slidings(Problem.of(layer.spec, layer.batch, layer.size))
+        job = Job(Problem.of(layer.spec, layer.batch, layer.size), Pass.WEIGHT_GRADIENT, target, threads)
+        (s,) = job.slidings
         tiled = Tiled(s, Shape(4, 3))
-        found = divided(tiled, "float32", target, threads)
-        assert found == Division.of(tiled, "float32", target, found.splits, found.k_parts, found.c_parts)
+        found = divided(job, tiled)
+        assert found == Division.of(job, tiled, found.splits, found.k_parts, found.c_parts)
         assert found.memory(threads) <= runtime.KEPT_BYTES
         return found
 
@@ -174,20 +173,11 @@ def test_work_is_divided_by_what_there_is_much_of(threads: int) -> None:
 
 def test_splits_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches so large that the transformed tiles are cut into chunks, here with a cache of nearly nothing."""
-    before = targets.current().l2_bytes
-    monkeypatch.setattr(targets, "_cache_bytes", lambda: (4096, 16384, 65536))
-    targets._named.cache_clear()
-    passes.prepare_forward.cache_clear()
-    try:
-        assert targets.current().l2_bytes < before
-        for tile in TILES:
-            spec = Conv2dSpec(70, 66, 3, padding=1, groups=2)
-            check(Case(spec, (21, 22), batch=3, layouts=NHWC, exact=False, algorithm=tile))
-    finally:
-        targets._named.cache_clear()
-        passes.prepare_forward.cache_clear()
-        passes.prepare_input_gradient.cache_clear()
-        passes.prepare_weight_gradient.cache_clear()
+    tiny = replace(targets.current(), l1_bytes=4096, l2_bytes=16384, l3_bytes=65536)
+    monkeypatch.setattr(passes, "current", lambda: tiny)
+    for tile in TILES:
+        spec = Conv2dSpec(70, 66, 3, padding=1, groups=2)
+        check(Case(spec, (21, 22), batch=3, layouts=NHWC, exact=False, algorithm=tile))
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -207,7 +197,7 @@ def test_weights_that_were_packed_before_give_the_same_numbers() -> None:
         kept = np.empty(prepared.packed_bytes + 64, np.uint8)
         address = kept.ctypes.data + -kept.ctypes.data % 64
         prepared.pack(w.ctypes.data, address)
-        runtime.workspace(prepared.workspace_bytes)
+        runtime.workspace(prepared.work_bytes(packed=True))
         prepared.run(packed=address, x=x.ctypes.data, w=0, y=again.ctypes.data)
         assert y.tobytes() == again.tobytes()
         wanted = reference.conv2d(x, w, None, spec)
@@ -227,9 +217,9 @@ def test_who_asks_for_exactness_or_float64_gets_no_rearranged_products() -> None
     spec = Conv2dSpec(64, 64, 3, padding=1)
     for which in Pass:
         single, double = (Problem.of(spec, 1, (56, 56), dtype) for dtype in ("float32", "float64"))
-        assert considered(single, which, 2)[0].algorithm.name == "winograd 4×4"
-        assert all(choice.algorithm.exact for choice in considered(single, which, 2, exact=True))
-        assert all(choice.algorithm.exact for choice in considered(double, which, 2))
+        assert choices(single, which)[0].algorithm.name == "winograd 4×4"
+        assert all(choice.algorithm.exact for choice in choices(single, which, exact=True))
+        assert all(choice.algorithm.exact for choice in choices(double, which))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +229,6 @@ def test_who_asks_for_exactness_or_float64_gets_no_rearranged_products() -> None
 def test_where_it_does_not_apply_the_error_names_what_does(spec: Conv2dSpec) -> None:
     x, w = np.ones((1, 8, 9, 9), np.float32), np.ones(spec.weight_shape, np.float32)
     with pytest.raises(
-        UserError, match=r"'winograd 4×4' does not apply to the forward of this convolution; these do: "
+        UserError, match=r"'winograd 4×4' does not apply to the forward of this convolution: it .+; these do: "
     ):
         engine.conv2d(x, w, None, spec, algorithm="winograd 4×4")

@@ -12,15 +12,16 @@ from rich.console import Console
 from convforge.bench.layers import parse
 from convforge.bench.machine import Machine
 from convforge.engine import target as targets
-from convforge.engine.describe import Description, Held, Inner, Loop, Step, Tile, largest_tile
 from convforge.engine.geometry import Problem
-from convforge.engine.select import ALGORITHMS, Algorithm, Pass
+from convforge.engine.nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile
+from convforge.engine.plan import Algorithm, Job, Pass
+from convforge.engine.select import considered
 from convforge.explain.assembly import find, inner_loop
 from convforge.explain.gather import Considered, Explanation, PassExplained
 from convforge.explain.text import as_text
 
 # How many times fewer products than the definition, by kernel and algorithm.
-WINOGRAD = {(3, "winograd 4×4"): 4, (3, "winograd 2×2"): 2.25, (5, "winograd 2×2"): 100 / 36}
+WINOGRAD = {(3, "winograd 4×4"): 4, (3, "winograd 2×2"): 2.25, (5, "winograd 2×2 of 5×5"): 100 / 36}
 
 LAYERS = (
     "64,56,128,3,stride=2,padding=1", "3,224,64,7,stride=2,padding=3", "1024,14,256,1", "20,9,6,3,groups=2",
@@ -30,27 +31,26 @@ LAYERS = (
 )  # fmt: skip
 
 
-def descriptions(text: str, which: Pass) -> Iterator[tuple[Algorithm, Description]]:
-    """Of every algorithm that applies and describes itself."""
+def nests(text: str, which: Pass, target: targets.Target) -> Iterator[tuple[Algorithm, Nest]]:
+    """Of every algorithm that applies."""
     layer = parse(text)
-    problem = Problem.of(layer.spec, layer.batch, layer.size)
-    for algorithm in ALGORITHMS:
-        if algorithm.describe is not None and algorithm.applies(problem, which):
-            yield algorithm, algorithm.describe(problem, which, 2)
+    for kept in (False, True):
+        job = Job.of(Problem.of(layer.spec, layer.batch, layer.size), which, 2, kept, target=target)
+        for choice in considered(job).choices:
+            yield choice.algorithm, choice.plan.nest
 
 
 @pytest.mark.parametrize("name", targets.available())
 @pytest.mark.parametrize("which", Pass)
 @pytest.mark.parametrize("text", LAYERS)
-def test_the_loops_do_all_products(text: str, which: Pass, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loops_do_all_products(text: str, which: Pass, name: str) -> None:
     """The product of all counts is no less than the products that there are, and for the direct algorithm not much
     more: the last block, tile and vector may be smaller than the others."""
-    monkeypatch.setenv("CONVFORGE_TARGET", name)
     layer = parse(text)
     problem = Problem.of(layer.spec, layer.batch, layer.size)
     macs = max(s.macs for s in which.slidings(problem))
     seen = set()
-    for algorithm, d in descriptions(text, which):
+    for algorithm, d in nests(text, which, targets.named(name)):
         seen.add(algorithm.name)
         done = d.tile.multiply_adds * d.tile.lanes
         for loop in d.loops:
@@ -74,14 +74,11 @@ def test_the_loops_do_all_products(text: str, which: Pass, name: str, monkeypatc
         "64,56,3,5,padding=2",
     ],
 )
-def test_the_inner_loop_has_the_multiply_adds_of_the_tile(
-    text: str, which: Pass, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CONVFORGE_TARGET", name)
-    for algorithm, d in descriptions(text, which):
+def test_the_inner_loop_has_the_multiply_adds_of_the_tile(text: str, which: Pass, name: str) -> None:
+    for algorithm, d in nests(text, which, targets.named(name)):
         if algorithm.name == "direct" and parse(text).spec.groups > 1:
             continue  # tiles of a single channel; nobody takes it
-        loop = inner_loop(d.inner, "float32", targets.current())
+        loop = inner_loop(d.inner, "float32", targets.named(name))
         assert loop is not None
         assert loop.multiply_adds == d.tile.multiply_adds
         assert loop.reads >= d.tile.loads
@@ -89,7 +86,7 @@ def test_the_inner_loop_has_the_multiply_adds_of_the_tile(
 
 
 def test_tile_arithmetic() -> None:
-    tile = Tile(14, "pixels", 2, "channels", 16, 32)
+    tile = RegisterTile(14, "pixels", 2, "channels", 16, 32)
     assert (tile.sums, tile.registers_used, tile.loads, tile.cycles, tile.limit) == (
         28,
         31,
@@ -97,11 +94,11 @@ def test_tile_arithmetic() -> None:
         14.0,
         "the multipliers",
     )
-    lanewise = Tile(14, "pixels", 2, "channels", 16, 32, lanewise=True)
+    lanewise = RegisterTile(14, "pixels", 2, "channels", 16, 32, lanewise=True)
     assert (lanewise.loads, lanewise.cycles, lanewise.limit) == (30, 15.0, "loads")
-    shared = Tile(8, "pixels", 1, "channels", 16, 32, step=Step(24, 3, 10))
+    shared = RegisterTile(8, "pixels", 1, "channels", 16, 32, step=TileStep(24, 3, 10))
     assert (shared.registers_used, shared.loads, shared.cycles, shared.limit) == (12, 13, 12.0, "the multipliers")
-    small = Tile(2, "pixels", 1, "channels", 16, 32)
+    small = RegisterTile(2, "pixels", 1, "channels", 16, 32)
     assert (small.cycles, small.limit) == (4.0, "the multiply-add's own four cycles")
     assert [largest_tile(n, 14) for n in (1, 14, 15, 28, 29)] == [1, 14, 8, 14, 10]
 
@@ -154,14 +151,14 @@ def test_the_text_is_as_it_was_judged_good(golden: Callable[[str, str], None]) -
     )
     limits = Machine("avx512", 2, peak=450e9, memory=45e9, cache=290e9)
     layer = parse("64,56,128,3,stride=2,padding=1")
-    description = Description(
+    description = Nest(
         (
-            Loop(12, "task", "shared out among 2 threads: 3 blocks × 4 panels", "copy the block's input"),
-            Loop(1, "part", "of the sum"),
-            Loop(20, "tile", "of at most 14 pixels of a row"),
-            Loop(384, "product", "added to every sum of the tile"),
+            Level(12, "task", "shared out among 2 threads: 3 blocks × 4 panels", "copy the block's input"),
+            Level(1, "part", "of the sum"),
+            Level(20, "tile", "of at most 14 pixels of a row"),
+            Level(384, "product", "added to every sum of the tile"),
         ),
-        Tile(14, "result pixels", 2, "result channels", 16, 32),
+        RegisterTile(14, "result pixels", 2, "result channels", 16, 32),
         (Held("all weights, packed", 294912), Held("a block's packed input", 306432, "L2")),
         Inner(lambda: None, "forward_14x2"),
         after="bring the result into its layout",
@@ -170,14 +167,14 @@ def test_the_text_is_as_it_was_judged_good(golden: Callable[[str, str], None]) -
     common = {
         "which": Pass.FORWARD, "algorithm": "direct", "reason": "it is the best", "description": description,
         "considered": (Considered("direct", 301e-6, 322e-6), Considered("depthwise", None, 541e-6)),
-        "refused": {"winograd 4×4": "does not apply"},
+        "refused": {"winograd 4×4": "is for stride 1"},
         "bytes": layer.bytes(Pass.FORWARD), "intensity": layer.intensity(Pass.FORWARD),
         "attainable": 450e9, "predicted": 301e-6, "measured": 322e-6, "kept": True, "otherwise": 341e-6,
-        "workspace_bytes": 612864,
+        "work_bytes": 612864,
         "inner_loop": find("f:\n.L1:\n  mulps (%rax), %xmm1\n  jne .L1\n", "f"),
     }  # fmt: skip
     bare = common | {
-        "which": Pass.WEIGHT_GRADIENT, "description": None, "predicted": None, "kept": False, "otherwise": None,
+        "which": Pass.WEIGHT_GRADIENT, "predicted": None, "kept": False, "otherwise": None,
         "refused": {},
         "attainable": 100e9, "intensity": 100 / 45,
     }  # fmt: skip

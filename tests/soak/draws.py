@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from oracle import LAYOUTS, Case, embed, some_case
+from oracle import LAYOUTS, Case, applies, embed, some_case
 
 from convforge import Conv2dSpec, engine
-from convforge.engine.select import ALGORITHMS, Algorithm, Pass
+from convforge.engine.algorithms import ALGORITHMS
+from convforge.engine.plan import Algorithm, Pass
 
 _LAST, _FIRST = ("NHWC",) * 3, ("NCHW",) * 3
 CORNERS = (
@@ -25,7 +26,7 @@ CORNERS = (
 """A little more than a vector or a panel, in memory that is read where it lies as well as in memory that is not."""
 
 KINDS = ("3×3", "depthwise", "grouped", "5×5", "few outputs", "dense", "pointwise", "few a group")
-"""What is drawn, in turn: a row of `select.ALGORITHMS` applies to each."""
+"""What is drawn, in turn: a row of `ALGORITHMS` applies to each."""
 
 
 def drawn(choose: random.Random, kind: str) -> Case:
@@ -83,7 +84,7 @@ def applying(case: Case) -> Iterator[tuple[Pass, Algorithm]]:
     problem = engine._problem(x, w, y, case.spec)
     for row in ALGORITHMS:
         for which in Pass:
-            if row.applies(problem, which):
+            if applies(row, problem, which):
                 yield which, row
 
 

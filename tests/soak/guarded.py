@@ -18,9 +18,10 @@ import numpy as np
 from oracle import BOUND, SENTINEL, Case, Data, agree
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import fingerprint, passes, runtime, select
+from convforge.engine import fingerprint, passes, runtime
 from convforge.engine.arrays import address
-from convforge.engine.prepared import LINE, Prepared
+from convforge.engine.plan import Algorithm
+from convforge.engine.program import LINE, Prepared
 
 from .apart import announced, say, whole
 from .draws import applying, cases
@@ -109,7 +110,7 @@ class Fences:
         with lent(prepared, self.at_end):
             prepared.run(packed.address, w=address(w), **addresses)
 
-    def forward(self, row: select.Algorithm) -> None:
+    def forward(self, row: Algorithm) -> None:
         case, data, spec = self.case, self.data, self.case.spec
         x_layout, w_layout, y_layout = case.layouts
         x, w = self.read(data.x, x_layout), self.read(data.w, w_layout)
@@ -125,24 +126,23 @@ class Fences:
         if prepared(True).packed_bytes:
             y = self.written(nothing, y_layout, lambda y: self.run_packed(prepared(True), w, x=x, y=y, bias=bias))
             agree(case, data, "y", y)
-        if row.fuses:
-            residual = self.read(data.dy, y_layout)
-            for activation, itself in (("relu", False), ("silu", True), ("", True)):
-                how: dict[str, Any] = {"activation": activation, "residual": True}
-                got = self.written(
-                    data.dy if itself else nothing,
-                    y_layout,
-                    lambda y: self.run(
-                        prepared(**how),  # noqa: B023
-                        x=x, w=w, y=y, bias=bias, residual=y if itself else residual,  # noqa: B023
-                    ),
-                )  # fmt: skip
-                total = y.astype(np.float64) + data.dy
-                wanted = ACTIVATIONS[activation](total) if activation else total
-                allowed = BOUND[case.dtype] * float(np.linalg.norm(abs(y.astype(np.float64)) + abs(data.dy)))
-                assert float(np.linalg.norm(got - wanted)) <= allowed, f"{activation!r} and a residual"
+        residual = self.read(data.dy, y_layout)
+        for activation, itself in (("relu", False), ("silu", True), ("", True)):
+            how: dict[str, Any] = {"activation": activation, "residual": True}
+            got = self.written(
+                data.dy if itself else nothing,
+                y_layout,
+                lambda y: self.run(
+                    prepared(**how),  # noqa: B023
+                    x=x, w=w, y=y, bias=bias, residual=y if itself else residual,  # noqa: B023
+                ),
+            )  # fmt: skip
+            total = y.astype(np.float64) + data.dy
+            wanted = ACTIVATIONS[activation](total) if activation else total
+            allowed = BOUND[case.dtype] * float(np.linalg.norm(abs(y.astype(np.float64)) + abs(data.dy)))
+            assert float(np.linalg.norm(got - wanted)) <= allowed, f"{activation!r} and a residual"
 
-    def input_gradient(self, row: select.Algorithm) -> None:
+    def input_gradient(self, row: Algorithm) -> None:
         case, data, spec = self.case, self.data, self.case.spec
         x_layout, w_layout, y_layout = case.layouts
         dy, w = self.read(data.dy, y_layout), self.read(data.w, w_layout)
@@ -158,7 +158,7 @@ class Fences:
             dx = self.written(nothing, x_layout, lambda dx: self.run_packed(prepared(True), w, x=dx, y=dy))
             agree(case, data, "dx", dx)
 
-    def weight_gradient(self, row: select.Algorithm) -> None:
+    def weight_gradient(self, row: Algorithm) -> None:
         case, data, spec = self.case, self.data, self.case.spec
         x_layout, w_layout, y_layout = case.layouts
         x, dy = self.read(data.x, x_layout), self.read(data.dy, y_layout)

@@ -33,8 +33,7 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     # a new dictionary, so that code that runs elsewhere is found again when the test has ended
     monkeypatch.setattr(runtime, "_compiled", {})
-    for prepare in (passes.prepare_forward, passes.prepare_input_gradient, passes.prepare_weight_gradient):
-        prepare.cache_clear()
+    passes._prepared.cache_clear()
 
 
 def at_once(soak: Soak, work: list[tuple[Case, Data]], times: int) -> None:

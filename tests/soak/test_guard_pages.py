@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from convforge.engine import target
-from convforge.engine.select import ALGORITHMS, Pass
+from convforge.engine.algorithms import ALGORITHMS
+from convforge.engine.plan import Pass
 
 from .apart import tried_apart
 from .conftest import Soak

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from oracle import check, check_each, some_case
 
-from convforge.engine.select import ALGORITHMS
+from convforge.engine.algorithms import ALGORITHMS
 
 from .conftest import Soak
 from .draws import CORNERS, cases

@@ -25,8 +25,9 @@ from processes import answer
 import convforge
 from convforge import Conv2dSpec, UserError, engine
 from convforge.engine import passes, runtime
+from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.arrays import address
-from convforge.engine.select import ALGORITHMS, Algorithm
+from convforge.engine.plan import Algorithm
 
 from .conftest import Soak
 from .draws import CORNERS, cases

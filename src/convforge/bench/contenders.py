@@ -21,8 +21,8 @@ from torch import Tensor
 from .. import by_torch, ops
 from ..engine import Problem, runtime
 from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
-from ..engine.prepared import Prepared
-from ..engine.select import Pass
+from ..engine.plan import Pass
+from ..engine.program import Prepared
 from ..kept import freeze
 from .layers import Layer
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.select import Pass
+from ..engine.plan import Pass
 from ..errors import UserError
 from ..models.resolve import Shape, resolve
 from ..planning import Row, plan

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.select import Pass
+from ..engine.plan import Pass
 from ..errors import UserError
 from .run import Report
 

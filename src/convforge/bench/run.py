@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
-from ..engine.describe import many
-from ..engine.select import ALGORITHMS, Pass, choose, considered
+from ..engine.algorithms import ALGORITHMS
+from ..engine.nest import many
+from ..engine.plan import Job, Pass
+from ..engine.select import choose, considered
 from ..errors import UserError
 from ..precision import set_precision
 from . import machine, memory
@@ -221,12 +223,13 @@ def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], note
     """One row a pass."""
     for which in settings.passes:
         threads, exact, kept = settings.threads, settings.exact, settings.kept(which)
-        names = [choice.algorithm.name for choice in considered(work.problem, which, threads, exact, kept)]
+        job = Job.of(work.problem, which, threads, kept)
+        names = [choice.algorithm.name for choice in considered(job, exact).choices]
         if settings.algorithm not in ("", ALL, *names):
             notes[f"{settings.algorithm!r} does not apply to the {which} of some of the layers; left out."] = None
             continue
         wanted = "" if settings.algorithm == ALL else settings.algorithm
-        chosen = choose(work.problem, which, threads, exact, wanted, kept).algorithm.name
+        chosen = choose(Job.of(work.problem, which, threads, kept), exact, wanted).algorithm.name
         engine = partial(work.with_algorithm, which, threads, exact, kept)
         own = {name: engine(name) for name in (names if settings.algorithm == ALL else [wanted] if wanted else [])}
         libraries = {

@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from ..engine.select import Pass
+from ..engine.plan import Pass
 from .contenders import CHANNELS_LAST, PLAIN
 from .layers import Layer
 from .machine import Machine

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..engine import tuned
 from ..engine.geometry import Problem
-from ..engine.select import Pass, considered
+from ..engine.plan import Job, Pass
+from ..engine.select import considered
 from . import machine
 from .contenders import prepare
 from .layers import Layer
@@ -28,12 +29,18 @@ class Case:
     """One pass of a layer in one memory format; `kept`: weights stay, and so does their packed form."""
 
     layer: Layer
-    which: Pass
     channels_last: bool
-    kept: bool
-    problem: Problem
+    job: Job
     names: tuple[str, ...]
     """The algorithms that apply, the model's choice first."""
+
+    @property
+    def which(self) -> Pass:
+        return self.job.which
+
+    @property
+    def kept(self) -> bool:
+        return self.job.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +97,10 @@ def cases(layers: Iterable[Layer], passes: Sequence[Pass], threads: int) -> list
         if which is Pass.WEIGHT_GRADIENT and kept:
             continue  # it reads no weights
         problem = Problem.of(layer.spec, layer.batch, layer.size, channels_last=channels_last)
-        names = tuple(choice.algorithm.name for choice in considered(problem, which, threads, kept=kept))
+        job = Job.of(problem, which, threads, kept)
+        names = tuple(choice.algorithm.name for choice in considered(job).choices)
         if len(names) > 1:
-            found.append(Case(layer, which, channels_last, kept, problem, names))
+            found.append(Case(layer, channels_last, job, names))
     return found
 
 
@@ -118,17 +126,17 @@ def measure(
             raise
     kept = [f for f in findings if f.is_kept]
     if kept:
-        tuned.keep((f.case.problem, f.case.which.value, threads, f.case.kept, f.chosen) for f in kept)
+        tuned.keep((f.case.job, f.chosen) for f in kept)
     return findings
 
 
 def _find(case: Case, threads: int, seconds: float) -> Finding:
-    before = tuned.chosen(case.problem, case.which.value, threads, case.kept)
-    prepared = {name: prepare(case.problem, case.which, threads, False, name, case.kept) for name in case.names}
-    times = tuned.quickest(prepared, case.problem, case.kept, seconds)
+    before = tuned.chosen(case.job)
+    prepared = {name: prepare(case.job.problem, case.which, threads, False, name, case.kept) for name in case.names}
+    times = tuned.quickest(prepared, case.job.problem, case.kept, seconds)
     model, best = case.names[0], min(times, key=lambda name: times[name])
     if times[model] > (1 + WORTH) * times[best]:
         # The least of several noisy times is too small more often than not: only what wins twice has won.
-        times |= tuned.quickest({name: prepared[name] for name in (model, best)}, case.problem, case.kept, seconds)
+        times |= tuned.quickest({name: prepared[name] for name in (model, best)}, case.job.problem, case.kept, seconds)
     chosen = best if times[model] > (1 + WORTH) * times[best] else model
     return Finding(case, times, chosen, before)

@@ -13,7 +13,7 @@ import typer
 from .measuring import Batch, Exact, Input, Passes
 
 if TYPE_CHECKING:
-    from ..engine.select import Pass
+    from ..engine.plan import Pass
 
 _Step = TypeVar("_Step")
 
@@ -139,7 +139,7 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
     Raises:
         UserError: where one is not known, or none is given.
     """
-    from ..engine.select import Pass
+    from ..engine.plan import Pass
     from ..errors import UserError
 
     by_word = {which.value.split()[0]: which for which in Pass}

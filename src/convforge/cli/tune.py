@@ -157,7 +157,7 @@ def _table(findings: Sequence[Finding]) -> Table:
 
 
 def _weights(case: Case) -> str:
-    from ..engine.select import Pass
+    from ..engine.plan import Pass
 
     if case.which is Pass.WEIGHT_GRADIENT:
         return ""

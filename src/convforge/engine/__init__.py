@@ -29,7 +29,7 @@ from ..spec import Conv2dSpec, Pair
 from .arrays import address, check_output, check_steps, readable
 from .geometry import Problem
 from .passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
-from .prepared import most_threads
+from .program import most_threads
 from .runtime import usable_threads
 
 __all__ = ["Problem", "bias_gradient", "conv2d", "input_gradient", "weight_gradient"]

@@ -26,7 +26,7 @@ from llvmlite import ir
 from . import runtime
 from . import target as targets
 from .kernels.ir import I32, I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
-from .prepared import Program, step
+from .program import Program, step
 
 _CHAINS = 4
 _WIDE_MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ by the golden ratio: bits without pattern

@@ -451,9 +451,14 @@ class Blocking:
     row_pitch: int
     scratch_numbers: int
 
+    def count(self, s: Sliding) -> tuple[int, int]:
+        """Blocks down and across an image."""
+        return ceil_div(s.vertical.out, self.rows), ceil_div(s.horizontal.out, self.columns)
+
     def arguments(self, s: Sliding) -> dict[str, int]:
         """What the kernels are told: the `BLOCK_ARGUMENTS` but for addresses."""
         v, h = s.vertical, s.horizontal
+        down, across = self.count(s)
         touching = h.dilation * self.pitch == s.channels and not s.lanewise
         return {
             "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step,
@@ -463,7 +468,7 @@ class Blocking:
             "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
             "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
             "block_rows": self.rows, "block_columns": self.columns,
-            "row_blocks": ceil_div(v.out, self.rows), "column_blocks": ceil_div(h.out, self.columns),
+            "row_blocks": down, "column_blocks": across,
             "pitch": self.pitch, "row_pitch": self.row_pitch, "in_place": int(self.in_place),
             "slot_r": v.kernel if self.sparse else v.stride,
             "slot_i": 1 if self.sparse else v.dilation,

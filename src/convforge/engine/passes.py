@@ -1,18 +1,20 @@
-"""The three passes of a convolution: which algorithm, prepared and kept, so that a call only fills in addresses."""
+"""The three passes of a convolution, prepared and kept, so that a call only fills in addresses."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
-from .algorithms import direct
+from .algorithms.direct import clear_weights
 from .geometry import Problem
 from .kernels.epilogue import Epilogue
-from .prepared import Prepared
-from .select import Pass, choose
+from .plan import Job, Pass
+from .program import Prepared
+from .select import choose
+from .target import Target, current
 
 
-@lru_cache(maxsize=4096)
 def prepare_forward(
     problem: Problem,
     threads: int,
@@ -22,40 +24,57 @@ def prepare_forward(
     kept: bool = False,
     activation: str = "",
     residual: bool = False,
+    target: Target | None = None,
 ) -> Prepared:
     """y = activation(x ⋆ w + bias + residual): `bias`, where there is one, is a number an output channel; `residual`
     has y's shape and lies in memory as y does; it may be y itself.
 
     `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name; `kept` says that
-    the caller keeps the packed weights.
+    the caller keeps the packed weights; `target` is this CPU where none is given.
     """
-    epilogue = Epilogue(bias, activation, residual)
-    row = choose(problem, Pass.FORWARD, threads, exact, algorithm, kept, epilogue.fused).algorithm
-    return _steady(row.slide(row.name, problem, Pass.FORWARD, threads, epilogue), kept)
+    finish = Epilogue(bias, activation, residual)
+    return _prepared(problem, Pass.FORWARD, threads, kept, finish, target or current(), exact, algorithm)
 
 
-@lru_cache(maxsize=4096)
 def prepare_input_gradient(
-    problem: Problem, threads: int, exact: bool = False, algorithm: str = "", kept: bool = False
+    problem: Problem,
+    threads: int,
+    exact: bool = False,
+    algorithm: str = "",
+    kept: bool = False,
+    target: Target | None = None,
 ) -> Prepared:
     """x's gradient, into `x`, from y's gradient, in `y`, and w."""
-    row = choose(problem, Pass.INPUT_GRADIENT, threads, exact, algorithm, kept).algorithm
-    return _steady(row.slide(row.name, problem, Pass.INPUT_GRADIENT, threads, Epilogue()), kept)
+    return _prepared(problem, Pass.INPUT_GRADIENT, threads, kept, Epilogue(), target or current(), exact, algorithm)
 
 
-@lru_cache(maxsize=4096)
-def prepare_weight_gradient(problem: Problem, threads: int, exact: bool = False, algorithm: str = "") -> Prepared:
+def prepare_weight_gradient(
+    problem: Problem, threads: int, exact: bool = False, algorithm: str = "", target: Target | None = None
+) -> Prepared:
     """w's gradient, into `w`, from x and y's gradient, in `y`."""
-    row = choose(problem, Pass.WEIGHT_GRADIENT, threads, exact, algorithm).algorithm
-    prepared = row.correlate(row.name, problem, threads)
-    slidings = Pass.WEIGHT_GRADIENT.slidings(problem)
-    met = sum(s.vertical.kernel * s.horizontal.kernel for s in slidings if not s.blank)
-    if met < problem.w_shape[2] * problem.w_shape[3]:  # taps that are nowhere inside the image: no one writes there
-        prepared = replace(prepared, compute=prepared.compute.after((direct.clear_weights_step(problem),)))
+    return _prepared(problem, Pass.WEIGHT_GRADIENT, threads, False, Epilogue(), target or current(), exact, algorithm)
+
+
+@lru_cache(maxsize=8192)
+def _prepared(
+    problem: Problem,
+    which: Pass,
+    threads: int,
+    kept: bool,
+    finish: Epilogue,
+    target: Target,
+    exact: bool,
+    algorithm: str,
+) -> Prepared:
+    job = Job.of(problem, which, threads, kept, finish, target)
+    choice = choose(job, exact, algorithm)
+    prepared = choice.plan.prepared(choice.algorithm.name)
+    if kept:
+        # The same steps whether packed weights are at hand already or not: the first call has to give the bits that the
+        # later ones give, and threads that pack for themselves may add up in another order.
+        return replace(prepared, unpacked=None)
+    if which is Pass.WEIGHT_GRADIENT:
+        met = sum(s.vertical.kernel * s.horizontal.kernel for s in job.slidings if not s.blank)
+        if met < math.prod(problem.w_shape[2:]):  # taps that are nowhere inside the image: no one writes there
+            return replace(prepared, compute=prepared.compute.preceded_by((clear_weights(job),)))
     return prepared
-
-
-def _steady(prepared: Prepared, kept: bool) -> Prepared:
-    """For callers that keep the packed weights, the same steps whether they are at hand already or not: `alone` may add
-    up in another order, and the first call has to give the bits that the later ones give."""
-    return replace(prepared, alone=None) if kept else prepared

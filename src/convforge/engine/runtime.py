@@ -279,7 +279,7 @@ def _openmp() -> OpenMP | None:
 # A program is one block of numbers: first what `program` names here, then (kernel, where its arguments begin) for each
 # phase, then the arguments; after these `length` numbers come `patches` triples (position, buffer, offset): where the
 # address of a buffer belongs.
-_HEADER = ("parallel", "thread_number", "thread_count", "phases", "first", "end", "rounds", "length", "patches")
+_HEADER = ("parallel", "thread_number", "thread_count", "phases", "length", "patches")
 _LENGTH, _PATCHES = _HEADER.index("length"), _HEADER.index("patches")
 
 BUFFERS = ("x", "w", "y", "bias", "residual", "packed", "work", "zeros")
@@ -290,13 +290,8 @@ _Block = Any  # a ctypes array of int64
 _COPIED_AT_ONCE = 8
 
 
-def program(
-    phases: Sequence[tuple[int, Sequence[int]]], first: int = 0, end: int = 0, rounds: int = 1
-) -> tuple[list[int], list[int]]:
-    """Kernels with their arguments as one block, and where in it each one's arguments begin.
-
-    The phases from `first` to before `end` are repeated `rounds` times, as a group; their argument "round" counts.
-    """
+def program(phases: Sequence[tuple[int, Sequence[int]]]) -> tuple[list[int], list[int]]:
+    """Kernels with their arguments as one block, and where in it each one's arguments begin."""
     omp = _openmp()
     control = [0, 0, 0] if omp is None else [omp.parallel, omp.thread_number, omp.thread_count]
     starts: list[int] = []
@@ -308,7 +303,7 @@ def program(
         numbers += arguments
     length = len(_HEADER) + len(table) + len(numbers)
     padding = -length % _COPIED_AT_ONCE
-    header = [*control, len(phases), first, end, rounds, length + padding, 0]
+    header = [*control, len(phases), length + padding, 0]
     return [*header, *table, *numbers, *[0] * padding], starts
 
 
@@ -340,19 +335,16 @@ def _build_run(module: ir.Module) -> None:
     b.call(_callee(b, words[0], body_type), [b.inttoptr(words[1].value, PTR), number, count])
     member.done()
 
-    # The phases from `start` to before `stop`, in round `r`.
-    some = Function(module, "phases", [PTR, I64, I64, I64, I64], "float32", internal=True)
-    b, block = some.builder, some.pointer(0, I64)
-    start, stop, r, threads = (some.integer(n) for n in (1, 2, 3, 4))
+    f, block, _, threads = kernel(module, "run", "float32")
+    b = f.builder
     team = b.alloca(I64, 4)
     alone = threads.compare("==", 1)
-    with some.loop(stop, start=start) as phase:
+    with f.loop(block.at(_HEADER.index("phases")).integer()) as phase:
         entry = block.at(phase.index * 2 + len(_HEADER))
         body, arguments = entry.integer(), block.at(entry.at(1).integer())
-        arguments.put(r.value)
-        with some.if_else(alone) as (yes, no):
+        with f.if_else(alone) as (yes, no):
             with yes:
-                one_thread = [arguments.value, some.const(0).value, some.const(1).value]
+                one_thread = [arguments.value, f.const(0).value, f.const(1).value]
                 b.call(_callee(b, body, body_type), one_thread)
             with no:
                 address = Int(b, b.ptrtoint(arguments.value, I64))
@@ -360,14 +352,6 @@ def _build_run(module: ir.Module) -> None:
                     b.store(value.value, b.gep(team, [ir.Constant(I64, n)], source_etype=I64))
                 fork = [member.function, team, b.trunc(threads.value, I32), ir.Constant(I32, 0)]
                 b.call(_callee(b, block.at(0).integer(), parallel), fork)
-    some.done()
-
-    f, block, _, threads = kernel(module, "run", "float32")
-    count, first, end, rounds = (block.at(_HEADER.index(name)).integer() for name in _HEADER[3:_LENGTH])
-    f.call(some, block, 0, first, 0, threads)
-    with f.loop(rounds) as turn:
-        f.call(some, block, first, end, turn.index, threads)
-    f.call(some, block, end, count, 0, threads)
     f.done()
     run = f
 
@@ -430,13 +414,8 @@ def run(block: _Block, threads: int) -> None:
 
 def _run_on_pool(block: _Block, threads: int) -> None:
     """The same where there is no OpenMP runtime."""
-    count, first, end, rounds = block[3:_LENGTH]
-    turns = [(n, 0) for n in range(first)]
-    turns += [(n, r) for r in range(rounds) for n in range(first, end)]
-    turns += [(n, 0) for n in range(end, count)]
-    for phase, r in turns:
+    for phase in range(block[_HEADER.index("phases")]):
         kernel_address, start = block[len(_HEADER) + 2 * phase], block[len(_HEADER) + 2 * phase + 1]
-        block[start] = r
         arguments = ctypes.addressof(block) + 8 * start
         list(_pool(threads).map(lambda t: _KERNEL(kernel_address)(arguments, t, threads), range(threads)))  # noqa: B023
 

@@ -69,11 +69,12 @@ def current() -> Target:
 
     Raises `UserError` if the variable names a target that this CPU does not have.
     """
-    return _named(os.environ.get("CONVFORGE_TARGET", ""))
+    return named(os.environ.get("CONVFORGE_TARGET", ""))
 
 
 @cache
-def _named(wanted: str) -> Target:
+def named(wanted: str) -> Target:
+    """The target of this name that this CPU has; "" for the best. Raises `UserError` where it has none."""
     names = available()
     name = wanted or names[0]
     if name not in names:

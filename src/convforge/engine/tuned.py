@@ -17,24 +17,24 @@ from pathlib import Path
 import numpy as np
 
 from . import runtime
-from . import target as targets
 from .geometry import Problem
-from .prepared import LINE, Prepared
+from .plan import Job
+from .program import LINE, Prepared
 
 _NAME = "choices.json"
 _MOST_BYTES = 16 << 20
 
 
-def chosen(problem: Problem, which: str, threads: int, kept: bool) -> str | None:
+def chosen(job: Job) -> str | None:
     """The algorithm that was measured to be the quickest, if this problem was measured."""
     table = _table()
-    return table.get(_key(problem, which, threads, kept)) if table else None
+    return table.get(_key(job)) if table else None
 
 
-def keep(choices: Iterable[tuple[Problem, str, int, bool, str]]) -> Path | None:
-    """Add choices, (problem, pass, threads, kept, algorithm), to those on disk; where they are now, if anywhere."""
+def keep(choices: Iterable[tuple[Job, str]]) -> Path | None:
+    """Add choices, a job and the name of an algorithm, to those on disk; where they are now, if anywhere."""
     table = _table()
-    table |= {_key(problem, which, threads, kept): name for problem, which, threads, kept, name in choices}
+    table |= {_key(job): name for job, name in choices}
     path = where()
     if path is None:
         return None
@@ -106,11 +106,12 @@ def _filled(
     return view
 
 
-def _key(problem: Problem, which: str, threads: int, kept: bool) -> str:
-    p = problem
+def _key(job: Job) -> str:
+    p = job.problem
+    layouts = (_layout(shape, strides) for shape, strides in _tensors(p))
     parts: tuple[object, ...] = (
-        targets.current().name, threads, which, "kept" if kept else "packed", p.dtype, p.x_shape, p.w_shape, p.y_shape,
-        p.stride, p.pads, p.dilation, p.groups, *(_layout(shape, strides) for shape, strides in _tensors(p)),
+        job.target.name, job.threads, job.which, "kept" if job.kept else "packed", p.dtype,
+        p.x_shape, p.w_shape, p.y_shape, p.stride, p.pads, p.dilation, p.groups, *layouts,
     )  # fmt: skip
     return " ".join(str(part).replace(" ", "") for part in parts)
 

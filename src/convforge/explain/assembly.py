@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ..engine import compiler, runtime
-from ..engine.describe import Inner
+from ..engine.nest import Inner
 from ..engine.target import Target
 
 # Fused on x86-64 and arm64; without FMA the products.

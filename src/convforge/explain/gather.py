@@ -15,9 +15,9 @@ from ..bench.machine import Machine
 from ..bench.run import ALL, Settings, check_algorithm, check_fits
 from ..bench.timing import burst, interleaved
 from ..engine import target as targets
-from ..engine.describe import Description
-from ..engine.geometry import Problem
-from ..engine.select import ALGORITHMS, Pass, choose, considered
+from ..engine.nest import Nest
+from ..engine.plan import Job, Pass
+from ..engine.select import choose, considered
 from ..engine.target import Target
 from ..errors import UserError
 from .assembly import InnerLoop, inner_loop
@@ -43,7 +43,7 @@ class PassExplained:
     reason: str
     considered: tuple[Considered, ...]
     refused: dict[str, str]
-    description: Description | None
+    description: Nest
     bytes: int
     intensity: float
     attainable: float
@@ -51,7 +51,7 @@ class PassExplained:
     measured: float
     kept: bool
     otherwise: float | None
-    workspace_bytes: int
+    work_bytes: int
     inner_loop: InnerLoop | None
 
 
@@ -79,14 +79,14 @@ class Explanation:
         own = {name: getattr(p, name) for name in PassExplained.__dataclass_fields__}
         own |= {
             "pass": own.pop("which").value, "considered": [asdict(c) for c in p.considered],
-            "description": _described(p.description) if p.description else None,
+            "description": _described(p.description),
             "inner_loop": asdict(p.inner_loop) if p.inner_loop else None,
             "flops_per_second": speed, "of_peak": speed / self.limits.peak, "of_roofline": speed / p.attainable,
         }  # fmt: skip
         return own
 
 
-def _described(d: Description) -> dict[str, Any]:
+def _described(d: Nest) -> dict[str, Any]:
     tile = asdict(d.tile) | {"registers_used": d.tile.registers_used, "loads": d.tile.loads, "cycles": d.tile.cycles}
     return {
         "note": d.note, "loops": [asdict(loop) for loop in d.loops], "after": d.after, "tile": tile,
@@ -124,8 +124,9 @@ def explain(
 def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assembly: bool) -> PassExplained:
     problem, layer, threads, exact = work.problem, work.layer, settings.threads, settings.exact
     kept = settings.kept(which)
-    chosen = choose(problem, which, threads, exact, settings.algorithm, kept).algorithm
-    choices = considered(problem, which, threads, exact, kept)
+    job = Job.of(problem, which, threads, kept)
+    choice, answers = choose(job, exact, settings.algorithm), considered(job, exact)
+    chosen, choices = choice.algorithm, answers.choices
     names = [choice.algorithm.name for choice in choices]
     reason = chosen.reason
     if not settings.algorithm and chosen.name != names[0]:
@@ -138,7 +139,7 @@ def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assem
         runs["otherwise"] = partial(prepared[chosen.name].run, address, **work.last.addresses)
     times = dict(zip(runs, interleaved([partial(burst, run) for run in runs.values()], settings.seconds), strict=True))
     del forms  # they are read until here
-    description = chosen.describe(problem, which, threads) if chosen.describe else None
+    nest = choice.plan.nest
     predicted = {c.algorithm.name: limits.seconds(c.cycles) if c.cycles else None for c in choices}
     intensity = layer.intensity(which)
     return PassExplained(
@@ -146,8 +147,8 @@ def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assem
         algorithm=chosen.name,
         reason=reason,
         considered=tuple(Considered(name, predicted[name], times[name]) for name in names),
-        refused=_refused(problem, which, names),
-        description=description,
+        refused={name: str(why) for name, why in answers.refused.items()},
+        description=nest,
         bytes=layer.bytes(which),
         intensity=intensity,
         attainable=limits.attainable(intensity),
@@ -155,14 +156,6 @@ def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assem
         measured=times[chosen.name],
         kept=kept,
         otherwise=times.get("otherwise"),
-        workspace_bytes=prepared[chosen.name].workspace_bytes,
-        inner_loop=inner_loop(description.inner, "float32", targets.current()) if assembly and description else None,
+        work_bytes=prepared[chosen.name].work_bytes(packed=kept),
+        inner_loop=inner_loop(nest.inner, "float32", job.target) if assembly else None,
     )
-
-
-def _refused(problem: Problem, which: Pass, names: list[str]) -> dict[str, str]:
-    """The algorithms that are not among `names`, and why. Two of them may share a name, for kernels of different sizes;
-    then the one that applies is meant."""
-    others = [(a.name, a.applies(problem, which)) for a in ALGORITHMS if a.name not in names]
-    applying = {name for name, applies in others if applies}
-    return {name: "is not exact" if name in applying else "does not apply" for name, _ in others}

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..bench.layers import Layer
 from ..bench.machine import Machine
 from ..bench.table import duration, limits_sentence
-from ..engine.describe import Description, Tile, many
+from ..engine.nest import Nest, RegisterTile, many
 from ..engine.target import Target
 from ..planning.table import human, human_bytes
 from .assembly import InnerLoop
@@ -87,12 +87,10 @@ def _considered(one: PassExplained) -> RenderableType:
         predicted = f"{duration(other.predicted)} predicted" if other.predicted else "not predicted"
         chosen = "chosen" if other.name == one.algorithm else ""
         table.add_row(other.name, f"{predicted},", f"{duration(other.measured)} measured", chosen)
-    for name, why in one.refused.items():
-        table.add_row(name, why)
-    return table
+    return Group(table, *(Text(f"{name} {why}") for name, why in one.refused.items()))
 
 
-def _registers(tile: Tile) -> str:
+def _registers(tile: RegisterTile) -> str:
     held, factors = many(tile.held, "vector"), many(tile.read, tile.factor)
     if not tile.lanewise:
         factors += ", each for several sums" if tile.step else ", each broadcast"
@@ -112,10 +110,10 @@ def _caches(one: PassExplained, target: Target) -> str:
     for held in one.description.held:
         share = f", {held.bytes / sizes[held.cache]:.0%} of {held.cache}" if held.cache else ""
         lines.append(f"{human_bytes(held.bytes)} {held.what}{share}")
-    return "\n".join([*lines, f"{human_bytes(one.workspace_bytes)} of work memory in all"])
+    return "\n".join([*lines, f"{human_bytes(one.work_bytes)} of work memory in all"])
 
 
-def _loops(description: Description) -> RenderableType:
+def _loops(description: Nest) -> RenderableType:
     lines = [(0, description.note + ":")] if description.note else []
     depth = 0
     for loop in description.loops:

@@ -18,7 +18,7 @@ import pytest
 from llvmlite import ir
 
 from convforge.engine import compiler, runtime, target
-from convforge.engine.prepared import Prepared
+from convforge.engine.program import Prepared
 
 Array = np.ndarray[Any, Any]
 
@@ -76,15 +76,16 @@ class Arm64:
     def run(self, prepared: Prepared, **given: tuple[Array, Array]) -> None:
         """Run the pass. `given` names its buffers: memory, which is changed in place, and the view of it that is the
         tensor. Work memory begins as NaN, and what lies behind it must stay so."""
-        nan, size = np.full(8, np.nan), {"work": prepared.workspace_bytes, "packed": prepared.packed_bytes}
+        program = prepared.compute.preceded_by(prepared.weights.steps, prepared.weights.work_bytes)
+        nan, size = np.full(8, np.nan), {"work": program.work_bytes, "packed": prepared.packed_bytes}
         for name, length in size.items():
             memory = np.full(-(-length // 8) + nan.size, np.nan)
             given[name] = (memory, memory)
         given["zeros"] = (prepared.zeros.copy(),) * 2
 
-        program = prepared.compute.after(prepared.weights.steps).block
+        block = program.block
         header = len(runtime._HEADER)
-        job = [np.array([prepared.threads, header, program.size], np.int64), program]
+        job = [np.array([prepared.threads, header, block.size], np.int64), block]
         job.append(np.array([len(runtime.BUFFERS)], np.int64))
         nothing = (np.empty(0),) * 2
         buffers = [given.get(name, nothing) for name in runtime.BUFFERS]

@@ -19,19 +19,33 @@ input number, beside k·k loads in the tiles.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ...spec import ceil_div
-from .. import target as targets
 from .. import traffic
-from ..describe import Tile, largest_tile
 from ..geometry import Problem, Sliding
-from ..target import DTYPE_BYTES
+from ..nest import RegisterTile, largest_tile
+from ..plan import Job, Plan, Refusal
+from .direct import Direct
+from .direct_weight_gradient import DirectWeightGradient
+
+NOT_DEPTHWISE = Refusal("is for several groups of one channel each, in and out")
 
 
-def applies(groups: int, channels: int, outputs: int) -> bool:
+def is_depthwise(problem: Problem) -> bool:
     """One channel in, one channel out, in every group; a single group is what the direct algorithm is for."""
-    return groups > 1 and channels == outputs == 1
+    return problem.groups > 1 and problem.w_shape[1] == 1 and problem.w_shape[0] == problem.groups
+
+
+def plan(job: Job) -> Plan | Refusal:
+    """Any depthwise convolution, in any layout."""
+    if not is_depthwise(job.problem):
+        return NOT_DEPTHWISE
+    slidings = tuple(by_panels(s, job.panel) for s in job.slidings)
+    if job.for_weights:
+        return DirectWeightGradient(job, sum(cycles_of_weight_gradient(job, s) for s in slidings), slidings)
+    return Direct(job, cycles(job, slidings), slidings)
 
 
 def by_panels(s: Sliding, panel: int) -> Sliding:
@@ -59,36 +73,35 @@ _STEPS_LONGER = 1.3
 """Of the weight gradient, whose tiles have few sums."""
 
 
-def cycles(slidings: list[Sliding], problem: Problem, threads: int, kept: bool) -> float:
+def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
     """What the forward pass or the input gradient takes: the input copied, the tiles of all slidings, and the tensors'
-    way through the caches, once for each sliding; where the weights are not `kept`, packing them as well."""
-    target, size = targets.current(), DTYPE_BYTES[problem.dtype]
-    lanes, total, packing, read, written = target.lanes(problem.dtype), 0.0, 0.0, 0, 0
+    way through the caches, once for each sliding; where the weights are not kept, packing them as well."""
+    target, total, packing, read, written = job.target, 0.0, 0.0, 0, 0
     for s in slidings:
-        v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, lanes)
+        v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, job.lanes)
         count, taps = ceil_div(h.out, target.tile_rows), v.kernel * h.kernel
         rows = largest_tile(h.out, target.tile_rows)
-        tile = Tile.of(target, problem.dtype, (rows, ""), (target.tile_vectors, ""), lanewise=True)
+        tile = RegisterTile.of(target, job.dtype, (rows, ""), (target.tile_vectors, ""), lanewise=True)
         tiles = s.images * v.out * count * ceil_div(vectors, target.tile_vectors)
         inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
         total += tiles * (taps * tile.cycles + _CYCLES_A_TILE)
         total += vectors * _COPIED * (inputs + (outputs if s.y_c != 1 else 0))
-        packing += 0.0 if kept else traffic.packing(vectors * taps * lanes * size, threads)
-        read += inputs * s.all_channels * size
-        written += outputs * s.all_channels * size
-    return (total + traffic.cycles(read, written, traffic.bytes_of(problem), target)) / threads + packing
+        packing += 0.0 if job.kept else traffic.packing(vectors * taps * job.lanes * job.size, job.threads)
+        read += inputs * s.all_channels * job.size
+        written += outputs * s.all_channels * job.size
+    moving = traffic.cycles(read, written, traffic.bytes_of(job.problem), target)
+    return (total + moving) / job.threads + packing
 
 
-def cycles_of_weight_gradient(s: Sliding, problem: Problem, threads: int) -> float:
+def cycles_of_weight_gradient(job: Job, s: Sliding) -> float:
     """What it takes: x and dy copied, and for each pixel a step of each row of taps."""
-    target, size = targets.current(), DTYPE_BYTES[problem.dtype]
-    lanes = target.lanes(problem.dtype)
-    v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, lanes)
-    tile = Tile.of(target, problem.dtype, (h.kernel, ""), (target.tile_vectors, ""), lanewise=True)
+    target = job.target
+    v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, job.lanes)
+    tile = RegisterTile.of(target, job.dtype, (h.kernel, ""), (target.tile_vectors, ""), lanewise=True)
     inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
     steps = outputs * v.kernel * ceil_div(vectors, target.tile_vectors)
     total = steps * tile.cycles * _STEPS_LONGER
     total += vectors * _COPIED * (inputs + outputs)
-    total += vectors * v.kernel * h.kernel * lanes * size / _COLLECTED_BYTES_A_CYCLE
-    together = traffic.bytes_of(problem)
-    return (total + traffic.cycles(together, 0, together, target)) / threads
+    total += vectors * v.kernel * h.kernel * job.lanes * job.size / _COLLECTED_BYTES_A_CYCLE
+    together = traffic.bytes_of(job.problem)
+    return (total + traffic.cycles(together, 0, together, target)) / job.threads

@@ -30,33 +30,33 @@ Example, AVX-512, 64→64 channels, 3×3, 56×56: a part's weights are 512·32·
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
-from .. import target as targets
-from ..describe import Description, Held, Inner, Loop, Tile, largest_tile, many
-from ..geometry import Blocking, Problem, Sliding, blocking
+from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from ..kernels.epilogue import Epilogue
-from ..kernels.ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.pack_weights import CHANNELS_A_TASK, PACK_WEIGHTS, filled, pack_function, pack_weights_kernel, panels_of
 from ..kernels.tile import forward_tile
-from ..prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..plan import Job, Plan, Refusal
+from ..program import LINE, Layout, Prepared, Program, Step, code, step
 from ..target import DTYPE_BYTES, Target
-
-PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
 
 SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    + " own packed w w_k w_c w_i w_j"
-    # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0; own:
-    # whether each thread packs the weights w for itself, `packed` numbers into its scratch
+    + " each_packs packed w w_k w_c w_i w_j"
+    # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
+    # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch
 )
 CLEAR = Arguments("y y_n y_c y_h y_w images channels height width")
 
@@ -64,96 +64,152 @@ CLEAR = Arguments("y y_n y_c y_h y_w images channels height width")
 _PRODUCTS_A_PART = 512
 
 
-def prepare(
-    name: str, slidings: list[Sliding], dtype: str, threads: int, roles: tuple[str, str, str], epilogue: Epilogue
-) -> Prepared:
-    """Each sliding, one after the other. `roles` are the buffers read, multiplied by, and written."""
-    source, weights, result = roles
-    size, target = DTYPE_BYTES[dtype], targets.current()
-    panel = target.lanes(dtype) * target.tile_vectors
-    threads = worth(threads, sum(s.macs for s in slidings))
-    packing: list[Step] = []
-    steps: list[Step] = []
-    alone: list[Step] = []
-    packed_layout, workspace_bytes, alone_bytes = Layout(), 0, 0
-    kernels = code(build, KERNELS, dtype, target, slidings[0].lanewise, epilogue.activation)
-    for s in slidings:
-        if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
-            steps.append(_clear_step(kernels["clear"], s, result, size))
-            alone.append(steps[-1])
-            continue
-        layout = Layout()  # the slidings run one after the other and share the memory
-        v, h = s.vertical, s.horizontal
-        blocks = _blocking(s, dtype, target, threads)
-        panels = ceil_div(s.outputs, panel)
-        packed = packed_layout.take(s.groups * panels * panel * s.taps * size)
-        staging = round_up(blocks.scratch_numbers, LINE // size)
-        staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * panel
-        per_thread = round_up((staging + staged) * size, LINE)
-        scratch = layout.take(per_thread * threads)
-        packing.append(pack_weights_step(kernels["pack_weights"], s, panel, weights, size, "packed", packed))
-        slide = blocks.arguments(s) | _sum(s, blocks) | {
-            "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
-            "bias_step": int(epilogue.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
-            "own": 0, "packed": 0,
-        } | {name: s.weights[name] for name in ("w_k", "w_c", "w_i", "w_j")}  # fmt: skip
-        at = {
-            "x": (source, s.x_start * size),
-            "y": (result, s.y_start * size),
-            "w": (weights, s.w_start * size),
-            "weights": ("packed", packed),
-            "scratch": ("work", scratch),
-            "bias": ("bias", 0) if epilogue.bias else ("zeros", 0),
-            "zeros": ("zeros", 0),
-        }
-        if epilogue.residual:
-            at["residual"] = ("residual", s.y_start * size)
-        steps.append(step(kernels["sliding"], SLIDING, slide, at))
-        workspace_bytes = max(workspace_bytes, layout.size)
-        if _by_panels(s, blocks, target, size):
-            slide |= {"own": 1, "packed": per_thread // size}
-            slide["scratch_bytes"] += round_up(s.taps * panel * size, LINE)
-            alone.append(step(kernels["sliding"], SLIDING, slide, at))
-            alone_bytes = max(alone_bytes, scratch + slide["scratch_bytes"] * threads)
-    return Prepared(
-        name, threads, Program(tuple(steps)), workspace_bytes, Program(tuple(packing)), packed_layout.size,
-        alone=Program(tuple(alone)) if len(alone) == len(steps) else None, alone_bytes=alone_bytes,
-    )  # fmt: skip
+def plan(job: Job) -> Plan | Refusal:
+    """Always possible."""
+    return Direct(job, cycles(job, job.slidings), job.slidings)
 
 
-def _clear_step(kernel: int, s: Sliding, result: str, size: int) -> Step:
-    numbers = {
-        "y_n": s.y_n, "y_c": s.y_c, "y_h": s.vertical.y_step, "y_w": s.horizontal.y_step, "images": s.images,
-        "channels": s.all_outputs, "height": s.vertical.out, "width": s.horizontal.out,
-    }  # fmt: skip
-    return step(kernel, CLEAR, numbers, {"y": (result, s.y_start * size)})
+@dataclass(frozen=True)
+class Part:
+    """One of a pass's slidings, as it is cut into blocks and panels."""
+
+    sliding: Sliding
+    blocks: Blocking
+    panels: int
+    """Of output channels, in a group."""
+
+    @classmethod
+    def of(cls, job: Job, s: Sliding) -> Part:
+        """A panel of output that must cross to another layout is staged in an eighth of L2."""
+        panel_bytes = job.target.tile_vectors * job.target.vector_bytes
+        blocks = blocking(s, job.dtype, job.target, job.target.l2_bytes // 8 // panel_bytes, job.threads)
+        return cls(s, blocks, ceil_div(s.outputs, job.panel))
+
+    @cached_property
+    def count(self) -> int:
+        """Blocks of one group."""
+        return self.sliding.images * math.prod(self.blocks.count(self.sliding))
 
 
-def clear_weights_step(problem: Problem) -> Step:
-    """Zeros in all of w."""
-    (outputs, channels, height, width), (w_k, w_c, w_i, w_j) = problem.w_shape, problem.w_strides
-    numbers = {
-        "y_n": w_k, "y_c": w_c, "y_h": w_i, "y_w": w_j, "images": outputs, "channels": channels, "height": height,
-        "width": width,
-    }  # fmt: skip
-    kernels = code(build, KERNELS, problem.dtype, targets.current(), False, "")
-    return step(kernels["clear"], CLEAR, numbers, {"y": ("w", 0)})
+@dataclass(frozen=True)
+class Direct(Plan):
+    """The forward pass or the input gradient: its slidings, one after the other."""
 
+    slidings: tuple[Sliding, ...]
 
-def _by_panels(s: Sliding, blocks: Blocking, target: Target, size: int) -> bool:
-    """Whether threads had better go through all blocks for one panel after the other, each packing the weights of its
-    own panels when it comes to them: they come from L2 then, and no thread waits for another or reads what another one
-    wrote. The input is read once a panel, so it must be small, and nothing that has to be packed."""
-    numbers = blocks.arguments(s)
-    count = s.images * numbers["row_blocks"] * numbers["column_blocks"]
-    small = s.images * s.channels * s.vertical.size * s.horizontal.size * size <= target.l2_bytes
-    return s.groups == 1 and not s.lanewise and small and (blocks.in_place or count == 1)
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(Part.of(self.job, s) for s in self.slidings)
 
+    def each_packs(self, part: Part) -> bool:
+        """Whether threads had better go through all blocks for one panel after the other, each packing the weights of
+        its own panels when it comes to them: they come from L2 then, and no thread waits for another or reads what
+        another one wrote. The input is read once a panel, so it must be small, and nothing that has to be packed."""
+        s = part.sliding
+        pixels = s.images * s.vertical.size * s.horizontal.size
+        small = pixels * s.channels * self.job.size <= self.job.target.l2_bytes
+        return s.groups == 1 and not s.lanewise and small and (part.blocks.in_place or part.count == 1)
 
-def _blocking(s: Sliding, dtype: str, target: Target, threads: int) -> Blocking:
-    """A panel of output that must cross to another layout is staged in an eighth of L2."""
-    panel_bytes = target.tile_vectors * target.vector_bytes
-    return blocking(s, dtype, target, target.l2_bytes // 8 // panel_bytes, threads)
+    def prepared(self, name: str) -> Prepared:
+        job, size = self.job, self.job.size
+        source, weights, result = job.which.roles
+        packing: list[Step] = []
+        steps: list[Step] = []
+        unpacked: list[Step] = []
+        packed_layout, work_bytes, unpacked_bytes = Layout(), 0, 0
+        lanewise = self.slidings[0].lanewise
+        kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation)
+        for part in self.parts:
+            s, blocks, panels = part.sliding, part.blocks, part.panels
+            if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
+                steps.append(_clear_step(kernels["clear"], s, result, size))
+                unpacked.append(steps[-1])
+                continue
+            layout = Layout()  # the slidings run one after the other and share the memory
+            v, h = s.vertical, s.horizontal
+            packed = packed_layout.take(s.groups * panels * job.panel * s.taps * size)
+            staging = round_up(blocks.scratch_numbers, LINE // size)
+            staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * job.panel
+            per_thread = round_up((staging + staged) * size, LINE)
+            scratch = layout.take(per_thread * job.threads)
+            packing.append(_pack_weights_step(kernels["pack_weights"], s, job.panel, weights, size, "packed", packed))
+            slide = blocks.arguments(s) | cut_of_sum(s, blocks) | {
+                "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
+                "bias_step": int(job.finish.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
+                "each_packs": 0, "packed": 0,
+            } | {name: s.weights[name] for name in ("w_k", "w_c", "w_i", "w_j")}  # fmt: skip
+            at = {
+                "x": (source, s.x_start * size),
+                "y": (result, s.y_start * size),
+                "w": (weights, s.w_start * size),
+                "weights": ("packed", packed),
+                "scratch": ("work", scratch),
+                "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
+                "zeros": ("zeros", 0),
+            }
+            if job.finish.residual:
+                at["residual"] = ("residual", s.y_start * size)
+            steps.append(step(kernels["sliding"], SLIDING, slide, at))
+            work_bytes = max(work_bytes, layout.size)
+            if self.each_packs(part):
+                slide |= {"each_packs": 1, "packed": per_thread // size}
+                slide["scratch_bytes"] += round_up(s.taps * job.panel * size, LINE)
+                unpacked.append(step(kernels["sliding"], SLIDING, slide, at))
+                unpacked_bytes = max(unpacked_bytes, scratch + slide["scratch_bytes"] * job.threads)
+        every_one = len(unpacked) == len(steps)
+        return Prepared(
+            name, job.threads, Program(tuple(steps), work_bytes), Program(tuple(packing)), packed_layout.size,
+            unpacked=Program(tuple(unpacked), unpacked_bytes) if every_one else None,
+        )  # fmt: skip
+
+    @property
+    def nest(self) -> Nest:
+        """The loops of the largest of the slidings."""
+        job, target, size = self.job, self.job.target, self.job.size
+        part = max(self.parts, key=lambda part: part.sliding.macs)
+        s, blocks = part.sliding, part.blocks
+        cut = cut_of_sum(s, blocks)
+        count = 1
+        for whole, piece in ((s.vertical.kernel, "u_part"), (cut["runs"], "v_part"), (cut["run_length"], "l_part")):
+            count *= ceil_div(whole, cut[piece])
+        products = cut["u_part"] * cut["v_part"] * cut["l_part"]
+        rows = largest_tile(blocks.columns, target.tile_rows)
+        vectors = 1 if s.outputs <= job.panel // 2 else target.tile_vectors
+        tasks = [
+            f"{many(part.count, 'block')} of {blocks.rows}×{blocks.columns} result pixels",
+            many(s.groups, "panel") + f" of {job.panel} channels" if s.lanewise else "",
+            many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
+            f"{many(part.panels, 'panel')} of {job.panel} result channels" if part.panels > 1 else "",
+        ]
+        pixels = blocks.scratch_numbers // blocks.pitch
+        packed = Held("a block's packed input", blocks.scratch_numbers * size, "L2")
+        levels = (
+            Level(
+                part.count * s.groups * part.panels,
+                "task",
+                f"shared out among {many(job.threads, 'thread')}: {' × '.join(filter(None, tasks))}",
+                "read the input where it is"
+                if blocks.in_place
+                else f"for a new block, copy its input: {pixels:,} pixels of {s.channels} channels, zeros for the "
+                "padding",
+            ),
+            Level(count, "part", f"of the sum, of at most {products} products each"),
+            Level(blocks.rows * ceil_div(blocks.columns, rows), "tile", f"of at most {rows} pixels of a row"),
+            Level(products, "product", f"from {many(cut['u_part'], 'row')} of taps, added to every sum of the tile"),
+        )
+        held = (
+            Held("all weights, packed", s.groups * part.panels * job.panel * s.taps * size),
+            *(() if blocks.in_place else (packed,)),
+            Held("weights of a panel and part of the sum", products * vectors * target.vector_bytes, "L2"),
+        )
+        phases = f"the largest of {len(self.parts)} phases of the stride, which run one after the other"
+        return Nest(
+            levels,
+            RegisterTile.of(target, job.dtype, (rows, "result pixels"), (vectors, "result channels"), s.lanewise),
+            held,
+            Inner(build, f"forward_{rows}x{vectors}", (s.lanewise,)),
+            note=phases if len(self.parts) > 1 else "",
+        )
 
 
 # Weights, packed or on their way to it, from beyond L2.
@@ -164,92 +220,42 @@ _CYCLES_A_TILE = 100.0
 _CYCLES_A_PIXEL = 10.0
 
 
-def cycles(slidings: list[Sliding], dtype: str, threads: int, kept: bool) -> float:
+def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
     """What the multiply-adds take, two vectors a cycle at the nine tenths that large layers reach (lanes beyond the
     last output channel count as well), or the weights' way from memory; where they are not `kept`, packing too."""
-    target = targets.current()
-    lanes, total = target.lanes(dtype), 0.0
+    target, total = job.target, 0.0
     for s in slidings:
-        outputs = ceil_div(s.outputs, lanes)
+        outputs = ceil_div(s.outputs, job.lanes)
         row_tiles = s.vertical.out * ceil_div(s.horizontal.out, target.tile_rows)
         pixels = s.images * max(s.vertical.out * s.horizontal.out, 4 * row_tiles)
-        weights = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
+        weights = s.groups * s.taps * outputs * job.lanes * job.size
         # A tile of one vector needs a broadcast for each multiply-add.
         product = pixels * s.groups * s.taps * (outputs // 2 * 2 / 0.93 + outputs % 2 / 0.78) / 2
         if s.groups > 1:
             product += s.images * row_tiles * s.groups * ceil_div(outputs, 2) * _CYCLES_A_TILE
             if s.taps > s.channels:  # else it is read where it is
                 product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
-        total += max(product, weights / _BYTES_A_CYCLE) / threads
-        if not kept:
-            total += 2 * weights / _PACKING_BYTES_A_CYCLE / threads
+        total += max(product, weights / _BYTES_A_CYCLE) / job.threads
+        if not job.kept:
+            total += 2 * weights / _PACKING_BYTES_A_CYCLE / job.threads
     return total
 
 
-def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
-    """The loops of the largest of the slidings."""
-    target, size = targets.current(), DTYPE_BYTES[dtype]
-    panel = target.lanes(dtype) * target.tile_vectors
-    threads = worth(threads, sum(s.macs for s in slidings))
-    s = max(slidings, key=lambda s: s.macs)
-    blocks = _blocking(s, dtype, target, threads)
-    numbers = blocks.arguments(s)
-    parts = _sum(s, blocks)
-    count = 1
-    for whole, part in ((s.vertical.kernel, "u_part"), (parts["runs"], "v_part"), (parts["run_length"], "l_part")):
-        count *= ceil_div(whole, parts[part])
-    products = parts["u_part"] * parts["v_part"] * parts["l_part"]
-    block_count, panels = s.images * numbers["row_blocks"] * numbers["column_blocks"], ceil_div(s.outputs, panel)
-    rows = largest_tile(blocks.columns, target.tile_rows)
-    vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
-    tasks = [
-        f"{many(block_count, 'block')} of {blocks.rows}×{blocks.columns} result pixels",
-        many(s.groups, "panel") + f" of {panel} channels" if s.lanewise else "",
-        many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
-        f"{many(panels, 'panel')} of {panel} result channels" if panels > 1 else "",
-    ]
-    pixels = blocks.scratch_numbers // blocks.pitch
-    packed = Held("a block's packed input", blocks.scratch_numbers * size, "L2")
-    loops = (
-        Loop(
-            block_count * s.groups * panels,
-            "task",
-            f"shared out among {many(threads, 'thread')}: {' × '.join(filter(None, tasks))}",
-            "read the input where it is"
-            if blocks.in_place
-            else f"for a new block, copy its input: {pixels:,} pixels of {s.channels} channels, zeros for the padding",
-        ),
-        Loop(count, "part", f"of the sum, of at most {products} products each"),
-        Loop(blocks.rows * ceil_div(blocks.columns, rows), "tile", f"of at most {rows} pixels of a row"),
-        Loop(products, "product", f"from {many(parts['u_part'], 'row')} of taps, added to every sum of the tile"),
-    )
-    held = (
-        Held("all weights, packed", s.groups * panels * panel * s.taps * size),
-        *(() if blocks.in_place else (packed,)),
-        Held("weights of a panel and part of the sum", products * vectors * target.vector_bytes, "L2"),
-    )
-    phases = f"the largest of {len(slidings)} phases of the stride, which run one after the other"
-    return Description(
-        loops,
-        Tile.of(target, dtype, (rows, "result pixels"), (vectors, "result channels"), s.lanewise),
-        held,
-        Inner(build, f"forward_{rows}x{vectors}", (s.lanewise,)),
-        note=phases if len(slidings) > 1 else "",
-    )
+def _clear_step(kernel: int, s: Sliding, result: str, size: int) -> Step:
+    numbers = {
+        "y_n": s.y_n, "y_c": s.y_c, "y_h": s.vertical.y_step, "y_w": s.horizontal.y_step, "images": s.images,
+        "channels": s.all_outputs, "height": s.vertical.out, "width": s.horizontal.out,
+    }  # fmt: skip
+    return step(kernel, CLEAR, numbers, {"y": (result, s.y_start * size)})
 
 
-def pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:
+def _pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:
     """Bring the sliding's weights, in the buffer called `weights`, into the form that `_pack_weights` describes."""
     at = {"w": (weights, s.w_start * size), "packed": (buffer, offset)}
     return step(kernel, PACK_WEIGHTS, panels_of(s, panel), at)
 
 
-def panels_of(s: Sliding, panel: int) -> dict[str, int]:
-    """Where the weights are, as panels of outputs."""
-    return s.weights | {"panels": ceil_div(s.weights["outputs"], panel)}
-
-
-def _sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
+def cut_of_sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
     """The sum as runs of numbers that lie side by side, and how much of (tap rows, runs, numbers of a run) makes a part
     of at most `_PRODUCTS_A_PART` products.
 
@@ -272,12 +278,24 @@ def _sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
 KERNELS = ("pack_weights", "clear", "sliding")
 
 
+def clear_weights(job: Job) -> Step:
+    """Zeros in all of w, for the taps that are nowhere inside the image."""
+    problem = job.problem
+    (outputs, channels, height, width), (w_k, w_c, w_i, w_j) = problem.w_shape, problem.w_strides
+    numbers = {
+        "y_n": w_k, "y_c": w_c, "y_h": w_i, "y_w": w_j, "images": outputs, "channels": channels, "height": height,
+        "width": width,
+    }  # fmt: skip
+    kernels = code(build, KERNELS, job.dtype, job.target, False, "")
+    return step(kernels["clear"], CLEAR, numbers, {"y": ("w", 0)})
+
+
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False, activation: str = "") -> None:
     """Adds the `KERNELS` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
     pack = pack_function(module, dtype, lanes, panel)
-    _pack_weights(module, dtype, pack, panel)
+    pack_weights_kernel(module, dtype, pack, panel)
     _clear(module, dtype, lanes)
     sizes, vectors = range(1, target.tile_rows + 1), target.tile_vectors
     wide = {r: forward_tile(module, dtype, target, r, vectors, lanewise, activation) for r in sizes}
@@ -289,20 +307,20 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
     blocks = a["images"] * a["groups"] * a["row_blocks"] * a["column_blocks"]
     first, end = share(blocks * a["panels"], thread, threads)
     none_yet = f.const(-1).value
-    own = a["own"].compare("!=", 0)
+    each_packs = a["each_packs"].compare("!=", 0)
     taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
     with f.loop(end, start=first, carry=[none_yet, none_yet]) as task:
         packed_block, packed_panel = (Int(f.builder, value) for value in task.values)
-        index = f.choose(own, task.index % blocks, task.index // a["panels"])
-        panel_index = f.choose(own, task.index // blocks, task.index % a["panels"])
+        index = f.choose(each_packs, task.index % blocks, task.index // a["panels"])
+        panel_index = f.choose(each_packs, task.index // blocks, task.index % a["panels"])
         block = Block(f, a, index, lanes)
         with f.if_(f.all_of(index.compare("!=", packed_block), a["in_place"].compare("==", 0))):
             block.pack_input(scratch, copy)
-        with f.if_(f.all_of(own, panel_index.compare("!=", packed_panel))):
+        with f.if_(f.all_of(each_packs, panel_index.compare("!=", packed_panel))):
             _pack_panel(f, a, pack, panel_index, scratch.at(a["packed"]), panel)
         # All panels but a group's last are `panel` wide, and the last one is stored at the same distance.
         all_packed = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
-        weights = f.pick(own, scratch.at(a["packed"]), all_packed)
+        weights = f.pick(each_packs, scratch.at(a["packed"]), all_packed)
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
         _panel(f, a, block, x, weights, scratch, panel_index, panel, wide, narrow, copy, target.tile_rows)
         task.carry([index.value, panel_index.value])
@@ -332,10 +350,10 @@ def _pack_panel(f: Function, a: dict[str, Int], pack: Function, panel_index: Int
     w = f.address(a["w"]).at(panel_index * panel * a["w_k"])
     outputs = (a["outputs"] - panel_index * panel).at_most(panel)
     width = filled(f, outputs, panel)
-    with f.loop(a["depth"], step=_CHANNELS_A_TASK) as each:
+    with f.loop(a["depth"], step=CHANNELS_A_TASK) as each:
         f.call(
             pack, w.at(each.index * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"], a["kernel_h"], a["kernel_w"],
-            to.at(each.index * width), a["depth"], (a["depth"] - each.index).at_most(_CHANNELS_A_TASK), outputs,
+            to.at(each.index * width), a["depth"], (a["depth"] - each.index).at_most(CHANNELS_A_TASK), outputs,
         )  # fmt: skip
 
 
@@ -448,142 +466,3 @@ def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
             (a["runs"] - v.index).at_most(a["v_part"]),
             (a["run_length"] - number.index).at_most(a["l_part"]),
         )
-
-
-_CHANNELS_A_TASK = 64
-
-
-def filled(f: Function, outputs: Int, panel: int) -> Int:
-    """A panel's output channels with the lanes that are filled up: whole vectors."""
-    return f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-
-
-def pack_function(module: ir.Module, dtype: str, lanes: int, panel: int) -> Function:
-    """Some input channels of a panel as [i][j][c][lane]. Arguments: the first of the weights; their strides by output,
-    input, row and column; rows and columns of the kernel; where to, and with room for how many channels from tap to
-    tap; how many input and output channels there are."""
-    f = Function(module, "pack", [PTR, *[I64] * 6, PTR, I64, I64, I64], dtype, internal=True)
-    names = ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w")
-    a = {name: f.integer(1 + n) for n, name in enumerate(names)} | {"channels": f.integer(8)}
-    outputs = f.integer(10)
-    _pack_part(f, a, f.pointer(0), f.pointer(7), f.integer(9), outputs, filled(f, outputs, panel), lanes)
-    f.done()
-    return f
-
-
-def _pack_weights(module: ir.Module, dtype: str, pack: Function, panel: int) -> None:
-    """Weights of any layout as [group][panel][i][j][c][lane], zeros in the lanes beyond the last output channel."""
-    f, array, thread, threads = kernel(module, "pack_weights", dtype)
-    a = PACK_WEIGHTS.read(array)
-    taps = a["kernel_h"] * a["kernel_w"]
-    parts = (a["channels"] + (_CHANNELS_A_TASK - 1)) // _CHANNELS_A_TASK
-    first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
-    with f.loop(end, start=first) as task:
-        panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
-        first_channel = task.index % parts * _CHANNELS_A_TASK
-        channels = (a["channels"] - first_channel).at_most(_CHANNELS_A_TASK)
-        outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-        source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
-        block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
-        target = block.at(first_channel * filled(f, outputs, panel))
-        f.call(
-            pack, source, a["w_k"], a["w_c"], a["w_i"], a["w_j"], a["kernel_h"], a["kernel_w"], target, a["channels"],
-            channels, outputs,
-        )  # fmt: skip
-    f.done()
-
-
-def _pack_part(
-    f: Function,
-    a: dict[str, Int],
-    source: Pointer,
-    target: Pointer,
-    channels: Int,
-    outputs: Int,
-    width: Int,
-    lanes: int,
-) -> None:
-    """Some input channels of one panel as [i][j][c][lane], a["channels"] of them from tap to tap."""
-    taps = a["kernel_h"] * a["kernel_w"]
-    for_taps_inside = f.all_of(
-        a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps)
-    )
-    weights = _Weights(f, a, source, target, channels, outputs, width, lanes)
-    # How the weights of one output channel lie, where all lanes are in use:
-    whole = outputs.compare("==", width)
-    with f.if_else(f.all_of(whole, for_taps_inside)) as (taps_inside, other):  # (c, i, j), torch's contiguous
-        with taps_inside:
-            weights.pack_taps_inside()
-        with other, f.if_else(f.all_of(whole, a["w_c"].compare("==", 1))) as (channels_inside, rest):  # (i, j, c)
-            with channels_inside:
-                weights.pack_channels_inside()
-            with rest, f.if_else(f.all_of(whole, a["w_k"].compare("==", 1))) as (lanes_inside, scattered):
-                with lanes_inside:  # channels_last in the input gradient, where channels change places
-                    weights.pack_lanes_inside()
-                with scattered:
-                    weights.pack_one_by_one(f.const(0), channels * taps)
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Some input channels of one panel's weights, on their way into the packed form."""
-
-    f: Function
-    a: dict[str, Int]
-    source: Pointer
-    target: Pointer
-    channels: Int
-    outputs: Int
-    width: Int
-    lanes: int
-
-    def pack_taps_inside(self) -> None:
-        """Each output channel's weights are one piece in the order (c, i, j): read as vectors, turned in registers."""
-        f, a, taps = self.f, self.a, self.a["kernel_h"] * self.a["kernel_w"]
-        whole = self.channels * taps // self.lanes * self.lanes
-        with f.loop(whole, step=self.lanes) as at, f.loop(self.width, step=self.lanes) as lane:
-            for offset, column in enumerate(self._turned(lane.index * a["w_k"] + at.index)):
-                c, tap = (at.index + offset) // taps, (at.index + offset) % taps
-                self._row(c, tap).at(lane.index).put(column)
-        self.pack_one_by_one(whole, self.channels * taps)
-
-    def pack_channels_inside(self) -> None:
-        """Each tap's weights are one piece along the channels (channels_last): the same, tap by tap."""
-        f, a = self.f, self.a
-        whole = self.channels // self.lanes * self.lanes
-        with f.loop(a["kernel_h"]) as i, f.loop(a["kernel_w"]) as j:
-            tap = i.index * a["kernel_w"] + j.index
-            corner = i.index * a["w_i"] + j.index * a["w_j"]
-            with f.loop(whole, step=self.lanes) as c, f.loop(self.width, step=self.lanes) as lane:
-                for offset, column in enumerate(self._turned(corner + lane.index * a["w_k"] + c.index)):
-                    self._row(c.index + offset, tap).at(lane.index).put(column)
-        taps = a["kernel_h"] * a["kernel_w"]
-        self.pack_one_by_one(whole * taps, self.channels * taps)
-
-    def pack_lanes_inside(self) -> None:
-        """Output channels lie side by side already: vectors are copied."""
-        f, a = self.f, self.a
-        with f.loop(a["kernel_h"]) as i, f.loop(a["kernel_w"]) as j, f.loop(self.channels) as c:
-            here = self.source.at(c.index * a["w_c"] + i.index * a["w_i"] + j.index * a["w_j"])
-            there = self._row(c.index, i.index * a["kernel_w"] + j.index)
-            with f.loop(self.width, step=self.lanes) as lane:
-                there.at(lane.index).put(here.at(lane.index).vector(self.lanes))
-
-    def pack_one_by_one(self, first: Int, end: Int) -> None:
-        """The weights from number `first` on, counted in the order (c, i, j); zeros in the lanes without a channel."""
-        f, a, taps = self.f, self.a, self.a["kernel_h"] * self.a["kernel_w"]
-        with f.loop(end, start=first) as at:
-            c, tap = at.index // taps, at.index % taps
-            i, j = tap // a["kernel_w"], tap % a["kernel_w"]
-            here, there = self.source.at(c * a["w_c"] + i * a["w_i"] + j * a["w_j"]), self._row(c, tap)
-            with f.loop(self.outputs) as lane:
-                there.at(lane.index).put(here.at(lane.index * a["w_k"]).scalar())
-            with f.loop(self.width, start=self.outputs) as lane:
-                there.at(lane.index).put(f.scalar_zero())
-
-    def _turned(self, corner: Int) -> list[Value]:
-        rows = [self.source.at(corner + self.a["w_k"] * row).vector(self.lanes) for row in range(self.lanes)]
-        return self.f.transposed(rows)
-
-    def _row(self, c: Int, tap: Int) -> Pointer:
-        return self.target.at((tap * self.a["channels"] + c) * self.width)

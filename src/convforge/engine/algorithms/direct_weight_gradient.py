@@ -25,21 +25,24 @@ Packed dw: [split][group][panel][i][j][c][lane].
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
-from .. import target as targets
-from ..describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from ..geometry import Axis, Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.collect import COLLECT, add_collect
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.pack_weights import panels_of
 from ..kernels.tile import gradient_tile
-from ..prepared import LINE, Layout, Prepared, Program, Step, code, step, worth
-from ..target import DTYPE_BYTES, Target
-from .direct import panels_of
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..plan import Job, Plan, Refusal
+from ..program import LINE, Layout, Prepared, Program, Step, code, step
+from ..target import Target
 
 ACCUMULATE = Arguments(
     BLOCK_ARGUMENTS
@@ -48,63 +51,160 @@ ACCUMULATE = Arguments(
     # w_c: how far apart the channels' rows are in w, where sums go straight there, else 0
 )
 
-COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
+
+def plan(job: Job) -> Plan | Refusal:
+    """Always possible."""
+    return DirectWeightGradient(job, sum(cycles(job, s) for s in job.slidings), job.slidings)
 
 
-def prepare(name: str, slidings: list[Sliding], dtype: str, threads: int) -> Prepared:
-    """w's gradient, into `w`, from x and y's gradient, in `y`; `slidings` are the forward pass, which is more than one
-    where each has taps of its own."""
-    threads = worth(threads, sum(s.macs for s in slidings))
-    made = [_steps(s, dtype, threads) for s in slidings]
-    steps = tuple(step for steps, _ in made for step in steps)
-    return Prepared(name, threads, Program(steps), max(room for _, room in made))
+@dataclass(frozen=True)
+class DirectWeightGradient(Plan):
+    """w's gradient, into `w`, from x and y's gradient, in `y`. The slidings are the forward pass, which is more than
+    one where each has taps of its own."""
+
+    slidings: tuple[Sliding, ...]
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(Part.of(self.job, s) for s in self.slidings)
+
+    def prepared(self, name: str) -> Prepared:
+        made = [part.steps(self.job) for part in self.parts]
+        steps = tuple(step for steps, _ in made for step in steps)
+        return Prepared(name, self.job.threads, Program(steps, max(work_bytes for _, work_bytes in made)))
+
+    @property
+    def nest(self) -> Nest:
+        return max(self.parts, key=lambda part: part.sliding.macs).nest(self.job)
 
 
-def _steps(s: Sliding, dtype: str, threads: int) -> tuple[list[Step], int]:
-    """The steps of one sliding, and the memory that they need."""
-    target = targets.current()
-    size, panel = DTYPE_BYTES[dtype], target.lanes(dtype) * target.tile_vectors
-    x, dy = "x", "y"
-    if _turns(s, dtype, target):
-        s, x, dy = _turned(s), dy, x
-    v, h = s.vertical, s.horizontal
-    blocks = _blocking(s, dtype, target)
-    kernels = code(build, ("accumulate", "collect"), dtype, target, s.lanewise)
-    panels = ceil_div(s.outputs, panel)
-    numbers = blocks.arguments(s)
-    if s.lanewise:  # a tile's rows are the taps of a kernel row
-        numbers |= {"runs": 1, "run_length": h.kernel}
-    splits, chunks, slices = _units(s, blocks, panels, ceil_div(numbers["run_length"], target.tile_rows), threads)
-    straight = splits == s.w_k == s.groups == 1 and s.taps == s.channels and not s.lanewise
-    layout = Layout()
-    parts = 0 if straight else layout.take(splits * s.groups * panels * panel * s.taps * size)
-    panel_dy = round_up(blocks.scratch_numbers, LINE // size)
-    per_thread = round_up((panel_dy + blocks.rows * blocks.columns * panel) * size, LINE)
-    scratch = layout.take(per_thread * threads)
-    accumulate = numbers | {
-        "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs, "panels": panels,
-        "splits": splits, "chunks": chunks, "slices": slices, "panel_dy": panel_dy, "scratch_bytes": per_thread,
-        "row_step": h.dilation * blocks.pitch if s.lanewise else 1, "w_c": s.w_c if straight else 0,
-    }  # fmt: skip
-    collect = panels_of(s, panel) | {"splits": splits}
-    w = ("w", s.w_start * size)
-    at = {
-        "x": (x, s.x_start * size),
-        "dy": (dy, s.y_start * size),
-        "scratch": ("work", scratch),
-        "parts": ("work", parts),
-        "w": w,
-    }
-    steps = [step(kernels["accumulate"], ACCUMULATE, accumulate, at)]
-    if not straight:
-        steps.append(step(kernels["collect"], COLLECT, collect, {"parts": ("work", parts), "w": w}))
-    return steps, layout.size
+@dataclass(frozen=True)
+class Part:
+    """One of the slidings, with x and dy in each other's place where it is `turned`, and how it is shared out: into
+    `splits` of the pixels, `chunks` of the panels and `slices` of the runs."""
+
+    sliding: Sliding
+    turned: bool
+    blocks: Blocking
+    panels: int
+    runs: int
+    run_length: int
+    splits: int
+    chunks: int
+    slices: int
+
+    @classmethod
+    def of(cls, job: Job, s: Sliding) -> Part:
+        """A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input."""
+        turned = _turns(s, job)
+        s = _turned(s) if turned else s
+        panel_bytes = job.target.tile_vectors * job.target.vector_bytes
+        blocks = blocking(s, job.dtype, job.target, job.target.l1_bytes * 5 // 8 // panel_bytes, 1)
+        panels, numbers = ceil_div(s.outputs, job.panel), blocks.arguments(s)
+        # lanewise, a tile's rows are the taps of a kernel row
+        runs, length = (1, s.horizontal.kernel) if s.lanewise else (numbers["runs"], numbers["run_length"])
+        units = _units(s, blocks, panels, ceil_div(length, job.target.tile_rows), job.threads)
+        return cls(s, turned, blocks, panels, runs, length, *units)
+
+    @property
+    def straight(self) -> bool:
+        """Whether sums go straight to where they belong."""
+        s = self.sliding
+        return self.splits == s.w_k == s.groups == 1 and s.taps == s.channels and not s.lanewise
+
+    def steps(self, job: Job) -> tuple[list[Step], int]:
+        """The steps, and the memory that they need."""
+        s, blocks, size = self.sliding, self.blocks, job.size
+        v, h = s.vertical, s.horizontal
+        x, dy = ("y", "x") if self.turned else ("x", "y")
+        kernels = code(build, ("accumulate", "collect"), job.dtype, job.target, s.lanewise)
+        layout = Layout()
+        parts = 0
+        if not self.straight:
+            parts = layout.take(self.splits * s.groups * self.panels * job.panel * s.taps * size)
+        panel_dy = round_up(blocks.scratch_numbers, LINE // size)
+        per_thread = round_up((panel_dy + blocks.rows * blocks.columns * job.panel) * size, LINE)
+        scratch = layout.take(per_thread * job.threads)
+        accumulate = blocks.arguments(s) | {
+            "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs,
+            "panels": self.panels, "runs": self.runs, "run_length": self.run_length,
+            "splits": self.splits, "chunks": self.chunks, "slices": self.slices, "panel_dy": panel_dy,
+            "scratch_bytes": per_thread, "row_step": h.dilation * blocks.pitch if s.lanewise else 1,
+            "w_c": s.w_c if self.straight else 0,
+        }  # fmt: skip
+        collect = panels_of(s, job.panel) | {"splits": self.splits}
+        w = ("w", s.w_start * size)
+        at = {
+            "x": (x, s.x_start * size),
+            "dy": (dy, s.y_start * size),
+            "scratch": ("work", scratch),
+            "parts": ("work", parts),
+            "w": w,
+        }
+        steps = [step(kernels["accumulate"], ACCUMULATE, accumulate, at)]
+        if not self.straight:
+            steps.append(step(kernels["collect"], COLLECT, collect, {"parts": ("work", parts), "w": w}))
+        return steps, layout.size
+
+    def nest(self, job: Job) -> Nest:
+        s, blocks, target, size = self.sliding, self.blocks, job.target, job.size
+        block_count = s.images * math.prod(blocks.count(s))
+        rows = largest_tile(self.run_length, target.tile_rows)
+        vectors = 1 if s.outputs <= job.panel // 2 else target.tile_vectors
+        weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
+        lanes, rows_are = ("input", "output") if self.turned else ("output", "input")
+        packed_dy = f"a panel's {'x' if self.turned else 'dy'} of a block"
+        units = [
+            many(s.groups, "panel") + f" of {job.panel} channels" if s.lanewise else "",
+            many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
+            f"{many(self.splits, 'split')} of the pixels" if self.splits > 1 else "",
+            f"{many(self.chunks, 'chunk')} of {lanes} channels" if self.chunks > 1 else "",
+            f"{many(self.slices, 'slice')} of the {rows_are} channels" if self.slices > 1 else "",
+        ]
+        shared = " × ".join(filter(None, units)) or "all of it"
+        levels = (
+            Level(
+                self.splits * s.groups * self.chunks * self.slices,
+                "unit",
+                f"shared out among {many(job.threads, 'thread')}: {shared}",
+            ),
+            Level(
+                ceil_div(block_count, self.splits),
+                "block",
+                f"of {blocks.rows}×{blocks.columns} output pixels",
+                "" if blocks.in_place else "copy the block's input, zeros for the padding",
+            ),
+            Level(
+                ceil_div(self.panels, self.chunks),
+                "panel",
+                f"of {job.panel} {lanes} channels",
+                f"copy the panel's {'x' if self.turned else 'dy'} of the block",
+            ),
+            Level(
+                s.vertical.kernel * self.runs * ceil_div(self.run_length, rows),
+                "tile",
+                f"of at most {rows} {weights}",
+            ),
+            Level(blocks.rows * blocks.columns, "pixel", "added to every sum of the tile"),
+        )
+        held = (
+            *(() if blocks.in_place else (Held("a block's packed input", blocks.scratch_numbers * size, "L2"),)),
+            Held(packed_dy, blocks.rows * blocks.columns * vectors * target.vector_bytes, "L1"),
+            Held("the sums of all splits", self.splits * s.groups * self.panels * job.panel * s.taps * size),
+        )
+        return Nest(
+            levels,
+            RegisterTile.of(target, job.dtype, (rows, weights), (vectors, f"{lanes} channels"), s.lanewise),
+            held,
+            Inner(build, f"gradient_{rows}x{vectors}", (s.lanewise,)),
+            after="add up the splits, and bring the sums into the layout of the weights",
+        )
 
 
 _FEW_PIXELS = 256
 
 
-def _turns(s: Sliding, dtype: str, target: Target) -> bool:
+def _turns(s: Sliding, job: Job) -> bool:
     """Whether x and dy change places: where each pixel of x meets one pixel of dy, the sum over pixels of their
     products is the same, turned. The lanes are then input channels, as the weights lie in memory, and sums go straight
     to where they belong.
@@ -115,8 +215,8 @@ def _turns(s: Sliding, dtype: str, target: Target) -> bool:
     """
     v, h = s.vertical, s.horizontal
     few_pixels = s.images * v.out * h.out <= _FEW_PIXELS
-    in_l2 = s.outputs * s.channels * DTYPE_BYTES[dtype] <= target.l2_bytes
-    if s.channels > s.outputs and not (few_pixels and s.outputs > 4 * target.tile_rows):
+    in_l2 = s.outputs * s.channels * job.size <= job.target.l2_bytes
+    if s.channels > s.outputs and not (few_pixels and s.outputs > 4 * job.target.tile_rows):
         return False
     if not (few_pixels or in_l2):
         return False
@@ -144,96 +244,20 @@ def _turned(s: Sliding) -> Sliding:
     )
 
 
-def _blocking(s: Sliding, dtype: str, target: Target) -> Blocking:
-    """A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input."""
-    panel_bytes = target.tile_vectors * target.vector_bytes
-    return blocking(s, dtype, target, target.l1_bytes * 5 // 8 // panel_bytes, 1)
-
-
 # To copy a pixel of a group: groups of few channels wait for that.
 _CYCLES_A_PIXEL = 10.0
 
 
-def cycles(s: Sliding, dtype: str, threads: int) -> float:
+def cycles(job: Job, s: Sliding) -> float:
     """What the multiply-adds take at the nine tenths that large layers reach, and once through the gradient."""
-    target = targets.current()
-    lanes = target.lanes(dtype)
-    outputs = ceil_div(s.outputs, lanes)
+    outputs = ceil_div(s.outputs, job.lanes)
     pixels = s.images * s.vertical.out * s.horizontal.out
     product = s.groups * pixels * s.taps * outputs / (2 * 0.9)
     if s.groups > 1:  # tiles of fewer than eight sums wait for them
         waiting = max(0, 8 * s.vertical.kernel - s.taps * outputs) / (2 * 0.9)
         product += s.groups * pixels * (waiting + _CYCLES_A_PIXEL)
-    parts = s.groups * s.taps * outputs * lanes * DTYPE_BYTES[dtype]
-    return (product + 3 * parts / 6) / threads
-
-
-def describe(slidings: list[Sliding], dtype: str, threads: int) -> Description:
-    """The loops of the largest of the slidings, which are the forward pass."""
-    target, size = targets.current(), DTYPE_BYTES[dtype]
-    panel = target.lanes(dtype) * target.tile_vectors
-    threads = worth(threads, sum(s.macs for s in slidings))
-    s = max(slidings, key=lambda s: s.macs)
-    turned = _turns(s, dtype, target)
-    s = _turned(s) if turned else s
-    blocks, panels = _blocking(s, dtype, target), ceil_div(s.outputs, panel)
-    numbers = blocks.arguments(s)
-    block_count = s.images * numbers["row_blocks"] * numbers["column_blocks"]
-    runs, length = (1, s.horizontal.kernel) if s.lanewise else (numbers["runs"], numbers["run_length"])
-    splits, chunks, slices = _units(s, blocks, panels, ceil_div(length, target.tile_rows), threads)
-    rows = largest_tile(length, target.tile_rows)
-    vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
-    weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
-    lanes, rows_are = ("input", "output") if turned else ("output", "input")
-    units = [
-        many(s.groups, "panel") + f" of {panel} channels" if s.lanewise else "",
-        many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
-        f"{many(splits, 'split')} of the pixels" if splits > 1 else "",
-        f"{many(chunks, 'chunk')} of {lanes} channels" if chunks > 1 else "",
-        f"{many(slices, 'slice')} of the {rows_are} channels" if slices > 1 else "",
-    ]
-    shared = " × ".join(filter(None, units)) or "all of it"
-    loops = (
-        Loop(
-            splits * s.groups * chunks * slices,
-            "unit",
-            f"shared out among {many(threads, 'thread')}: {shared}",
-        ),
-        Loop(
-            ceil_div(block_count, splits),
-            "block",
-            f"of {blocks.rows}×{blocks.columns} output pixels",
-            "" if blocks.in_place else "copy the block's input, zeros for the padding",
-        ),
-        Loop(
-            ceil_div(panels, chunks),
-            "panel",
-            f"of {panel} {lanes} channels",
-            f"copy the panel's {'x' if turned else 'dy'} of the block",
-        ),
-        Loop(
-            s.vertical.kernel * runs * ceil_div(length, rows),
-            "tile",
-            f"of at most {rows} {weights}",
-        ),
-        Loop(blocks.rows * blocks.columns, "pixel", "added to every sum of the tile"),
-    )
-    held = (
-        *(() if blocks.in_place else (Held("a block's packed input", blocks.scratch_numbers * size, "L2"),)),
-        Held(
-            f"a panel's {'x' if turned else 'dy'} of a block",
-            blocks.rows * blocks.columns * vectors * target.vector_bytes,
-            "L1",
-        ),
-        Held("the sums of all splits", splits * s.groups * panels * panel * s.taps * size),
-    )
-    return Description(
-        loops,
-        Tile.of(target, dtype, (rows, weights), (vectors, f"{lanes} channels"), s.lanewise),
-        held,
-        Inner(build, f"gradient_{rows}x{vectors}", (s.lanewise,)),
-        after="add up the splits, and bring the sums into the layout of the weights",
-    )
+    parts = s.groups * s.taps * outputs * job.lanes * job.size
+    return (product + 3 * parts / 6) / job.threads
 
 
 def _units(s: Sliding, blocks: Blocking, panels: int, tiles_a_run: int, threads: int) -> tuple[int, int, int]:
@@ -251,7 +275,7 @@ def _units(s: Sliding, blocks: Blocking, panels: int, tiles_a_run: int, threads:
     for slices in range(2, tiles_a_run // 2 + 1):
         if s.groups * panels * slices % threads == 0:
             return 1, panels, slices
-    block_count = s.images * ceil_div(s.vertical.out, blocks.rows) * ceil_div(s.horizontal.out, blocks.columns)
+    block_count = s.images * math.prod(blocks.count(s))
     return max(1, min(threads, block_count)), 1, 1
 
 
@@ -355,32 +379,3 @@ def _panel(
                 f.dispatch(tile.size, wide, *arguments)
             with one:
                 f.dispatch(tile.size, narrow, *arguments)
-
-
-def add_collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:
-    """dw = the sum of the parts, in the layout of the weights."""
-    f, array, thread, threads = kernel(module, "collect", dtype)
-    a = COLLECT.read(array)
-    kernel_size = a["kernel_h"] * a["kernel_w"]
-    first, end = share(a["groups"] * a["panels"] * kernel_size, thread, threads)
-    part_size = a["groups"] * a["panels"] * panel * kernel_size * a["channels"]
-    with f.loop(end, start=first) as task:
-        tap, panel_index = task.index % kernel_size, task.index // kernel_size % a["panels"]
-        group = task.index // kernel_size // a["panels"]
-        outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-        offset = (group * a["panels"] + panel_index) * panel * kernel_size * a["channels"] + tap * a["channels"] * width
-        total = f.address(a["parts"]).at(offset)
-        with f.loop(a["splits"], start=1) as split:
-            part = total.at(split.index * part_size)
-            with f.loop(a["channels"] * width, step=lanes) as at:
-                here = total.at(at.index)
-                here.put(f.add(here.vector(lanes), part.at(at.index).vector(lanes)))
-        to = f.address(a["w"]).at(
-            group * a["w_g"]
-            + panel_index * panel * a["w_k"]
-            + tap // a["kernel_w"] * a["w_i"]
-            + tap % a["kernel_w"] * a["w_j"]
-        )
-        f.call(copy, to, a["w_k"], a["w_c"], total, f.const(1), width, outputs, a["channels"])
-    f.done()

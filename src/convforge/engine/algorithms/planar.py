@@ -35,18 +35,21 @@ not aligned and count twice: 16 of the 24 loads that 12 cycles have room for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
-from .. import target as targets
-from ..describe import Description, Held, Inner, Loop, Tile, largest_tile, many
 from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import thread_scratch, tiles
+from ..kernels.epilogue import apply
 from ..kernels.ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
-from ..prepared import LINE, Layout, Prepared, Program, code, step, worth
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..plan import Job, Plan, Refusal
+from ..program import LINE, Layout, Prepared, Program, code, step
 from ..target import DTYPE_BYTES, Target
 
 PACK_WEIGHTS = Arguments(
@@ -59,8 +62,8 @@ PLANAR = Arguments(
     "x x_n x_c x_h x_w images channels height width kernel_h kernel_w dilation_h dilation_w pad_top pad_left "
     "out_height out_width block_rows block_columns row_blocks column_blocks pitch plane "
     "outputs row_groups phase_outputs phases_h phases_w crop_top crop_left "
-    "y y_n y_c y_h y_w y_height y_width weights bias bias_step c_part input_numbers staged_plane bias_at staged_at "
-    "scratch scratch_bytes"
+    "y y_n y_c y_h y_w y_height y_width weights bias bias_step residual c_part "
+    "input_numbers staged_plane bias_at staged_at residual_at scratch scratch_bytes"
 )
 
 _MOST_VECTORS = 8
@@ -85,21 +88,33 @@ class Phased:
         return self.phases[0] * self.phases[1] * self.sliding.outputs
 
 
-def forward(problem: Problem) -> Phased | None:
+_ONE_GROUP = Refusal("is for one group of channels")
+_TOO_WIDE = Refusal("packs all rows that a kernel spans, and this one spans far more than the image has")
+
+
+def forward(problem: Problem) -> Phased | Refusal:
     """The forward pass, where its stride is 1."""
     s = problem.forward()
-    if problem.groups > 1 or s.vertical.stride > 1 or s.horizontal.stride > 1 or len(list(s.pieces())) > 1:
-        return None
+    if problem.groups > 1:
+        return _ONE_GROUP
+    if s.vertical.stride > 1 or s.horizontal.stride > 1:
+        return Refusal("reads neighbouring pixels as vectors, which a stride tears apart")
+    if len(list(s.pieces())) > 1:
+        return _TOO_WIDE
     size = (s.vertical.out, s.horizontal.out)
     return Phased(s, (1, 1), (0, 0), size, (s.vertical.kernel, s.horizontal.kernel), turned=False)
 
 
-def input_gradient(problem: Problem) -> Phased | None:
+def input_gradient(problem: Problem) -> Phased | Refusal:
     """All phases of the input gradient at once."""
     s = problem.forward()
     axes = (s.vertical, s.horizontal)
-    if problem.groups > 1 or any((a.stride > 1 and a.dilation > 1) or a.stride > _LARGEST_STRIDE for a in axes):
-        return None
+    if problem.groups > 1:
+        return _ONE_GROUP
+    if any(a.stride > 1 and a.dilation > 1 for a in axes):
+        return Refusal("takes all phases of a stride together, which gaps between taps forbid")
+    if any(a.stride > _LARGEST_STRIDE for a in axes):
+        return Refusal(f"takes all phases of a stride together: above {_LARGEST_STRIDE} nearly all would be zeros")
 
     def together(a: Axis) -> Axis:
         taps, first = ceil_div(a.kernel, a.stride), a.pad // a.stride
@@ -210,60 +225,134 @@ def _cut(p: Phased, dtype: str, target: Target, threads: int, rows: int, columns
     return _Blocks(rows, columns, pitch, plane, staged_plane, cycles)
 
 
-def cycles(p: Phased, dtype: str, threads: int, kept: bool) -> float:
-    """What it takes on so many threads; where the packed weights are not `kept`, packing them as well.
+def plan(job: Job) -> Plan | Refusal:
+    """The forward pass at stride 1, and input gradients, of one group.
 
-    Counted for two threads, so that the choice, and with it the last bits of the result, is the same for any number.
+    Priced for two threads, so that the choice, and with it the last bits of the result, is the same for any number.
     """
-    packing = 0.0 if kept else 3.0 * p.outputs * p.sliding.taps
-    return (2 * _blocks(p, dtype, targets.current(), 2).cycles + packing) / threads
+    if job.for_weights:
+        return Refusal("computes images; the gradient of the weights is none")
+    phased = input_gradient(job.problem) if job.backward else forward(job.problem)
+    if isinstance(phased, Refusal):
+        return phased
+    packing = 0.0 if job.kept else 3.0 * phased.outputs * phased.sliding.taps
+    cycles = (2 * _blocks(phased, job.dtype, job.target, 2).cycles + packing) / job.threads
+    return Planar(job, cycles, phased)
 
 
-def describe(p: Phased, dtype: str, threads: int) -> Description:
-    """The loops over blocks, groups of output channels, vectors of pixels and products."""
-    s, size, target = p.sliding, DTYPE_BYTES[dtype], targets.current()
-    v, h, lanes = s.vertical, s.horizontal, target.lanes(dtype)
-    threads = worth(threads, s.macs)
-    rows = rows_of(p.outputs, target)
-    groups, b = ceil_div(p.outputs, rows), _blocks(p, dtype, target, threads)
-    blocks = s.images * ceil_div(v.out, b.rows) * ceil_div(h.out, b.columns)
-    channels = min(s.channels, _channels_a_part(s))
-    in_block = ceil_div((b.rows - 1) * b.pitch + b.columns, lanes)
-    vectors = largest_tile(in_block, vectors_beside(rows, target))
-    tasks = [f"{many(blocks, 'block')} of {b.rows}×{b.columns} result pixels"]
-    if groups > 1:
-        tasks.append(f"{many(groups, 'group')} of {rows} result channels")
-    loops = (
-        Loop(
-            blocks * groups,
-            "task",
-            f"shared out among {many(threads, 'thread')}: {' × '.join(tasks)}",
-            f"for a new block, copy its input as {many(s.channels, 'plane')}, zeros for the padding",
-        ),
-        Loop(ceil_div(s.channels, channels), "part", f"of the sum, of at most {many(channels, 'channel')}"),
-        Loop(
-            ceil_div(in_block, vectors),
-            "tile",
-            f"of at most {many(vectors, 'vector')} of pixels, past the ends of rows",
-        ),
-        Loop(channels * v.kernel, "row", "of taps"),
-        Loop(h.kernel, "product", "added to every sum of the tile"),
-    )
-    held = (
-        Held("all weights, packed", groups * rows * s.taps * size),
-        Held("a block's packed input", s.channels * b.plane * size, "L2"),
-        Held("a block's sums of a group of channels", rows * b.staged_plane * size, "L2"),
-        Held("weights of a part of the sum", rows * channels * v.kernel * h.kernel * size, "L1"),
-    )
-    phases = p.phases[0] * p.phases[1]
-    return Description(
-        loops,
-        Tile.of(target, dtype, (rows, "result channels"), (vectors, "result pixels"), factor="weight"),
-        held,
-        Inner(build, f"planar_{rows}x{vectors}", (rows,)),
-        after="bring the results into their layout",
-        note=f"all {phases} phases of the stride together, as {p.outputs} result channels" if phases > 1 else "",
-    )
+@dataclass(frozen=True)
+class Planar(Plan):
+    """The forward pass or the input gradient: blocks of the image × groups of output channels."""
+
+    phased: Phased
+
+    @cached_property
+    def blocks(self) -> _Blocks:
+        return _blocks(self.phased, self.job.dtype, self.job.target, self.job.threads)
+
+    @property
+    def rows(self) -> int:
+        """Output channels of a tile."""
+        return rows_of(self.phased.outputs, self.job.target)
+
+    @property
+    def nest(self) -> Nest:
+        """The loops over blocks, groups of output channels, vectors of pixels and products."""
+        job, p, b, rows, size = self.job, self.phased, self.blocks, self.rows, self.job.size
+        s = p.sliding
+        v, h = s.vertical, s.horizontal
+        groups = ceil_div(p.outputs, rows)
+        blocks = s.images * ceil_div(v.out, b.rows) * ceil_div(h.out, b.columns)
+        channels = min(s.channels, _channels_a_part(s))
+        in_block = ceil_div((b.rows - 1) * b.pitch + b.columns, job.lanes)
+        vectors = largest_tile(in_block, vectors_beside(rows, job.target))
+        tasks = [f"{many(blocks, 'block')} of {b.rows}×{b.columns} result pixels"]
+        if groups > 1:
+            tasks.append(f"{many(groups, 'group')} of {rows} result channels")
+        past_rows = f"of at most {many(vectors, 'vector')} of pixels, past the ends of rows"
+        levels = (
+            Level(
+                blocks * groups,
+                "task",
+                f"shared out among {many(job.threads, 'thread')}: {' × '.join(tasks)}",
+                f"for a new block, copy its input as {many(s.channels, 'plane')}, zeros for the padding",
+            ),
+            Level(ceil_div(s.channels, channels), "part", f"of the sum, of at most {many(channels, 'channel')}"),
+            Level(ceil_div(in_block, vectors), "tile", past_rows),
+            Level(channels * v.kernel, "row", "of taps"),
+            Level(h.kernel, "product", "added to every sum of the tile"),
+        )
+        held = (
+            Held("all weights, packed", groups * rows * s.taps * size),
+            Held("a block's packed input", s.channels * b.plane * size, "L2"),
+            Held("a block's sums of a group of channels", rows * b.staged_plane * size, "L2"),
+            Held("weights of a part of the sum", rows * channels * v.kernel * h.kernel * size, "L1"),
+        )
+        phases = p.phases[0] * p.phases[1]
+        return Nest(
+            levels,
+            RegisterTile.of(
+                job.target, job.dtype, (rows, "result channels"), (vectors, "result pixels"), factor="weight"
+            ),
+            held,
+            Inner(build, f"planar_{rows}x{vectors}", (rows,)),
+            after="bring the results into their layout",
+            note=f"all {phases} phases of the stride together, as {p.outputs} result channels" if phases > 1 else "",
+        )
+
+    def prepared(self, name: str) -> Prepared:
+        job, p, b, rows, size = self.job, self.phased, self.blocks, self.rows, self.job.size
+        source, weights, result = job.which.roles
+        s = p.sliding
+        v, h = s.vertical, s.horizontal
+        row_groups = ceil_div(p.outputs, rows)
+        kernels = code(build, ("pack_weights", "planar"), job.dtype, job.target, rows, job.finish.activation)
+        # Tiles may read past the last plane: up to a tile's vectors and a kernel's reach.
+        most = vectors_beside(rows, job.target)
+        beyond = most * job.lanes + (v.extent - 1) * b.pitch + h.kernel * h.dilation
+        input_numbers = round_up(s.channels * b.plane + beyond, LINE // size)
+        bias_at = input_numbers
+        staged_at = bias_at + rows * job.lanes
+        residual_at = staged_at + rows * b.staged_plane
+        per_thread = round_up((residual_at + (rows * b.staged_plane if job.finish.residual else 0)) * size, LINE)
+        common = {
+            "kernel_h": v.kernel, "kernel_w": h.kernel, "outputs": p.outputs, "phase_outputs": s.outputs,
+            "phases_h": p.phases[0], "phases_w": p.phases[1], "channels": s.channels,
+        }  # fmt: skip
+        packing = common | {
+            "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step, "rows": rows,
+            "taps_h": p.taps[0], "taps_w": p.taps[1], "turned": int(p.turned),
+        }  # fmt: skip
+        numbers = common | {
+            "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step, "images": s.images,
+            "height": v.size, "width": h.size, "dilation_h": v.dilation, "dilation_w": h.dilation,
+            "pad_top": v.pad, "pad_left": h.pad, "out_height": v.out, "out_width": h.out,
+            "block_rows": b.rows, "block_columns": b.columns,
+            "row_blocks": ceil_div(v.out, max(1, b.rows)), "column_blocks": ceil_div(h.out, max(1, b.columns)),
+            "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
+            "crop_top": p.crops[0], "crop_left": p.crops[1],
+            "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step,
+            "y_height": p.y_size[0], "y_width": p.y_size[1],
+            "bias_step": int(job.finish.bias), "c_part": _channels_a_part(s),
+            "input_numbers": input_numbers, "staged_plane": b.staged_plane, "bias_at": bias_at, "staged_at": staged_at,
+            "residual": 0, "residual_at": residual_at,
+            "scratch_bytes": per_thread,
+        }  # fmt: skip
+        layout, packed = Layout(), Layout()
+        at = {
+            "x": (source, 0),
+            "y": (result, 0),
+            "weights": ("packed", packed.take(row_groups * rows * s.taps * size)),
+            "scratch": ("work", layout.take(per_thread * job.threads)),
+            "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
+        }
+        if job.finish.residual:
+            at["residual"] = ("residual", 0)
+        pack = step(
+            kernels["pack_weights"], PACK_WEIGHTS, packing, {"w": (weights, s.w_start * size), "packed": ("packed", 0)}
+        )
+        compute = step(kernels["planar"], PLANAR, numbers, at)
+        return Prepared(name, job.threads, Program((compute,), layout.size), Program((pack,)), packed.size)
 
 
 def _channels_a_part(s: Sliding) -> int:
@@ -272,69 +361,11 @@ def _channels_a_part(s: Sliding) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Prepared
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def prepare(name: str, p: Phased, dtype: str, threads: int, roles: tuple[str, str, str], bias: bool) -> Prepared:
-    """`roles` are the buffers read, multiplied by, and written."""
-    source, weights, result = roles
-    s, size, target = p.sliding, DTYPE_BYTES[dtype], targets.current()
-    v, h, lanes = s.vertical, s.horizontal, target.lanes(dtype)
-    threads = worth(threads, s.macs)
-    rows = rows_of(p.outputs, target)
-    row_groups = ceil_div(p.outputs, rows)
-    b = _blocks(p, dtype, target, threads)
-    kernels = code(build, ("pack_weights", "planar"), dtype, target, rows)
-    # Tiles may read past the last plane: up to a tile's vectors and a kernel's reach.
-    line = LINE // size
-    beyond = vectors_beside(rows, target) * lanes + (v.extent - 1) * b.pitch + h.kernel * h.dilation
-    input_numbers = round_up(s.channels * b.plane + beyond, line)
-    bias_at = input_numbers
-    staged_at = bias_at + rows * lanes
-    per_thread = round_up((staged_at + rows * b.staged_plane) * size, LINE)
-    common = {
-        "kernel_h": v.kernel, "kernel_w": h.kernel, "outputs": p.outputs, "phase_outputs": s.outputs,
-        "phases_h": p.phases[0], "phases_w": p.phases[1], "channels": s.channels,
-    }  # fmt: skip
-    packing = common | {
-        "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step, "rows": rows,
-        "taps_h": p.taps[0], "taps_w": p.taps[1], "turned": int(p.turned),
-    }  # fmt: skip
-    numbers = common | {
-        "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step, "images": s.images,
-        "height": v.size, "width": h.size, "dilation_h": v.dilation, "dilation_w": h.dilation,
-        "pad_top": v.pad, "pad_left": h.pad, "out_height": v.out, "out_width": h.out,
-        "block_rows": b.rows, "block_columns": b.columns,
-        "row_blocks": ceil_div(v.out, max(1, b.rows)), "column_blocks": ceil_div(h.out, max(1, b.columns)),
-        "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
-        "crop_top": p.crops[0], "crop_left": p.crops[1],
-        "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "y_height": p.y_size[0], "y_width": p.y_size[1],
-        "bias_step": int(bias), "c_part": _channels_a_part(s),
-        "input_numbers": input_numbers, "staged_plane": b.staged_plane, "bias_at": bias_at, "staged_at": staged_at,
-        "scratch_bytes": per_thread,
-    }  # fmt: skip
-    layout, packed = Layout(), Layout()
-    at = {
-        "x": (source, 0),
-        "y": (result, 0),
-        "weights": ("packed", packed.take(row_groups * rows * s.taps * size)),
-        "scratch": ("work", layout.take(per_thread * threads)),
-        "bias": ("bias", 0) if bias else ("zeros", 0),
-    }
-    pack = step(
-        kernels["pack_weights"], PACK_WEIGHTS, packing, {"w": (weights, s.w_start * size), "packed": ("packed", 0)}
-    )
-    compute = step(kernels["planar"], PLANAR, numbers, at)
-    return Prepared(name, threads, Program((compute,)), layout.size, Program((pack,)), packed.size)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Kernels
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def build(module: ir.Module, dtype: str, target: Target, rows: int) -> None:
+def build(module: ir.Module, dtype: str, target: Target, rows: int, activation: str = "") -> None:
     """Adds the kernels `pack_weights` and `planar`, for tiles of so many rows, to the module."""
     lanes, most = target.lanes(dtype), vectors_beside(rows, target)
     copy = copy_function(module, dtype, lanes)
@@ -354,6 +385,7 @@ def build(module: ir.Module, dtype: str, target: Target, rows: int) -> None:
             block.pack_input(scratch, copy, packed.compare("<", 0))
         block.spread_bias(scratch.at(a["bias_at"]))
         block.slide(scratch, tile_of, most)
+        block.finish(scratch, copy, activation)
         block.bring_back(scratch.at(a["staged_at"]), copy)
         task.carry([index.value])
     f.done()
@@ -440,6 +472,31 @@ class _Block:
                 weights.at(part.index * taps * self.tile_rows), to, a["staged_plane"],
                 f.pick(first, bias, to), f.choose(first, lanes, a["staged_plane"]), f.choose(first, 0, lanes),
             )  # fmt: skip
+
+    def finish(self, scratch: Pointer, copy: Function, activation: str) -> None:
+        """The residual added, which is brought beside the sums first, and the activation. It is the forward pass that
+        has them, whose outputs are those of one phase."""
+        f, a, lanes = self.f, self.a, self.lanes
+        staged, beside = scratch.at(a["staged_at"]), scratch.at(a["residual_at"])
+        outputs = self.end_output - self.first_output
+        numbers = self.rows * a["pitch"]
+
+        def change(new: Callable[[Int], Value]) -> None:
+            with f.loop(outputs) as output, f.loop(numbers, step=lanes) as part:
+                at = output.index * a["staged_plane"] + part.index
+                staged.at(at).put(new(at))
+
+        with f.if_(a["residual"].compare("!=", 0)):
+            corner = self.image * a["y_n"] + self.first_output * a["y_c"] + self.first_column * a["y_w"]
+            residual = f.address(a["residual"]).at(corner + self.first_row * a["y_h"])
+            with f.loop(self.rows) as row:
+                self._across(
+                    copy, beside.at(row.index * a["pitch"]), a["staged_plane"], f.const(1),
+                    residual.at(row.index * a["y_h"]), a["y_c"], a["y_w"], outputs, self.columns,
+                )  # fmt: skip
+            change(lambda at: f.add(staged.at(at).vector(lanes), beside.at(at).vector(lanes)))
+        if activation:
+            change(lambda at: apply(f, activation, staged.at(at).vector(lanes)))
 
     def bring_back(self, staged: Pointer, copy: Function) -> None:
         """The group's outputs, phase by phase and row by row, to where they belong in y."""

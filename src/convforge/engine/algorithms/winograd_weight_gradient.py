@@ -49,34 +49,22 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ...spec import ceil_div
-from .. import target as targets
-from ..describe import Description, Held, Inner, Loop, largest_tile, many
-from ..describe import Tile as RegisterTile
-from ..geometry import Sliding
 from ..kernels.blocks import tiles
+from ..kernels.collect import COLLECT, add_collect
 from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share
-from ..kernels.pack import copy_function
+from ..kernels.pack import copy_function, reorder
+from ..kernels.pack_weights import panels_of
 from ..kernels.tile import product_tile
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
-from ..prepared import Layout, Prepared, Program, code, step, worth, zeros_for
+from ..kernels.winograd_tiles import TABLE, TILE_ARGUMENTS, Shape, Tiled, locate_input, locate_output, transform_images
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..plan import Job, Plan, Refusal
+from ..program import Layout, Prepared, Program, code, step, zeros_for
 from ..runtime import KEPT_BYTES
-from ..target import DTYPE_BYTES, Target
-from .direct import panels_of
-from .direct_weight_gradient import COLLECT, add_collect
-from .winograd import (
-    BYTES_A_CYCLE,
-    TABLE,
-    TILE_ARGUMENTS,
-    Dense,
-    Shape,
-    Tiled,
-    cycles_of_transform,
-    locate_input,
-    locate_output,
-    reorder,
-    transform_images,
-)
+from ..target import Target
+from .relayout import Dense
+from .winograd import BYTES_A_CYCLE, cycles_of_transform, in_tiles
 
 ACCUMULATE = Arguments(
     TILE_ARGUMENTS + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts dw part v w sums sums_step ahead"
@@ -88,9 +76,13 @@ ACCUMULATE = Arguments(
 KERNELS = ("reorder", "accumulate", "collect")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Division
-# ---------------------------------------------------------------------------------------------------------------------
+def plan(job: Job, shape: Shape) -> Plan | Refusal:
+    """Where the forward pass is one of `winograd.py`."""
+    tiled = in_tiles(job, shape)
+    if isinstance(tiled, Refusal):
+        return tiled
+    division = divided(job, tiled)
+    return WinogradWeightGradient(job, cycles(job, tiled, division), tiled, division)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +108,12 @@ class Division:
     """The sums of all splits; nothing where there is but one, which goes straight to where dw belongs."""
 
     @classmethod
-    def of(
-        cls, tiled: Tiled, dtype: str, target: Target, splits: int = 1, k_parts: int = 1, c_parts: int = 1
-    ) -> Division:
-        s, products, lanes = tiled.sliding, tiled.shape.products, target.lanes(dtype)
-        panel = lanes * target.tile_vectors
+    def of(cls, job: Job, tiled: Tiled, splits: int = 1, k_parts: int = 1, c_parts: int = 1) -> Division:
+        s, products, lanes, panel, target = tiled.sliding, tiled.shape.products, job.lanes, job.panel, job.target
         all_panels, all_vectors = ceil_div(s.outputs, panel), ceil_div(s.channels, lanes)
         panels, vectors = ceil_div(all_panels, k_parts), ceil_div(all_vectors, c_parts)
         # W of a panel takes half of L2: 116 tiles of 36·32 numbers where that is 1 MB.
-        a_tile = products * panel * DTYPE_BYTES[dtype]
+        a_tile = products * panel * job.size
         count = ceil_div(tiled.count, splits)
         chunks = ceil_div(count, max(1, target.l2_bytes // 2 // a_tile))
         chunk = ceil_div(count, chunks)
@@ -135,29 +124,29 @@ class Division:
             w_bytes=a_tile * (chunk | 1),
             task_bytes=task,
             sums_bytes=task * (panels * vectors if chunks > 1 else 1),
-            dw_bytes=splits * s.groups * all_panels * panel * s.taps * DTYPE_BYTES[dtype] if splits > 1 else 0,
+            dw_bytes=splits * s.groups * all_panels * panel * s.taps * job.size if splits > 1 else 0,
         )  # fmt: skip
 
     def memory(self, threads: int) -> int:
         return threads * (self.v_bytes + self.w_bytes + self.sums_bytes) + self.dw_bytes
 
 
-def divided(tiled: Tiled, dtype: str, target: Target, threads: int) -> Division:
+def divided(job: Job, tiled: Tiled) -> Division:
     """The division that takes the fewest cycles, of those whose memory is kept between calls, if there are any.
 
     As many units as threads at most; more, which a thread does one after the other in the same memory, only where that
     many need too much of it (1024 → 1024 channels: S has 151 MB).
     """
-    s, lanes = tiled.sliding, target.lanes(dtype)
-    panels, vectors = ceil_div(s.outputs, lanes * target.tile_vectors), ceil_div(s.channels, lanes)
+    s, threads = tiled.sliding, job.threads
+    panels, vectors = ceil_div(s.outputs, job.panel), ceil_div(s.channels, job.lanes)
 
     def rank(d: Division) -> tuple[bool, float]:
-        return d.memory(threads) > KEPT_BYTES, _cycles(tiled, d, dtype, target, threads)
+        return d.memory(threads) > KEPT_BYTES, cycles(job, tiled, d)
 
     for most in (threads, 4 * threads, 16 * threads):
         best = min(
             (
-                Division.of(tiled, dtype, target, splits, k_parts, c_parts)
+                Division.of(job, tiled, splits, k_parts, c_parts)
                 for splits in range(1, min(most, tiled.count) + 1)
                 for k_parts in range(1, min(most // splits, panels) + 1)
                 for c_parts in range(1, min(most // splits // k_parts, vectors) + 1)
@@ -188,9 +177,9 @@ _DW_BYTES_A_CYCLE = 10.0
 """dw, written or added up."""
 
 
-def _cycles(tiled: Tiled, d: Division, dtype: str, target: Target, threads: int) -> float:
+def cycles(job: Job, tiled: Tiled, d: Division) -> float:
     """What the thread with the most units takes: products, transforms, and what pixels, V and S cost on their way."""
-    s, shape, lanes = tiled.sliding, tiled.shape, target.lanes(dtype)
+    s, shape, lanes, target, threads = tiled.sliding, tiled.shape, job.lanes, job.target, job.threads
     outputs = min(d.panels * target.tile_vectors, ceil_div(s.outputs, lanes))
     count = d.chunks * d.chunk
     # A register tile of fewer than four rows waits for the multiply-add's latency.
@@ -216,110 +205,98 @@ def _cycles(tiled: Tiled, d: Division, dtype: str, target: Target, threads: int)
     return total
 
 
-def cycles(s: Sliding, shape: Shape, dtype: str, threads: int) -> float:
-    """What it takes, divided as it is."""
-    target, tiled = targets.current(), Tiled(s, shape)
-    return _cycles(tiled, divided(tiled, dtype, target, threads), dtype, target, threads)
+@dataclass(frozen=True)
+class WinogradWeightGradient(Plan):
+    """w's gradient, into `w`, from x and y's gradient, in `y`."""
 
+    tiled: Tiled
+    division: Division
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Prepare
-# ---------------------------------------------------------------------------------------------------------------------
+    def prepared(self, name: str) -> Prepared:
+        job, tiled, d = self.job, self.tiled, self.division
+        s, shape, size, lanes, panel, target = tiled.sliding, tiled.shape, job.size, job.lanes, job.panel, job.target
+        kernels = code(build, KERNELS, job.dtype, target, shape)
+        layout = Layout()
+        x, dy = Dense.input(s, layout, size), Dense.output(s, layout, size)
+        parts = layout.take(d.dw_bytes)
+        scratch = Layout()
+        scratch.take(2 * TABLE * 8)
+        numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | panels_of(s, panel) | {
+            "splits": d.splits, "k_parts": d.k_parts, "c_parts": d.c_parts, "chunks": d.chunks,
+            "part": scratch.take(shape.taps**2 * lanes * panel * size),
+            "w": scratch.take(d.w_bytes), "sums": scratch.take(d.sums_bytes), "v": scratch.take(d.v_bytes),
+            "sums_step": d.task_bytes // size if d.chunks > 1 else 0,
+            "ahead": int(d.sums_bytes > target.l2_bytes),
+            "scratch_bytes": scratch.size,
+        }  # fmt: skip
+        at = {
+            "x": x.address("x", size),
+            "y": dy.address("y", size),
+            "zeros": ("zeros", 0),
+            "parts": ("work", parts),
+            "dw": ("w", s.w_start * size),
+            "scratch": ("work", layout.take(scratch.size * job.threads)),
+        }
+        steps = [*x.copies(kernels["reorder"], "x", size), *dy.copies(kernels["reorder"], "y", size)]
+        steps.append(step(kernels["accumulate"], ACCUMULATE, numbers, at))
+        if d.splits > 1:
+            collected = {"parts": at["parts"], "w": at["dw"]}
+            steps.append(step(kernels["collect"], COLLECT, panels_of(s, panel) | {"splits": d.splits}, collected))
+        zeros = zeros_for(max(s.all_channels, s.all_outputs))
+        return Prepared(name, job.threads, Program(tuple(steps), layout.size), zeros=zeros)
 
-
-def prepare(name: str, s: Sliding, shape: Shape, dtype: str, threads: int) -> Prepared:
-    """w's gradient, into `w`, from x and y's gradient, in `y`; `s` is the forward pass."""
-    size, target = DTYPE_BYTES[dtype], targets.current()
-    lanes = target.lanes(dtype)
-    panel = lanes * target.tile_vectors
-    threads = worth(threads, s.macs)
-    tiled = Tiled(s, shape)
-    d = divided(tiled, dtype, target, threads)
-    kernels = code(build, KERNELS, dtype, target, shape)
-    layout = Layout()
-    x, dy = Dense.input(s, layout, size), Dense.output(s, layout, size)
-    parts = layout.take(d.dw_bytes)
-    scratch = Layout()
-    scratch.take(2 * TABLE * 8)
-    numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | panels_of(s, panel) | {
-        "splits": d.splits, "k_parts": d.k_parts, "c_parts": d.c_parts, "chunks": d.chunks,
-        "part": scratch.take(shape.taps**2 * lanes * panel * size),
-        "w": scratch.take(d.w_bytes), "sums": scratch.take(d.sums_bytes), "v": scratch.take(d.v_bytes),
-        "sums_step": d.task_bytes // size if d.chunks > 1 else 0,
-        "ahead": int(d.sums_bytes > target.l2_bytes),
-        "scratch_bytes": scratch.size,
-    }  # fmt: skip
-    at = {
-        "x": x.address("x", size),
-        "y": dy.address("y", size),
-        "zeros": ("zeros", 0),
-        "parts": ("work", parts),
-        "dw": ("w", s.w_start * size),
-        "scratch": ("work", layout.take(scratch.size * threads)),
-    }
-    steps = [*x.copies(kernels["reorder"], "x", size), *dy.copies(kernels["reorder"], "y", size)]
-    steps.append(step(kernels["accumulate"], ACCUMULATE, numbers, at))
-    if d.splits > 1:
-        collected = {"parts": at["parts"], "w": at["dw"]}
-        steps.append(step(kernels["collect"], COLLECT, panels_of(s, panel) | {"splits": d.splits}, collected))
-    zeros = zeros_for(max(s.all_channels, s.all_outputs))
-    return Prepared(name, threads, Program(tuple(steps)), layout.size, zeros=zeros)
-
-
-def describe(s: Sliding, shape: Shape, dtype: str, threads: int) -> Description:
-    """The loops of the weight gradient; `s` is the forward pass."""
-    target = targets.current()
-    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
-    threads = worth(threads, s.macs)
-    d = divided(Tiled(s, shape), dtype, target, threads)
-    channels = min(s.channels, lanes)
-    rows = largest_tile(channels, target.tile_rows)
-    vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
-    m, n, r = shape.outputs, shape.points, shape.taps
-    units = [
-        many(s.groups, "group") if s.groups > 1 else "",
-        many(d.splits, "split") + " of the tiles" if d.splits > 1 else "",
-        many(d.k_parts, "part") + " of the output channels" if d.k_parts > 1 else "",
-        many(d.c_parts, "part") + " of the input channels" if d.c_parts > 1 else "",
-    ]
-    shared = " × ".join(filter(None, units)) or "all of it"
-    loops = (
-        Loop(
-            s.groups * d.splits * d.k_parts * d.c_parts,
-            "unit",
-            f"shared out among {many(threads, 'thread')}: {shared}",
-        ),
-        Loop(
-            d.chunks,
-            "chunk",
-            f"of at most {many(d.chunk, 'tile')} of {m}×{m} output pixels",
-            f"V: transform the {n}×{n} input pixels that each tile sees",
-        ),
-        Loop(
-            d.panels,
-            "panel",
-            f"of {panel} output channels",
-            f"W: transform the {m}×{m} pixels of dy of each tile",
-        ),
-        Loop(d.vectors, "vector", f"of {channels} input channels"),
-        Loop(shape.products, "matrix product", "S[ξ] += Vᵀ[ξ]·W[ξ]"),
-        Loop(ceil_div(channels, rows), "register tile", f"of at most {rows} input channels"),
-        Loop(d.chunk, "tile", "added to every sum of the register tile"),
-    )
-    held = (
-        Held("V of a chunk", d.v_bytes),
-        Held("W of a panel", d.w_bytes * vectors // target.tile_vectors, "L2"),
-        Held("S of a task", d.task_bytes * vectors // target.tile_vectors, "L2"),
-        *((Held("S of a unit", d.sums_bytes),) if d.chunks > 1 else ()),
-    )
-    after = f"dw: transform S back into the {r}×{r} weights, after the last chunk"
-    return Description(
-        loops,
-        RegisterTile.of(target, dtype, (rows, "input channels"), (vectors, "output channels"), False),
-        held,
-        Inner(build, f"product_{rows}x{vectors}", (shape,)),
-        after=f"{after}; add up the splits" if d.splits > 1 else after,
-    )
+    @property
+    def nest(self) -> Nest:
+        job, target, d = self.job, self.job.target, self.division
+        s, shape, lanes, panel = self.tiled.sliding, self.tiled.shape, job.lanes, job.panel
+        channels = min(s.channels, lanes)
+        rows = largest_tile(channels, target.tile_rows)
+        vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
+        m, n, r = shape.outputs, shape.points, shape.taps
+        units = [
+            many(s.groups, "group") if s.groups > 1 else "",
+            many(d.splits, "split") + " of the tiles" if d.splits > 1 else "",
+            many(d.k_parts, "part") + " of the output channels" if d.k_parts > 1 else "",
+            many(d.c_parts, "part") + " of the input channels" if d.c_parts > 1 else "",
+        ]
+        shared = " × ".join(filter(None, units)) or "all of it"
+        levels = (
+            Level(
+                s.groups * d.splits * d.k_parts * d.c_parts,
+                "unit",
+                f"shared out among {many(job.threads, 'thread')}: {shared}",
+            ),
+            Level(
+                d.chunks,
+                "chunk",
+                f"of at most {many(d.chunk, 'tile')} of {m}×{m} output pixels",
+                f"V: transform the {n}×{n} input pixels that each tile sees",
+            ),
+            Level(
+                d.panels,
+                "panel",
+                f"of {panel} output channels",
+                f"W: transform the {m}×{m} pixels of dy of each tile",
+            ),
+            Level(d.vectors, "vector", f"of {channels} input channels"),
+            Level(shape.products, "matrix product", "S[ξ] += Vᵀ[ξ]·W[ξ]"),
+            Level(ceil_div(channels, rows), "register tile", f"of at most {rows} input channels"),
+            Level(d.chunk, "tile", "added to every sum of the register tile"),
+        )
+        held = (
+            Held("V of a chunk", d.v_bytes),
+            Held("W of a panel", d.w_bytes * vectors // target.tile_vectors, "L2"),
+            Held("S of a task", d.task_bytes * vectors // target.tile_vectors, "L2"),
+            *((Held("S of a unit", d.sums_bytes),) if d.chunks > 1 else ()),
+        )
+        after = f"dw: transform S back into the {r}×{r} weights, after the last chunk"
+        return Nest(
+            levels,
+            RegisterTile.of(target, job.dtype, (rows, "input channels"), (vectors, "output channels"), False),
+            held,
+            Inner(build, f"product_{rows}x{vectors}", (shape,)),
+            after=f"{after}; add up the splits" if d.splits > 1 else after,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

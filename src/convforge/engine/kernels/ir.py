@@ -308,6 +308,10 @@ class Function:
         wide = self.splat(count.value, lanes)
         return self.builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), wide)
 
+    def lanes_from(self, first: Int, lanes: int) -> Value:
+        """A mask of the lanes from `first` on."""
+        return self.builder.not_(self.first_lanes(first, lanes))
+
     def put_past_caches(self, pointer: Pointer, value: Value) -> None:
         """Store a whole vector, at an address aligned to it, without reading its cache line first or keeping it."""
         vector_bytes = value.type.count * _bytes(self.float)
@@ -468,7 +472,7 @@ class Arguments:
     """The names of the numbers that a kernel is called with, in order: written once, used on both sides of the call."""
 
     def __init__(self, names: str) -> None:
-        self.names = ("round", *names.split())  # which round of a repeated group of steps this is: runtime counts
+        self.names = tuple(names.split())
         self._position = {name: position for position, name in enumerate(self.names)}
 
     def read(self, array: Pointer) -> dict[str, Int]:
@@ -477,7 +481,7 @@ class Arguments:
 
     def pack(self, values: dict[str, int]) -> list[int]:
         """Outside: the numbers in order."""
-        return [0, *(values[name] for name in self.names[1:])]
+        return [values[name] for name in self.names]
 
     def position(self, name: str) -> int:
         return self._position[name]

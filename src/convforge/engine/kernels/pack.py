@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from .ir import I64, PTR, Function, Int, Pointer
+from .ir import I64, PTR, Arguments, Function, Int, Pointer, kernel, share
+
+REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 
 
 def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
@@ -115,3 +117,23 @@ def _copy_scalars(
     with f.loop(end_j, start=first_j) as j, f.loop(end_i, start=first_i) as i:
         value = from_.at(i.index * si + j.index * sj).scalar()
         to.at(i.index * di + j.index * dj).put(value)
+
+
+_PIXELS_A_TASK = 512
+
+
+def reorder(module: ir.Module, dtype: str, copy: Function) -> None:
+    """Images from one layout to another: row by row, in pieces."""
+    f, array, thread, threads = kernel(module, "reorder", dtype)
+    a = REORDER.read(array)
+    pieces = (a["width"] + (_PIXELS_A_TASK - 1)) // _PIXELS_A_TASK
+    first, end = share(a["images"] * a["height"] * pieces, thread, threads)
+    with f.loop(end, start=first) as task:
+        piece, rest = task.index % pieces, task.index // pieces
+        image, row = rest // a["height"], rest % a["height"]
+        pixel = piece * _PIXELS_A_TASK
+        pixels = (a["width"] - pixel).at_most(_PIXELS_A_TASK)
+        source = f.address(a["of"]).at(image * a["of_n"] + row * a["of_h"] + pixel * a["of_w"])
+        to = f.address(a["to"]).at(image * a["to_n"] + row * a["to_h"] + pixel * a["to_w"])
+        f.call(copy, to, a["to_c"], a["to_w"], source, a["of_c"], a["of_w"], a["channels"], pixels)
+    f.done()

@@ -56,18 +56,18 @@ class Layout:
         self.size = 0
 
     def take(self, size: int) -> int:
+        """Where in it the next `size` bytes begin."""
         offset = self.size
         self.size += round_up(size, LINE)
         return offset
 
 
 class Program:
-    """Steps as one block of numbers, and the places in it where a call puts its addresses."""
+    """Steps as one block of numbers, the places in it where a call puts its addresses, and the work memory it needs."""
 
-    def __init__(self, steps: tuple[Step, ...], first: int = 0, end: int = 0, rounds: int = 1) -> None:
-        """The steps from `first` to before `end` are repeated `rounds` times, as a group."""
-        self.steps, self.group = steps, (first, end, rounds)
-        block, starts = runtime.program([(s.kernel, s.numbers) for s in steps], first, end, rounds)
+    def __init__(self, steps: tuple[Step, ...], work_bytes: int = 0) -> None:
+        self.steps, self.work_bytes = steps, work_bytes
+        block, starts = runtime.program([(s.kernel, s.numbers) for s in steps])
         addresses = [
             (start + position, buffer, offset)
             for s, start in zip(steps, starts, strict=True)
@@ -77,10 +77,9 @@ class Program:
         self.address = int(self.block.ctypes.data)
         self.bytes = 8 * len(block)  # of the copy that a call works on
 
-    def after(self, steps: tuple[Step, ...]) -> Program:
-        """The same with these steps before it."""
-        first, end, rounds = self.group
-        return Program((*steps, *self.steps), first + len(steps), end + len(steps), rounds)
+    def preceded_by(self, steps: tuple[Step, ...], work_bytes: int = 0) -> Program:
+        """The same, with these steps before it."""
+        return Program((*steps, *self.steps), max(self.work_bytes, work_bytes))
 
 
 @dataclass(frozen=True)
@@ -88,19 +87,17 @@ class Prepared:
     """A pass for one problem: run it as often as you like.
 
     The weights are brought into the kernels' own form first (`packed_bytes` of it, written by `weights`). Whoever
-    knows that they have not changed keeps that form and passes its address to `run`. `alone`, where there is one, takes
-    the weights as they are, so that no form has to be handed from thread to thread; it needs `alone_bytes`.
+    knows that they have not changed keeps that form and passes its address to `run`. `unpacked`, where there is one,
+    takes the weights as they are: each thread packs those that it needs, so that no form is handed from core to core.
     """
 
     algorithm: str
     threads: int
     compute: Program
-    workspace_bytes: int
     weights: Program = field(default_factory=lambda: Program(()))
     packed_bytes: int = 0
     zeros: NDArray[np.float64] = field(default_factory=lambda: _FEW_ZEROS)
-    alone: Program | None = None
-    alone_bytes: int = 0
+    unpacked: Program | None = None
 
     @cached_property
     def form(self) -> bytes:
@@ -108,11 +105,16 @@ class Prepared:
         return self.packed_bytes.to_bytes(8, "little") + self.weights.block.tobytes()
 
     @cached_property
-    def _whole(self) -> tuple[Program, int, int]:
+    def _from_weights(self) -> tuple[Program, int, int]:
         """Where no packed weights are given: the steps, the memory they need, and where in it the packed form is."""
-        if self.alone:
-            return self.alone, self.alone_bytes, 0
-        return self.compute.after(self.weights.steps), self.workspace_bytes + self.packed_bytes, self.workspace_bytes
+        if self.unpacked:
+            return self.unpacked, self.unpacked.work_bytes, 0
+        whole = self.compute.preceded_by(self.weights.steps, self.weights.work_bytes)
+        return whole, whole.work_bytes + self.packed_bytes, whole.work_bytes
+
+    def work_bytes(self, packed: bool) -> int:
+        """Work memory of a call, with or without packed weights at hand."""
+        return self.compute.work_bytes if packed else self._from_weights[1]
 
     @cached_property
     def _zeros(self) -> int:
@@ -122,9 +124,10 @@ class Prepared:
         """Run on these addresses, as far as the pass knows them; `packed`, where it is given, is where `pack` has
         been."""
         if packed:
-            program, room, offset = self.compute, self.workspace_bytes, 0
+            program, offset = self.compute, 0
+            room = program.work_bytes
         else:
-            program, room, offset = self._whole
+            program, room, offset = self._from_weights
         work, alive = runtime.workspace(room + program.bytes)
         at = packed or work + offset
         buffers = (x, w, y, bias, residual, at, work, self._zeros)
@@ -133,7 +136,8 @@ class Prepared:
 
     def pack(self, w: int, packed: int) -> None:
         """Bring the weights at `w` into the kernels' form at `packed`."""
-        program, room = self.weights, self.workspace_bytes
+        program = self.weights
+        room = program.work_bytes
         work, alive = runtime.workspace(room + program.bytes)
         buffers = (0, w, 0, 0, 0, packed, work, self._zeros)
         runtime.call(program.block, program.address, work + room, self.threads, *buffers)

@@ -14,11 +14,11 @@ from .target import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class Level:
     """One level of a loop nest: `count` times a `unit`, of which `detail` says more; `before` is what is done first in
     each of them.
 
-    >>> str(Loop(3, "tile", "of at most 14 pixels"))
+    >>> str(Level(3, "tile", "of at most 14 pixels"))
     '3 tiles of at most 14 pixels'
     """
 
@@ -41,7 +41,7 @@ def many(count: int, unit: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TileStep:
     """What a step takes where each number that it loads meets several sums: `held` vectors that stay in registers for
     the whole step, and `read` loads of the others."""
 
@@ -51,7 +51,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class RegisterTile:
     """The sums that are held in registers: `rows` of `row` × `vectors` of `lane`, and what one step of them takes.
 
     A step loads `vectors` vectors and one number a row (a `factor`), which is broadcast, for one product a sum; where
@@ -66,7 +66,7 @@ class Tile:
     registers: int
     lanewise: bool = False
     factor: str = "input"
-    step: Step | None = None
+    step: TileStep | None = None
 
     @classmethod
     def of(
@@ -77,8 +77,8 @@ class Tile:
         vectors: tuple[int, str],
         lanewise: bool = False,
         factor: str = "input",
-        step: Step | None = None,
-    ) -> Tile:
+        step: TileStep | None = None,
+    ) -> RegisterTile:
         """A tile on this target; `rows` and `vectors` each with what they are."""
         return cls(*rows, *vectors, target.lanes(dtype), target.registers, lanewise, factor, step)
 
@@ -148,12 +148,12 @@ class Inner:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class Nest:
     """One pass. Loops from outside in; `after` is what follows them; `note` says what part of the pass this is, where
     it is not all of it."""
 
-    loops: tuple[Loop, ...]
-    tile: Tile
+    loops: tuple[Level, ...]
+    tile: RegisterTile
     held: tuple[Held, ...]
     inner: Inner
     after: str = ""

@@ -1,0 +1,73 @@
+"""Images with channels side by side, for kernels that want them so: the tensor itself, or a copy of it in work memory.
+
+A copy is a step of its own, before the kernels or after them: whoever runs several passes can see it, and leave it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..geometry import Sliding
+from ..kernels.pack import REORDER
+from ..program import Layout, Step, step
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Images with channels side by side: the tensor itself, or a copy of it in the workspace (`offset`) where the
+    tensor's channels lie elsewhere, as in NCHW."""
+
+    strides: tuple[int, int, int, int]
+    start: int
+    shape: tuple[int, int, int, int]
+    offset: int | None
+
+    @classmethod
+    def input(cls, s: Sliding, layout: Layout, size: int) -> Dense:
+        """x, for kernels that want its channels side by side."""
+        v, h = s.vertical, s.horizontal
+        shape, strides = (s.images, s.all_channels, v.size, h.size), (s.x_n, s.x_c, v.x_step, h.x_step)
+        return cls._of(shape, strides, s.x_start, layout, size)
+
+    @classmethod
+    def output(cls, s: Sliding, layout: Layout, size: int) -> Dense:
+        """y, likewise."""
+        v, h = s.vertical, s.horizontal
+        shape, strides = (s.images, s.all_outputs, v.out, h.out), (s.y_n, s.y_c, v.y_step, h.y_step)
+        return cls._of(shape, strides, s.y_start, layout, size)
+
+    @classmethod
+    def _of(
+        cls, shape: tuple[int, int, int, int], strides: tuple[int, int, int, int], start: int, layout: Layout, size: int
+    ) -> Dense:
+        n, c, h, w = shape
+        if strides[1] == 1 or c == 1:
+            return cls(strides, start, shape, None)
+        return cls(strides, start, shape, layout.take(n * c * h * w * size))
+
+    @property
+    def used(self) -> tuple[int, int, int, int]:
+        """The strides that the kernels see."""
+        _, c, h, w = self.shape
+        return self.strides if self.offset is None else (h * w * c, 1, w * c, c)
+
+    def arguments(self, name: str) -> dict[str, int]:
+        n, _, h, w = self.used
+        return {f"{name}_n": n, f"{name}_h": h, f"{name}_w": w}
+
+    def address(self, buffer: str, size: int) -> tuple[str, int]:
+        return (buffer, self.start * size) if self.offset is None else ("work", self.offset)
+
+    def copies(self, kernel_address: int, buffer: str, size: int, back: bool = False) -> tuple[Step, ...]:
+        """The step that makes the copy, or brings it `back` into the tensor."""
+        if self.offset is None:
+            return ()
+        names = ("to", "of") if back else ("of", "to")
+        n, c, h, w = self.shape
+        if all(strides[2] == w * strides[3] for strides in (self.strides, self.used)):
+            h, w = 1, h * w  # rows that touch are one long row
+        numbers = {"images": n, "channels": c, "height": h, "width": w}
+        for name, strides in zip(names, (self.strides, self.used), strict=True):
+            numbers |= {f"{name}_{axis}": stride for axis, stride in zip("nchw", strides, strict=True)}
+        at = {names[0]: (buffer, self.start * size), names[1]: ("work", self.offset)}
+        return (step(kernel_address, REORDER, numbers, at),)

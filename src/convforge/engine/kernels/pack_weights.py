@@ -1,0 +1,163 @@
+"""Weights of any layout as panels of output channels, the form that register tiles read as one stream.
+
+    [group][panel][i][j][c][lane]
+
+A panel is `tile_vectors` vectors of output channels wide; a group's last one may be one vector, whose lanes beyond the
+last channel are zeros. Four ways to read them, told apart at run time by the strides: vectors turned in registers where
+an output channel's weights are one piece, copied where output channels lie side by side, else one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from ...spec import ceil_div
+from ..geometry import Sliding
+from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+
+PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
+
+CHANNELS_A_TASK = 64
+
+
+def panels_of(s: Sliding, panel: int) -> dict[str, int]:
+    """Where the weights are, as panels of outputs."""
+    return s.weights | {"panels": ceil_div(s.weights["outputs"], panel)}
+
+
+def filled(f: Function, outputs: Int, panel: int) -> Int:
+    """A panel's output channels with the lanes that are filled up: whole vectors."""
+    return f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+
+
+def pack_function(module: ir.Module, dtype: str, lanes: int, panel: int) -> Function:
+    """Some input channels of a panel as [i][j][c][lane]. Arguments: the first of the weights; their strides by output,
+    input, row and column; rows and columns of the kernel; where to, and with room for how many channels from tap to
+    tap; how many input and output channels there are."""
+    f = Function(module, "pack", [PTR, *[I64] * 6, PTR, I64, I64, I64], dtype, internal=True)
+    names = ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w")
+    a = {name: f.integer(1 + n) for n, name in enumerate(names)} | {"channels": f.integer(8)}
+    outputs = f.integer(10)
+    _pack_part(f, a, f.pointer(0), f.pointer(7), f.integer(9), outputs, filled(f, outputs, panel), lanes)
+    f.done()
+    return f
+
+
+def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, panel: int) -> None:
+    """Weights of any layout as [group][panel][i][j][c][lane], zeros in the lanes beyond the last output channel."""
+    f, array, thread, threads = kernel(module, "pack_weights", dtype)
+    a = PACK_WEIGHTS.read(array)
+    taps = a["kernel_h"] * a["kernel_w"]
+    parts = (a["channels"] + (CHANNELS_A_TASK - 1)) // CHANNELS_A_TASK
+    first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
+    with f.loop(end, start=first) as task:
+        panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
+        first_channel = task.index % parts * CHANNELS_A_TASK
+        channels = (a["channels"] - first_channel).at_most(CHANNELS_A_TASK)
+        outputs = (a["outputs"] - panel_index * panel).at_most(panel)
+        source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
+        block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
+        target = block.at(first_channel * filled(f, outputs, panel))
+        f.call(
+            pack, source, a["w_k"], a["w_c"], a["w_i"], a["w_j"], a["kernel_h"], a["kernel_w"], target, a["channels"],
+            channels, outputs,
+        )  # fmt: skip
+    f.done()
+
+
+def _pack_part(
+    f: Function,
+    a: dict[str, Int],
+    source: Pointer,
+    target: Pointer,
+    channels: Int,
+    outputs: Int,
+    width: Int,
+    lanes: int,
+) -> None:
+    """Some input channels of one panel as [i][j][c][lane], a["channels"] of them from tap to tap."""
+    taps = a["kernel_h"] * a["kernel_w"]
+    for_taps_inside = f.all_of(
+        a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps)
+    )
+    weights = _Weights(f, a, source, target, channels, outputs, width, lanes)
+    # How the weights of one output channel lie, where all lanes are in use:
+    whole = outputs.compare("==", width)
+    with f.if_else(f.all_of(whole, for_taps_inside)) as (taps_inside, other):  # (c, i, j), torch's contiguous
+        with taps_inside:
+            weights.pack_taps_inside()
+        with other, f.if_else(f.all_of(whole, a["w_c"].compare("==", 1))) as (channels_inside, rest):  # (i, j, c)
+            with channels_inside:
+                weights.pack_channels_inside()
+            with rest, f.if_else(f.all_of(whole, a["w_k"].compare("==", 1))) as (lanes_inside, scattered):
+                with lanes_inside:  # channels_last in the input gradient, where channels change places
+                    weights.pack_lanes_inside()
+                with scattered:
+                    weights.pack_one_by_one(f.const(0), channels * taps)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Some input channels of one panel's weights, on their way into the packed form."""
+
+    f: Function
+    a: dict[str, Int]
+    source: Pointer
+    target: Pointer
+    channels: Int
+    outputs: Int
+    width: Int
+    lanes: int
+
+    def pack_taps_inside(self) -> None:
+        """Each output channel's weights are one piece in the order (c, i, j): read as vectors, turned in registers."""
+        f, a, taps = self.f, self.a, self.a["kernel_h"] * self.a["kernel_w"]
+        whole = self.channels * taps // self.lanes * self.lanes
+        with f.loop(whole, step=self.lanes) as at, f.loop(self.width, step=self.lanes) as lane:
+            for offset, column in enumerate(self._turned(lane.index * a["w_k"] + at.index)):
+                c, tap = (at.index + offset) // taps, (at.index + offset) % taps
+                self._row(c, tap).at(lane.index).put(column)
+        self.pack_one_by_one(whole, self.channels * taps)
+
+    def pack_channels_inside(self) -> None:
+        """Each tap's weights are one piece along the channels (channels_last): the same, tap by tap."""
+        f, a = self.f, self.a
+        whole = self.channels // self.lanes * self.lanes
+        with f.loop(a["kernel_h"]) as i, f.loop(a["kernel_w"]) as j:
+            tap = i.index * a["kernel_w"] + j.index
+            corner = i.index * a["w_i"] + j.index * a["w_j"]
+            with f.loop(whole, step=self.lanes) as c, f.loop(self.width, step=self.lanes) as lane:
+                for offset, column in enumerate(self._turned(corner + lane.index * a["w_k"] + c.index)):
+                    self._row(c.index + offset, tap).at(lane.index).put(column)
+        taps = a["kernel_h"] * a["kernel_w"]
+        self.pack_one_by_one(whole * taps, self.channels * taps)
+
+    def pack_lanes_inside(self) -> None:
+        """Output channels lie side by side already: vectors are copied."""
+        f, a = self.f, self.a
+        with f.loop(a["kernel_h"]) as i, f.loop(a["kernel_w"]) as j, f.loop(self.channels) as c:
+            here = self.source.at(c.index * a["w_c"] + i.index * a["w_i"] + j.index * a["w_j"])
+            there = self._row(c.index, i.index * a["kernel_w"] + j.index)
+            with f.loop(self.width, step=self.lanes) as lane:
+                there.at(lane.index).put(here.at(lane.index).vector(self.lanes))
+
+    def pack_one_by_one(self, first: Int, end: Int) -> None:
+        """The weights from number `first` on, counted in the order (c, i, j); zeros in the lanes without a channel."""
+        f, a, taps = self.f, self.a, self.a["kernel_h"] * self.a["kernel_w"]
+        with f.loop(end, start=first) as at:
+            c, tap = at.index // taps, at.index % taps
+            i, j = tap // a["kernel_w"], tap % a["kernel_w"]
+            here, there = self.source.at(c * a["w_c"] + i * a["w_i"] + j * a["w_j"]), self._row(c, tap)
+            with f.loop(self.outputs) as lane:
+                there.at(lane.index).put(here.at(lane.index * a["w_k"]).scalar())
+            with f.loop(self.width, start=self.outputs) as lane:
+                there.at(lane.index).put(f.scalar_zero())
+
+    def _turned(self, corner: Int) -> list[Value]:
+        rows = [self.source.at(corner + self.a["w_k"] * row).vector(self.lanes) for row in range(self.lanes)]
+        return self.f.transposed(rows)
+
+    def _row(self, c: Int, tap: Int) -> Pointer:
+        return self.target.at((tap * self.a["channels"] + c) * self.width)

@@ -1,0 +1,254 @@
+"""Winograd's kernels: weights, images and results transformed, and the products between (`algorithms/winograd.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from ..target import Target
+from .blocks import tiles
+from .cook_toom import short_convolution
+from .ir import I64, PTR, Arguments, Function, Int, Pointer, kernel, share
+from .pack import copy_function, reorder
+from .pack_weights import filled, pack_function
+from .tile import product_tile
+from .transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
+from .winograd_tiles import TABLE_BYTES, TILE_ARGUMENTS, Shape, locate_input, locate_output, tables, transform_images
+
+TRANSFORM_WEIGHTS = Arguments(
+    "w w_g w_k w_c w_i w_j groups panels outputs channels weights scratch scratch_bytes past_caches"
+)
+
+SLIDING = Arguments(
+    TILE_ARGUMENTS
+    + "weights bias bias_step residual pitch v m u u_step u_channels piece part own splits shares chunks "
+    "w w_g w_k w_c w_i w_j past_caches"
+    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made
+    # there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
+    # piece: those whose products are summed at once; chunks: of a split
+)
+
+
+KERNELS = ("transform_weights", "reorder", "blocks")
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """What the kernels call."""
+
+    locate_input: Function
+    locate_output: Function
+    spread: Function
+    gather: Function
+    wide: dict[int, Function]
+    narrow: dict[int, Function]
+
+
+def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
+    """Adds the `KERNELS` to the module."""
+    lanes = target.lanes(dtype)
+    panel = lanes * target.tile_vectors
+    matrices = short_convolution(shape.outputs, shape.taps)
+    copy = copy_function(module, dtype, lanes)
+    sizes = range(1, target.tile_rows + 1)
+    functions = _Functions(
+        locate_input=locate_function(module, dtype, shape.points),
+        locate_output=locate_function(module, dtype, shape.outputs),
+        spread=spread_function(module, dtype, lanes, matrices.into),
+        gather=gather_function(module, dtype, lanes, matrices.out, activation),
+        wide={r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes},
+        narrow={r: product_tile(module, dtype, target, r, 1) for r in sizes},
+    )
+    reorder(module, dtype, copy)
+    part = transform_part(module, dtype, lanes, panel, shape, pack_function(module, dtype, lanes, panel))
+    form = _Form(shape, lanes, panel, target.tile_rows)
+    transform_weights(module, dtype, part, form)
+    blocks(module, dtype, functions, part, form)
+
+
+CHANNELS_A_PART = 32
+
+
+def product_pitch(channels: Any, width: Any, lanes: int) -> Any:
+    """Numbers from one ξ of a panel's U to the next: a cache line more than there are, because 32·c numbers are often a
+    multiple of the caches' size over their ways, and one patch's 36 vectors would all fall into the same set."""
+    return channels * width + lanes
+
+
+def transform_part(module: ir.Module, dtype: str, lanes: int, panel: int, shape: Shape, pack: Function) -> Function:
+    """U = G w Gᵀ of at most `CHANNELS_A_PART` input channels of a panel: packed as [i][j][c][lane], which stays in L1,
+    they are a patch of r×r "pixels" with c·lanes "channels".
+
+    Arguments: the weights of the part's first channels, and their strides (output, input, row, column); how many
+    channels; how many outputs; U of the first channel; numbers from one ξ to the next; scratch; whether U goes past the
+    caches, so that its lines are not read into one in order to be written.
+    """
+    locate = locate_function(module, dtype, shape.taps)
+    matrix = short_convolution(shape.outputs, shape.taps).kernel
+    spread = spread_function(module, dtype, lanes, matrix)
+    spread_past_caches = spread_function(module, dtype, lanes, matrix, past_caches=True)
+    f = Function(module, "transform_part", [PTR, *[I64] * 4, I64, I64, PTR, I64, I64, I64], dtype, internal=True)
+    source, to = f.pointer(0), f.pointer(7)
+    strides = [f.integer(1 + n) for n in range(4)]
+    channels, outputs, step_, scratch, past_caches = (f.integer(n) for n in (5, 6, 8, 9, 10))
+    table, packed = f.address(scratch, I64), f.address(scratch + TABLE_BYTES)
+    width, taps = filled(f, outputs, panel), f.const(shape.taps)
+    f.call(pack, source, *strides, taps, taps, packed, f.const(CHANNELS_A_PART), channels, outputs)
+    tap = width * CHANNELS_A_PART
+    f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
+    arguments = (table, channels * width, to, step_, f.const(lanes), table)
+    with f.if_else(past_caches.compare("!=", 0)) as (large, small):
+        with large:
+            f.call(spread_past_caches, *arguments)
+        with small:
+            f.call(spread, *arguments)
+    f.done()
+    return f
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A panel of a group's output channels: how many they are, and how many with the lanes that are filled up."""
+
+    group: Int
+    index: Int
+    first_output: Int
+    outputs: Int
+    width: Int
+
+    @classmethod
+    def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, form: _Form) -> _Panel:
+        outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
+        first = group * a["outputs"] + index * form.panel
+        return cls(group, index, first, outputs, filled(f, outputs, form.panel))
+
+
+def _transform_panel(
+    f: Function, a: dict[str, Int], part: Function, form: _Form, p: _Panel, first: Int, channels: Int, to: Pointer,
+    pitch: Int, scratch: Int,
+) -> None:  # fmt: skip
+    """U of `channels` input channels of a panel, from the `first` on, part by part; `to` is where that one's begins."""
+    w = f.address(a["w"]).at(p.group * a["w_g"] + p.index * form.panel * a["w_k"] + first * a["w_c"])
+    with f.loop(channels, step=CHANNELS_A_PART) as each:
+        f.call(
+            part, w.at(each.index * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"],
+            (channels - each.index).at_most(CHANNELS_A_PART), p.outputs, to.at(each.index * p.width), pitch, scratch,
+            a["past_caches"],
+        )  # fmt: skip
+
+
+def transform_weights(module: ir.Module, dtype: str, part: Function, form: _Form) -> None:
+    """All of U, to be kept."""
+    f, array, thread, threads = kernel(module, "transform_weights", dtype)
+    a = TRANSFORM_WEIGHTS.read(array)
+    parts = (a["channels"] + (CHANNELS_A_PART - 1)) // CHANNELS_A_PART
+    a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
+    begin, end = share(a["groups"] * a["panels"] * parts, thread, threads)
+    with f.loop(end, start=begin) as task:
+        first, which = task.index % parts * CHANNELS_A_PART, task.index // parts
+        p = _Panel.of(f, a, which // a["panels"], which % a["panels"], form)
+        channels = (a["channels"] - first).at_most(CHANNELS_A_PART)
+        to = f.address(a["weights"]).at(which * a_panel + first * p.width)
+        pitch = product_pitch(a["channels"], p.width, form.lanes)
+        scratch = a["scratch"] + thread * a["scratch_bytes"]
+        _transform_panel(f, a, part, form, p, first, channels, to, pitch, scratch)
+    f.done()
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What is fixed when the code is written: the tiles' shape and the vectors'."""
+
+    shape: Shape
+    lanes: int
+    panel: int
+    tile_rows: int
+
+
+def _multiply(
+    f: Function, a: dict[str, Int], functions: _Functions, form: _Form, p: _Panel, weights: Pointer, first: Int,
+    channels: Int, v: Pointer, m: Pointer, count: Int,
+) -> None:  # fmt: skip
+    """M[ξ] += V[ξ] · U[ξ] for `count` tiles, a panel, and the input channels from `first` on: rows of `pitch` numbers
+    times `width` columns. The first channels write M, the others add to it."""
+    with tiles(f, count, form.tile_rows) as rows:
+        arguments = (
+            v.at(rows.first * a["pitch"] + first), a["pitch"], f.const(1), weights, channels,
+            m.at(rows.first * p.width), first,
+        )  # fmt: skip
+        with f.if_else(p.width.compare("==", form.panel)) as (two, one):
+            with two:
+                f.dispatch(rows.size, functions.wide, *arguments)
+            with one:
+                f.dispatch(rows.size, functions.narrow, *arguments)
+
+
+def _transform_output(
+    f: Function, a: dict[str, Int], functions: _Functions, form: _Form, p: _Panel, first: Int, count: Int, m: Pointer,
+    step_: Int, table: Pointer, outside: Pointer,
+) -> None:  # fmt: skip
+    """A panel's output pixels of `count` tiles from number `first` on ← M, again with the next tile's in view."""
+
+    locate = locate_output(f, a, functions.locate_output, form.shape.outputs, p.first_output, outside)
+    bias = f.address(a["bias"]).at(p.first_output * a["bias_step"])
+    distance = f.choose(a["residual"].compare("!=", 0), a["residual"] - a["y"], NO_RESIDUAL)
+    locate(first, table)
+    with f.loop(count) as t:
+        here, following = tables(table, t.index)
+        locate(first + t.index + 1, following)
+        values = m.at(t.index * p.width)
+        f.call(functions.gather, here, p.outputs, values, step_, bias, following, distance, outside.number())
+
+
+def odd_lines(numbers: Int, lanes: int) -> Int:
+    """At least so many numbers, an odd count of vectors: a step that spreads what lies so far apart over all sets of
+    the caches."""
+    return (numbers // (2 * lanes) * 2 + 1) * lanes
+
+
+def blocks(module: ir.Module, dtype: str, functions: _Functions, part: Function, form: _Form) -> None:
+    """All stages for a split of the tiles and a share of the panels, by one thread."""
+    f, array, thread, threads = kernel(module, "blocks", dtype)
+    a = SLIDING.read(array)
+    scratch = a["scratch"] + thread * a["scratch_bytes"]
+    table, outside = f.address(scratch, I64), f.address(scratch + 2 * TABLE_BYTES)
+    v, m, own_u = (f.address(scratch + a[name]) for name in "vmu")
+    a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
+    tiles_ = a["images"] * a["tiles_h"] * a["tiles_w"]
+    begin, end = share(a["groups"] * a["shares"] * a["splits"], thread, threads)
+    with f.loop(end, start=begin) as task:
+        split, rest = task.index % a["splits"], task.index // a["splits"]
+        group = rest // a["shares"]
+        first_panel, last_panel = share(a["panels"], rest % a["shares"], a["shares"])
+        kept_u = f.address(a["weights"]).at((group * a["panels"] + first_panel) * a_panel)
+        u = f.pick(a["own"].compare("!=", 0), own_u, kept_u)
+        first_tile, last_tile = share(tiles_, split, a["splits"])
+        with f.loop(a["chunks"]) as chunk:
+            first, after = share(last_tile - first_tile, chunk.index, a["chunks"])
+            first, count = first_tile + first, after - first
+            v_step = odd_lines(count * a["pitch"], form.lanes)
+            transform_images(
+                f, a, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first,
+                count, a["channels"], v, a["pitch"], v_step, form.lanes, table,
+            )  # fmt: skip
+            with f.loop(last_panel, start=first_panel) as index:
+                p = _Panel.of(f, a, group, index.index, form)
+                m_step = odd_lines(count * p.width, form.lanes)
+                panel_u = u.at((index.index - first_panel) * a["u_step"])
+                u_pitch = product_pitch(a["u_channels"], p.width, form.lanes)
+                with f.loop(a["channels"], step=a["piece"]) as piece:
+                    channels = (a["channels"] - piece.index).at_most(a["piece"])
+                    # Where U has no room for all channels, each piece takes the place of the one before.
+                    here = piece.index.at_most(a["u_channels"] - channels)
+                    piece_u = panel_u.at(here * p.width)
+                    with f.if_(f.all_of(a["own"].compare("!=", 0), chunk.index.compare("==", 0))):
+                        part_scratch = scratch + a["part"]
+                        _transform_panel(f, a, part, form, p, piece.index, channels, piece_u, u_pitch, part_scratch)
+                    with f.loop(form.shape.products) as xi:
+                        v_xi, m_xi = v.at(xi.index * v_step), m.at(xi.index * m_step)
+                        weights = piece_u.at(xi.index * u_pitch)
+                        _multiply(f, a, functions, form, p, weights, piece.index, channels, v_xi, m_xi, count)
+                _transform_output(f, a, functions, form, p, first, count, m, m_step, table, outside)
+    f.done()

@@ -1,0 +1,168 @@
+"""Winograd's tiles of pixels: how images are cut into them, where each one's pixels are, and all of them transformed.
+
+Used by the forward pass, the input gradient and the weight gradient alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...spec import ceil_div
+from ..geometry import Axis, Sliding
+from .ir import Function, Int, Pointer
+
+# The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
+TILE_ARGUMENTS = (
+    "images height width pad_top pad_left dilation_h dilation_w out_height out_width tiles_h tiles_w "
+    "groups channels outputs panels "  # channels of one group
+    "x x_n x_h x_w y y_n y_h y_w zeros scratch scratch_bytes "
+)
+
+TABLE = 64
+"""Addresses in a table: those of a patch of up to 8×8 pixels."""
+TABLE_BYTES = TABLE * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """F(m×m, r×r)."""
+
+    outputs: int
+    taps: int
+
+    @property
+    def points(self) -> int:
+        return self.outputs + self.taps - 1
+
+    @property
+    def products(self) -> int:
+        return self.points**2
+
+    @property
+    def name(self) -> str:
+        """As users call it; 3×3 kernels are the usual ones."""
+        name = f"winograd {self.outputs}×{self.outputs}"
+        return name if self.taps == 3 else f"{name} of {self.taps}×{self.taps}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """A sliding cut into tiles, and its size in them."""
+
+    sliding: Sliding
+    shape: Shape
+
+    @property
+    def high(self) -> int:
+        return self._along(self.sliding.vertical)
+
+    @property
+    def wide(self) -> int:
+        return self._along(self.sliding.horizontal)
+
+    def _along(self, axis: Axis) -> int:
+        """With gaps of d, every d-th output is a convolution of its own, without gaps, of every d-th input."""
+        return axis.dilation * ceil_div(axis.out, axis.dilation * self.shape.outputs)
+
+    @property
+    def count(self) -> int:
+        return self.sliding.images * self.high * self.wide
+
+    def arguments(self, panel: int) -> dict[str, int]:
+        """The `TILE_ARGUMENTS`, but for addresses and for where x and y lie (`Dense.arguments`)."""
+        s = self.sliding
+        return {
+            "images": s.images, "height": s.vertical.size, "width": s.horizontal.size,
+            "pad_top": s.vertical.pad, "pad_left": s.horizontal.pad,
+            "dilation_h": s.vertical.dilation, "dilation_w": s.horizontal.dilation,
+            "out_height": s.vertical.out, "out_width": s.horizontal.out, "tiles_h": self.high, "tiles_w": self.wide,
+            "groups": s.groups, "channels": s.channels, "outputs": s.outputs, "panels": ceil_div(s.outputs, panel),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelTile:
+    """One tile: its image, and its first output pixel."""
+
+    image: Int
+    row: Int
+    column: Int
+
+    @classmethod
+    def number(cls, a: dict[str, Int], index: Int, outputs: int) -> PixelTile:
+        """By (image, row, column), the last running fastest; where there are gaps, those of each phase by turns."""
+        in_image = index % (a["tiles_h"] * a["tiles_w"])
+
+        def first(number: Int, gap: Int) -> Int:
+            return number // gap * gap * outputs + number % gap
+
+        return cls(
+            index // (a["tiles_h"] * a["tiles_w"]),
+            first(in_image // a["tiles_w"], a["dilation_h"]),
+            first(in_image % a["tiles_w"], a["dilation_w"]),
+        )
+
+
+def transform_images(
+    f: Function, a: dict[str, Int], locate: Callable[[Int, Pointer], None], spread: Function, first: Int, count: Int,
+    channels: Int, to: Pointer, tile_step: Int, step_: Int, vector_step: Int | int, table: Pointer,
+) -> None:  # fmt: skip
+    """`count` tiles from number `first` on through `spread`; `locate` fills a table with the addresses of one.
+
+    The next tile's pixels are asked for while one is transformed. Without that the patch comes from L3 or memory at
+    12 GB/s: its pixels are pieces too short for the CPU's own prefetchers. With it, 64 channels at 224×224 take a third
+    less altogether.
+    """
+    locate(first, table)
+    with f.loop(count) as t:
+        here, following = tables(table, t.index)
+        locate(first + t.index + 1, following)
+        f.call(spread, here, channels, to.at(t.index * tile_step), step_, vector_step, following)
+
+
+def locate_input(
+    f: Function, a: dict[str, Int], locate: Function, outputs: int, group: Int
+) -> Callable[[Int, Pointer], None]:
+    """The patch of x that a tile sees, at the group's first channel."""
+
+    def of(t: Int, table: Pointer) -> None:
+        tile = PixelTile.number(a, t, outputs)
+        x = f.address(a["x"]).at(tile.image * a["x_n"] + group * a["channels"])
+        f.call(
+            locate, table, x, a["x_h"], a["x_w"], tile.row - a["pad_top"], a["height"], tile.column - a["pad_left"],
+            a["width"], f.address(a["zeros"]), a["dilation_h"], a["dilation_w"],
+        )  # fmt: skip
+
+    return of
+
+
+def locate_output(
+    f: Function, a: dict[str, Int], locate: Function, outputs: int, channel: Int, outside: Pointer
+) -> Callable[[Int, Pointer], None]:
+    """The tile's own pixels of y, at an output channel."""
+
+    def of(t: Int, table: Pointer) -> None:
+        tile = PixelTile.number(a, t, outputs)
+        y = f.address(a["y"]).at(tile.image * a["y_n"] + channel)
+        f.call(
+            locate,
+            table,
+            y,
+            a["y_h"],
+            a["y_w"],
+            tile.row,
+            a["out_height"],
+            tile.column,
+            a["out_width"],
+            outside,
+            a["dilation_h"],
+            a["dilation_w"],
+        )
+
+    return of
+
+
+def tables(table: Pointer, t: Int) -> tuple[Pointer, Pointer]:
+    """The tables of this tile and of the next, by turns."""
+    return table.at(t % 2 * TABLE), table.at((t + 1) % 2 * TABLE)

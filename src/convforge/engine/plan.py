@@ -1,0 +1,144 @@
+"""One pass to be done, and how: a `Job`, and the `Plan` or the `Refusal` that an algorithm answers with.
+
+An algorithm decides once, in its function `plan(job)`. What it decided is one value, off which everything else is read:
+what it costs by the model of the machine, the loops that `explain` shows, and the steps that run. So the three cannot
+disagree. Planning a job compiles nothing; `Plan.prepared` does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from . import target as targets
+from .geometry import Problem, Sliding
+from .kernels.epilogue import Epilogue
+from .nest import Nest
+from .program import Prepared, worth
+from .target import DTYPE_BYTES, Target
+
+
+class Pass(StrEnum):
+    """The three passes of a convolution."""
+
+    FORWARD = "forward"
+    INPUT_GRADIENT = "input gradient"
+    WEIGHT_GRADIENT = "weight gradient"
+
+    def slidings(self, problem: Problem) -> list[Sliding]:
+        """The pass as kernels that slide over images; the weight gradient has the forward pass's geometry, without
+        what sees nothing but padding and adds nothing to it."""
+        every = list(problem.input_gradient() if self is Pass.INPUT_GRADIENT else problem.forward().pieces())
+        if self is Pass.WEIGHT_GRADIENT:
+            every = [s for s in every if not s.blank] or every[:1]
+        return [s.simplified() for s in every]
+
+    @property
+    def roles(self) -> tuple[str, str, str]:
+        """The buffers that a sliding reads, multiplies by, and writes."""
+        return ("y", "w", "x") if self is Pass.INPUT_GRADIENT else ("x", "w", "y")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pass to be done: on which tensors, on which CPU, by how many threads.
+
+    `kept` says that the caller keeps the weights' packed form between calls, so that a larger one costs less; `finish`,
+    what is done to the sums before they are stored.
+    """
+
+    problem: Problem
+    which: Pass
+    target: Target
+    threads: int
+    kept: bool = False
+    finish: Epilogue = field(default_factory=Epilogue)
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        which: Pass,
+        threads: int,
+        kept: bool = False,
+        finish: Epilogue | None = None,
+        target: Target | None = None,
+    ) -> Job:
+        """With no more threads than there is work for; on this CPU, or for another `target`."""
+        macs = sum(s.macs for s in which.slidings(problem))
+        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish or Epilogue())
+
+    @cached_property
+    def slidings(self) -> tuple[Sliding, ...]:
+        """The pass as kernels that slide over images."""
+        return tuple(self.which.slidings(self.problem))
+
+    @property
+    def backward(self) -> bool:
+        """Whether it is the input gradient."""
+        return self.which is Pass.INPUT_GRADIENT
+
+    @property
+    def for_weights(self) -> bool:
+        """Whether it is the weight gradient."""
+        return self.which is Pass.WEIGHT_GRADIENT
+
+    @property
+    def dtype(self) -> str:
+        return self.problem.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def lanes(self) -> int:
+        """Numbers in a vector."""
+        return self.target.lanes(self.dtype)
+
+    @property
+    def panel(self) -> int:
+        """Output channels of a register tile."""
+        return self.lanes * self.target.tile_vectors
+
+
+class Refusal(str):
+    """Why an algorithm does not do a job: the end of a sentence that begins with its name."""
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """How an algorithm does a job."""
+
+    job: Job
+    cycles: float
+    """What it takes by the model: of one core, while the job's other threads work, too."""
+
+    @property
+    @abstractmethod
+    def nest(self) -> Nest:
+        """Its loops and tiles."""
+
+    @abstractmethod
+    def prepared(self, name: str) -> Prepared:
+        """Its steps, with the kernels compiled; `name` is the algorithm's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A way to do jobs."""
+
+    name: str
+    plan: Callable[[Job], Plan | Refusal]
+    reason: str
+    """Why it is the one to take, where it is."""
+    exact: bool = True
+    """Whether it multiplies each input by each weight that it meets."""
+
+
+REARRANGES = Refusal("adds and multiplies in another order than the definition, which exact precision rules out")
+ONLY_FLOAT32 = Refusal("gives up last digits, and float64 is for those who want them")
