@@ -25,7 +25,7 @@ from llvmlite import ir
 
 from . import runtime
 from . import target as targets
-from .kernels.ir import I32, I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from .kernels.ir import I32, I64, Arguments, Function, Int, Pointer, Value, kernel, share
 from .program import Program, step
 
 _CHAINS = 4
@@ -73,11 +73,11 @@ def _program(size: int) -> Program:
 
 
 def _build(module: ir.Module, lanes: int) -> None:
-    words = Function(module, "words", [PTR, I64], "float32", internal=True, result=I64)
-    words.done(_of_words(words, words.pointer(0, I32), words.integer(1), lanes))
+    words = Function(module, "words", "*memory count", "float32", internal=True, result=I64)
+    words.done(_of_words(words, words.pointer("memory", I32), words.integer("count"), lanes))
 
-    f = Function(module, "at_once", [PTR, I64], "float32", result=I64)
-    f.done(f.builder.call(words.function, [f.pointer(0, I32).value, f.integer(1).value]))
+    f = Function(module, "at_once", "*memory count", "float32", result=I64)
+    f.done(f.builder.call(words.function, [f.pointer("memory", I32).value, f.integer("count").value]))
 
     f, array, thread, threads = kernel(module, "piecewise", "float32")
     a = _PIECEWISE.read(array)

@@ -25,12 +25,12 @@ def fma_peak(threads: int) -> float:
 
     def build(module: ir.Module) -> None:
         f, _, _, _ = kernel(module, "peak", "float32")
-        x = f.pointer(0).vector(lanes)
-        start = [f.pointer(0).at(n * lanes).vector(lanes) for n in range(sums)]
+        x = f.pointer("arguments").vector(lanes)
+        start = [f.pointer("arguments").at(n * lanes).vector(lanes) for n in range(sums)]
         with f.loop(_STEPS, carry=start) as step:
             step.carry([f.fma(x, x, s) for s in step.values])
         for n, total in enumerate(step.values):
-            f.pointer(0).at((n + 8) * lanes).put(total)
+            f.pointer("arguments").at((n + 8) * lanes).put(total)
         f.done()
 
     address = runtime.code(f"{__name__}.fma_peak", build, ["peak"], here)["peak"]

@@ -328,8 +328,8 @@ def _build_run(module: ir.Module) -> None:
     parallel = ir.FunctionType(VOID, [PTR, PTR, I32, I32])
 
     # What each thread of a team does; `data` is (kernel, arguments, thread_number, thread_count).
-    member = Function(module, "member", [PTR], "float32", internal=True)
-    b, data = member.builder, member.pointer(0, I64)
+    member = Function(module, "member", "*data", "float32", internal=True)
+    b, data = member.builder, member.pointer("data", I64)
     words = [data.at(n).integer() for n in range(4)]
     number, count = (b.sext(b.call(_callee(b, words[n], query), []), I64) for n in (2, 3))
     b.call(_callee(b, words[0], body_type), [b.inttoptr(words[1].value, PTR), number, count])
@@ -355,18 +355,18 @@ def _build_run(module: ir.Module) -> None:
     f.done()
     run = f
 
-    f = Function(module, "call", [PTR, PTR, I64, *[I64] * len(BUFFERS)], "float32")
-    block, copy, threads = f.pointer(0, I64), f.pointer(1, I64), f.integer(2)
+    f = Function(module, "call", f"*block *copy threads {' '.join(BUFFERS)}", "float32")
+    block, copy, threads = f.pointer("block", I64), f.pointer("copy", I64), f.integer("threads")
     buffers = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
-    for n in range(len(BUFFERS)):
-        buffers.at(n).put(f.integer(3 + n).value)
+    for n, name in enumerate(BUFFERS):
+        buffers.at(n).put(f.integer(name).value)
     length, patches = block.at(_LENGTH).integer(), block.at(_PATCHES).integer()
     with f.loop(length, step=_COPIED_AT_ONCE) as word:
         copy.at(word.index).put(block.at(word.index).vector(_COPIED_AT_ONCE))
     with f.loop(patches) as patch:
         position, buffer, offset = (block.at(length + patch.index * 3 + n).integer() for n in range(3))
         copy.at(position).put((buffers.at(buffer).integer() + offset).value)
-    f.call(run, copy, 0, threads)
+    f.call(run, arguments=copy, thread=0, threads=threads)
     f.done()
 
 

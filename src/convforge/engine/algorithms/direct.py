@@ -43,8 +43,15 @@ from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
-from ..kernels.pack_weights import CHANNELS_A_TASK, PACK_WEIGHTS, filled, pack_function, pack_weights_kernel, panels_of
-from ..kernels.tile import forward_tile
+from ..kernels.pack_weights import (
+    CHANNELS_A_TASK,
+    PACK_WEIGHTS,
+    pack_function,
+    pack_weights_kernel,
+    panels_of,
+    where_weights_are,
+)
+from ..kernels.tile import Tiles, filled, forward_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
@@ -174,7 +181,7 @@ class Direct(Plan):
             count *= ceil_div(whole, cut[piece])
         products = cut["u_part"] * cut["v_part"] * cut["l_part"]
         rows = largest_tile(blocks.columns, target.tile_rows)
-        vectors = 1 if s.outputs <= job.panel // 2 else target.tile_vectors
+        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
         tasks = [
             f"{many(part.count, 'block')} of {blocks.rows}×{blocks.columns} result pixels",
             many(s.groups, "panel") + f" of {job.panel} channels" if s.lanewise else "",
@@ -294,12 +301,10 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
     """Adds the `KERNELS` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
-    pack = pack_function(module, dtype, lanes, panel)
-    pack_weights_kernel(module, dtype, pack, panel)
+    pack = pack_function(module, dtype, lanes)
+    pack_weights_kernel(module, dtype, pack, lanes, panel)
     _clear(module, dtype, lanes)
-    sizes, vectors = range(1, target.tile_rows + 1), target.tile_vectors
-    wide = {r: forward_tile(module, dtype, target, r, vectors, lanewise, activation) for r in sizes}
-    narrow = {r: forward_tile(module, dtype, target, r, 1, lanewise, activation) for r in sizes}
+    forward = forward_tiles(module, dtype, target, lanewise, activation)
 
     f, array, thread, threads = kernel(module, "sliding", dtype)
     a = SLIDING.read(array)
@@ -317,12 +322,12 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
         with f.if_(f.all_of(index.compare("!=", packed_block), a["in_place"].compare("==", 0))):
             block.pack_input(scratch, copy)
         with f.if_(f.all_of(each_packs, panel_index.compare("!=", packed_panel))):
-            _pack_panel(f, a, pack, panel_index, scratch.at(a["packed"]), panel)
+            _pack_panel(f, a, pack, panel_index, scratch.at(a["packed"]), lanes, panel)
         # All panels but a group's last are `panel` wide, and the last one is stored at the same distance.
         all_packed = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
         weights = f.pick(each_packs, scratch.at(a["packed"]), all_packed)
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
-        _panel(f, a, block, x, weights, scratch, panel_index, panel, wide, narrow, copy, target.tile_rows)
+        _panel(f, a, block, x, weights, scratch, panel_index, panel, forward, copy)
         task.carry([index.value, panel_index.value])
     f.done()
 
@@ -345,15 +350,17 @@ def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
     f.done()
 
 
-def _pack_panel(f: Function, a: dict[str, Int], pack: Function, panel_index: Int, to: Pointer, panel: int) -> None:
+def _pack_panel(
+    f: Function, a: dict[str, Int], pack: Function, panel_index: Int, to: Pointer, lanes: int, panel: int
+) -> None:
     """The weights of a panel, some input channels at a time."""
     w = f.address(a["w"]).at(panel_index * panel * a["w_k"])
     outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-    width = filled(f, outputs, panel)
+    width = filled(outputs, lanes)
     with f.loop(a["depth"], step=CHANNELS_A_TASK) as each:
         f.call(
-            pack, w.at(each.index * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"], a["kernel_h"], a["kernel_w"],
-            to.at(each.index * width), a["depth"], (a["depth"] - each.index).at_most(CHANNELS_A_TASK), outputs,
+            pack, w=w.at(each.index * a["w_c"]), **where_weights_are(a), to=to.at(each.index * width), room=a["depth"],
+            channels=(a["depth"] - each.index).at_most(CHANNELS_A_TASK), outputs=outputs,
         )  # fmt: skip
 
 
@@ -366,16 +373,14 @@ def _panel(
     scratch: Pointer,
     panel_index: Int,
     panel: int,
-    wide: dict[int, Function],
-    narrow: dict[int, Function],
+    forward: Tiles,
     copy: Function,
-    tile_rows: int,
 ) -> None:
     """One block of output pixels × one panel of output channels."""
     channel = panel_index * panel
     first_output = block.group * a["outputs"] + channel
     outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
-    width = filled(f, outputs, panel)
+    width = filled(outputs, forward.lanes)
     bias = f.address(a["bias"]).at(first_output * a["bias_step"])
 
     # Channels side by side: straight into the output. Otherwise into scratch, and from there across.
@@ -396,7 +401,10 @@ def _panel(
     zeros, has_residual = f.address(a["zeros"]), a["residual"].compare("!=", 0)
     with f.if_(f.all_of(has_residual, a["y_c"].compare("!=", 1))), f.loop(rows) as row:
         here, there = staged.at(row.index * columns * panel), residual.at(row.index * a["y_h"])
-        f.call(copy, here, f.const(1), panel, there, a["y_c"], a["y_w"], outputs, columns)
+        f.call(
+            copy, to=here, to_i=1, to_j=panel, source=there, source_i=a["y_c"], source_j=a["y_w"], width=outputs,
+            length=columns,
+        )  # fmt: skip
     residual = f.pick(straight, residual, staged)
 
     begin_step = f.choose(has_residual, to_column, 0)
@@ -406,25 +414,25 @@ def _panel(
     with _parts(f, a) as part:
         part_weights = weights.at(((part.u * a["runs"] + part.v) * a["run_length"] + part.l) * width)
         part_input = x.at(part.u * a["slot_i"] * a["row_pitch"] + part.v * a["run_step"] + part.l)
-        with f.loop(block.rows) as row, tiles(f, block.columns, tile_rows) as tile:
+        with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as tile:
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
             offset = row.index * to_row + tile.first * to_column
             target = to.at(offset)
             base = f.pick(part.first, residual.at(offset), target)
             base_step = f.choose(part.first, begin_step, to_column)
-            arguments = (
-                pixel, a["slot_i"] * a["row_pitch"], a["run_step"], part.u_count, part.v_count, part.l_count,
-                part_weights, target, to_column, f.pick(part.first, bias, zeros), base, base_step, outputs,
-                a["stride_w"] * a["pitch"], f.choose(part.last, 1, 0), ahead_step,
+            forward.call(
+                f, tile.size, width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
+                u_count=part.u_count, v_count=part.v_count, length=part.l_count, w=part_weights,
+                y=target, y_step=to_column, bias=f.pick(part.first, bias, zeros), base=base, base_step=base_step,
+                channels=outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
+                ahead_step=ahead_step,
             )  # fmt: skip
-            with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
-                with two:
-                    f.dispatch(tile.size, wide, *arguments)
-                with one:
-                    f.dispatch(tile.size, narrow, *arguments)
     with f.if_(a["y_c"].compare("!=", 1)), f.loop(rows) as row:
         here, there = staged.at(row.index * columns * panel), y.at(row.index * a["y_h"])
-        f.call(copy, there, a["y_c"], a["y_w"], here, f.const(1), panel, outputs, columns)
+        f.call(
+            copy, to=there, to_i=a["y_c"], to_j=a["y_w"], source=here, source_i=1, source_j=panel, width=outputs,
+            length=columns,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

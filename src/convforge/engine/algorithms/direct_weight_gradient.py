@@ -38,7 +38,7 @@ from ..kernels.collect import COLLECT, add_collect
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
 from ..kernels.pack_weights import panels_of
-from ..kernels.tile import gradient_tile
+from ..kernels.tile import Tiles, filled, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
@@ -150,7 +150,7 @@ class Part:
         s, blocks, target, size = self.sliding, self.blocks, job.target, job.size
         block_count = s.images * math.prod(blocks.count(s))
         rows = largest_tile(self.run_length, target.tile_rows)
-        vectors = 1 if s.outputs <= job.panel // 2 else target.tile_vectors
+        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
         weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
         lanes, rows_are = ("input", "output") if self.turned else ("output", "input")
         packed_dy = f"a panel's {'x' if self.turned else 'dy'} of a block"
@@ -283,9 +283,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
     """Adds the kernels `accumulate` and `collect` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
-    sizes = range(1, target.tile_rows + 1)
-    wide = {r: gradient_tile(module, dtype, target, r, target.tile_vectors, lanewise) for r in sizes}
-    narrow = {r: gradient_tile(module, dtype, target, r, 1, lanewise) for r in sizes}
+    gradients = gradient_tiles(module, dtype, target, lanewise)
 
     f, array, thread, threads = kernel(module, "accumulate", dtype)
     a = ACCUMULATE.read(array)
@@ -312,7 +310,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
             with f.loop(end_panel, start=first_panel) as p:
                 dw = part.at(p.index * panel * taps)
                 dy = scratch.at(a["panel_dy"])
-                _panel(f, a, block, x, dy, p.index, dw, run, add, lanes, panel, wide, narrow, copy, target)
+                _panel(f, a, block, x, dy, p.index, dw, run, add, panel, gradients, copy)
     f.done()
     add_collect(module, dtype, copy, lanes, panel)
 
@@ -327,18 +325,15 @@ def _panel(
     dw: Pointer,
     run_part: tuple[Int, Int],
     add: Int,
-    lanes: int,
     panel: int,
-    wide: dict[int, Function],
-    narrow: dict[int, Function],
+    gradients: Tiles,
     copy: Function,
-    target: Target,
 ) -> None:
     """One block of output pixels × one panel of output channels."""
     channel = panel_index * panel
     first_output = block.group * a["outputs"] + channel
     outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
-    width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+    width = filled(outputs, gradients.lanes)
     source = f.address(a["dy"]).at(
         block.image * a["dy_n"]
         + first_output * a["dy_c"]
@@ -346,7 +341,7 @@ def _panel(
         + block.first_column * a["dy_w"]
     )
     with f.if_(outputs.compare("<", width)):
-        fill_zeros(f, dy, block.rows * block.columns * width, lanes)
+        fill_zeros(f, dy, block.rows * block.columns * width, gradients.lanes)
     # Rows that touch are packed as one.
     one_row = a["dy_h"].compare("==", block.columns * a["dy_w"])
     rows = f.choose(one_row, 1, block.rows)
@@ -354,7 +349,10 @@ def _panel(
     with f.loop(rows) as row:
         target_row = dy.at(row.index * columns * width)
         here = source.at(row.index * a["dy_h"])
-        f.call(copy, target_row, f.const(1), width, here, a["dy_c"], a["dy_w"], outputs, columns)
+        f.call(
+            copy, to=target_row, to_i=1, to_j=width, source=here, source_i=a["dy_c"], source_j=a["dy_w"],
+            width=outputs, length=columns,
+        )  # fmt: skip
 
     row_step = a["slot_r"] * a["row_pitch"]
     pixel_step = a["stride_w"] * a["pitch"]
@@ -365,17 +363,13 @@ def _panel(
     with (
         f.loop(a["kernel_h"]) as i,
         f.loop(a["runs"]) as run,
-        tiles(f, end_number - first_number, target.tile_rows) as tile,
+        tiles(f, end_number - first_number, gradients.most_rows) as tile,
     ):
         number = first_number + tile.first
         first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
         to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + number) * width)
         to = f.pick(straight, f.address(a["w"]).at(number * a["w_c"] + channel), to)
-        arguments = (
-            first, row_step, pixel_step, block.rows, block.columns, dy, to, a["row_step"], dw_step, stored, add,
+        gradients.call(
+            f, tile.size, width, x=first, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
+            dy=dy, dw=to, row_step=a["row_step"], dw_step=dw_step, channels=stored, add=add,
         )  # fmt: skip
-        with f.if_else(outputs.compare(">", panel // 2)) as (two, one):
-            with two:
-                f.dispatch(tile.size, wide, *arguments)
-            with one:
-                f.dispatch(tile.size, narrow, *arguments)

@@ -47,7 +47,7 @@ from ...spec import ceil_div, round_up
 from .. import traffic
 from ..kernels.epilogue import apply
 from ..kernels.groups import Group
-from ..kernels.ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, share
 from ..kernels.transforms import NO_RESIDUAL
 from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile, many
 from ..plan import Job, Plan, Refusal
@@ -392,16 +392,18 @@ def build(
                 column = q * stride + a["left"]
                 inputs = (n - 1) * stride + width
             inside = f.all_of(column.compare(">=", 0), (column + inputs).compare("<=", a["width"]))
-            arguments = (
-                rows, count, a["x_w"], column, a["width"], a["zeros"], y.at(q * a["y_w"]), a["y_w"],
-                a["weights"], a["kernel_h"], a["bias"], a["bias_step"], first_vector, end_vector, a["channels"],
-                ahead, past_caches, distance,
-            )  # fmt: skip
+            arguments: dict[str, Int | Pointer | int] = {
+                "rows": rows, "count": count, "x_w": a["x_w"], "column": column, "width": a["width"],
+                "zeros": a["zeros"], "y": y.at(q * a["y_w"]), "y_w": a["y_w"], "weights": a["weights"],
+                "kernel_h": a["kernel_h"], "bias": a["bias"], "bias_step": a["bias_step"], "first": first_vector,
+                "end": end_vector, "channels": a["channels"], "ahead": ahead, "past_caches": past_caches,
+                "distance": distance,
+            }  # fmt: skip
             with f.if_else(inside) as (yes, no):
                 with yes:
-                    f.dispatch(n, tiles[guards[0]], *arguments)
+                    f.dispatch(n, tiles[guards[0]], **arguments)
                 with no:
-                    f.dispatch(n, tiles[True], *arguments)
+                    f.dispatch(n, tiles[True], **arguments)
     f.done()
 
 
@@ -453,33 +455,18 @@ def _tile(
     guarded: bool,
     activation: str,
 ) -> Function:
-    """`outputs` neighbouring outputs of a row, over some vectors of channels; `guarded` where columns may be outside.
-
-    Arguments: rows, count, x_w, column, width, zeros, y, y_w, weights, kernel_h, bias, bias_step, first vector, end
-    vector, channels, ahead, past_caches, distance (bytes from y to the residual, or `NO_RESIDUAL`).
-    """
+    """`outputs` neighbouring outputs of a row, over the vectors of channels from `first` to before `end`; `guarded`
+    where columns may be outside. `distance` is in bytes from y to the residual, or `NO_RESIDUAL`."""
     lanes = target.lanes(dtype)
-    types = [PTR, *[I64] * 5, PTR, *[I64] * 11]
-    f = Function(module, f"tile_{outputs}_{'border' if guarded else 'inside'}", types, dtype, internal=True)
-    rows, y = f.pointer(0, I64), f.pointer(6)
-    (
-        count,
-        x_w,
-        column,
-        x_width,
-        zeros,
-        y_w,
-        weights,
-        kernel_h,
-        bias,
-        bias_step,
-        first,
-        end,
-        channels,
-        ahead,
-        past_caches,
-        distance,
-    ) = (f.integer(n) for n in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17))
+    names = (
+        "*rows count x_w column width zeros *y y_w weights kernel_h bias bias_step first end channels "
+        "ahead past_caches distance"
+    )
+    f = Function(module, f"tile_{outputs}_{'border' if guarded else 'inside'}", names, dtype, internal=True)
+    rows, y = f.pointer("rows", I64), f.pointer("y")
+    count, x_w, column, x_width, zeros, y_w = f.integers("count x_w column width zeros y_w")
+    weights, kernel_h, bias, bias_step = f.integers("weights kernel_h bias bias_step")
+    first, end, channels, ahead, past_caches, distance = f.integers("first end channels ahead past_caches distance")
     with f.loop(end, start=first) as vector:
         channel = (vector.index * lanes).at_most(channels - lanes)
         base = f.address(bias).at(channel * bias_step).vector(lanes)

@@ -15,7 +15,7 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from .. import traffic
 from ..kernels.groups import Group
-from ..kernels.ir import I32, I64, PTR, Arguments, Function, Loop, Pointer, Value, kernel, share
+from ..kernels.ir import I32, I64, Arguments, Function, Loop, Pointer, Value, kernel, share
 from ..kernels.pack import fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, many
 from ..plan import Job, Plan, Refusal
@@ -277,7 +277,10 @@ def build(module: ir.Module, dtype: str, target: Target, group: Group, tap_rows:
                 dy = f.address(a["dy"]).at(image.index * a["dy_n"] + channel)
                 to = parts.at(vector.index * sums + tap_row.index * (width * group.depth * lanes))
                 for tile in tiles:
-                    f.call(tile, array, x, dy, to, block.index, block.index + rows, tap_row.index)
+                    f.call(
+                        tile, arguments=array, x=x, dy=dy, to=to, first=block.index, end=block.index + rows,
+                        first_tap=tap_row.index,
+                    )  # fmt: skip
     f.done()
     _collect(module, dtype, target, group, width)
 
@@ -295,13 +298,14 @@ def _gradient_tile(
     """Adds to the sums of `tap_rows` × `width` taps × the channels of `depth`, for one vector of output channels, over
     some output rows.
 
-    Arguments: those of the kernel, x and dy of the image and channels, sums, first row, end row, first tap row.
+    `arguments` are those of the kernel, x and dy of the image and channels.
     """
     lanes = target.lanes(dtype)
-    f = Function(module, f"gradient_tile_{depth.start}", [PTR, PTR, PTR, PTR, I64, I64, I64], dtype, internal=True)
-    a = CORRELATE.read(f.pointer(0, I64))
-    x, dy, to = (f.pointer(n) for n in (1, 2, 3))
-    first, end, first_tap = (f.integer(n) for n in (4, 5, 6))
+    names = "*arguments *x *dy *to first end first_tap"
+    f = Function(module, f"gradient_tile_{depth.start}", names, dtype, internal=True)
+    a = CORRELATE.read(f.pointer("arguments", I64))
+    x, dy, to = f.pointers("x dy to")
+    first, end, first_tap = f.integers("first end first_tap")
     zeros = f.address(a["zeros"])
     taps = [(i, j, c) for i in range(tap_rows) for j in range(width) for c in depth]
     columns = _columns(target, len(taps))

@@ -45,7 +45,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.epilogue import apply
-from ..kernels.ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import Job, Plan, Refusal
@@ -443,9 +443,15 @@ class _Block:
         rows = f.all_of(dp.compare("==", 1), sp.compare("==", 1))
         with f.if_else(rows) as (along_pixels, along_channels):
             with along_pixels:
-                f.call(copy, to, dp, dc, from_, sp, sc, pixels, channels)
+                f.call(
+                    copy, to=to, to_i=dp, to_j=dc, source=from_, source_i=sp, source_j=sc, width=pixels,
+                    length=channels,
+                )  # fmt: skip
             with along_channels:
-                f.call(copy, to, dc, dp, from_, sc, sp, channels, pixels)
+                f.call(
+                    copy, to=to, to_i=dc, to_j=dp, source=from_, source_i=sc, source_j=sp, width=channels,
+                    length=pixels,
+                )  # fmt: skip
 
     def spread_bias(self, to: Pointer) -> None:
         """What each output channel's sums are added to, in all lanes; zeros where there is no channel."""
@@ -466,11 +472,11 @@ class _Block:
             to = staged.at(tile.first * lanes)
             first = part.index.compare("==", 0)
             f.dispatch(
-                tile.size, tile_of,
-                x, a["plane"], a["dilation_h"] * a["pitch"], a["dilation_w"],
-                (a["channels"] - part.index).at_most(a["c_part"]), a["kernel_h"], a["kernel_w"],
-                weights.at(part.index * taps * self.tile_rows), to, a["staged_plane"],
-                f.pick(first, bias, to), f.choose(first, lanes, a["staged_plane"]), f.choose(first, 0, lanes),
+                tile.size, tile_of, x=x, x_c=a["plane"], x_i=a["dilation_h"] * a["pitch"], x_j=a["dilation_w"],
+                c_count=(a["channels"] - part.index).at_most(a["c_part"]), i_count=a["kernel_h"],
+                j_count=a["kernel_w"], w=weights.at(part.index * taps * self.tile_rows), y=to, y_r=a["staged_plane"],
+                base=f.pick(first, bias, to), base_r=f.choose(first, lanes, a["staged_plane"]),
+                base_v=f.choose(first, 0, lanes),
             )  # fmt: skip
 
     def finish(self, scratch: Pointer, copy: Function, activation: str) -> None:
@@ -528,17 +534,13 @@ class _Block:
 def _tile(module: ir.Module, dtype: str, lanes: int, rows: int, vectors: int) -> Function:
     """Sums for `rows` output channels and `vectors` vectors of pixels.
 
-        y[r, v] = base[r, v] + Σ_c Σ_i Σ_j  x[c·x_c + i·x_i + j·x_j + v] · w[c, i, j, r]
-
-    Arguments: x, x_c, x_i, x_j, c_count, i_count, j_count, w, y, y_r, base, base_r, base_v (the steps of base).
+    y[r, v] = base[r, v] + Σ_c Σ_i Σ_j  x[c·x_c + i·x_i + j·x_j + v] · w[c, i, j, r]
     """
-    f = Function(
-        module, f"planar_{rows}x{vectors}", [PTR, *[I64] * 6, PTR, PTR, I64, PTR, I64, I64], dtype, internal=True
-    )
-    x, w, y, base = (f.pointer(n) for n in (0, 7, 8, 10))
-    x_c, x_i, x_j, c_count, i_count, j_count, y_r, base_r, base_v = (
-        f.integer(n) for n in (1, 2, 3, 4, 5, 6, 9, 11, 12)
-    )
+    names = "*x x_c x_i x_j c_count i_count j_count *w *y y_r *base base_r base_v"
+    f = Function(module, f"planar_{rows}x{vectors}", names, dtype, internal=True)
+    x, w, y, base = f.pointers("x w y base")
+    x_c, x_i, x_j, c_count, i_count, j_count = f.integers("x_c x_i x_j c_count i_count j_count")
+    y_r, base_r, base_v = f.integers("y_r base_r base_v")
     sums: list[Value] = [f.zeros(lanes)] * (rows * vectors)
     with f.loop(c_count, carry=[x.value, w.value, *sums]) as c:
         plane = Pointer(f.builder, c.values[0], f.float)

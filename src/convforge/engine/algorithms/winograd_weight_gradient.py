@@ -52,10 +52,10 @@ from ...spec import ceil_div
 from ..kernels.blocks import tiles
 from ..kernels.collect import COLLECT, add_collect
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share
+from ..kernels.ir import I64, Arguments, Int, Pointer, kernel, share
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import panels_of
-from ..kernels.tile import product_tile
+from ..kernels.tile import filled, product_tiles
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from ..kernels.winograd_tiles import TABLE, TILE_ARGUMENTS, Shape, Tiled, locate_input, locate_output, transform_images
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
@@ -251,7 +251,7 @@ class WinogradWeightGradient(Plan):
         s, shape, lanes, panel = self.tiled.sliding, self.tiled.shape, job.lanes, job.panel
         channels = min(s.channels, lanes)
         rows = largest_tile(channels, target.tile_rows)
-        vectors = 1 if s.outputs <= panel // 2 else target.tile_vectors
+        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
         m, n, r = shape.outputs, shape.points, shape.taps
         units = [
             many(s.groups, "group") if s.groups > 1 else "",
@@ -316,9 +316,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     spread_patch = spread_function(module, dtype, lanes, forward.into)
     spread_tile = spread_function(module, dtype, lanes, backward.kernel)
     gather = gather_function(module, dtype, lanes, backward.out)
-    sizes = range(1, min(lanes, target.tile_rows) + 1)
-    wide = {r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes}
-    narrow = {r: product_tile(module, dtype, target, r, 1) for r in sizes}
+    products = product_tiles(module, dtype, target, min(lanes, target.tile_rows))
     reorder(module, dtype, copy)
     add_collect(module, dtype, copy, lanes, panel)
 
@@ -337,32 +335,36 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             with f.if_(a["ahead"].compare("!=", 0)), f.loop(width * lanes, step=lanes) as line:
                 f.prefetch(here.at(width * lanes + line.index), write=True)
             with tiles(f, rows, target.tile_rows) as tile:
-                arguments = (
-                    v.at(xi.index * pitch * lanes + tile.first), f.const(1), f.const(lanes),
-                    w.at(xi.index * pitch * width), count, here.at(tile.first * width), add,
+                products.call(
+                    f, tile.size, width, x=v.at(xi.index * pitch * lanes + tile.first), row_step=1, step=lanes,
+                    w=w.at(xi.index * pitch * width), count=count, y=here.at(tile.first * width), add=add,
                 )  # fmt: skip
-                with f.if_else(width.compare("==", panel)) as (two, one):
-                    with two:
-                        f.dispatch(tile.size, wide, *arguments)
-                    with one:
-                        f.dispatch(tile.size, narrow, *arguments)
 
     def back(sums: Pointer, split: Int, group: Int, p: Int, channel: Int, rows: Int) -> None:
         """dw of a task ← S, as [tap][channel][lane]: into the split's own, or by way of scratch to where dw belongs."""
-        outputs, width = _width(f, a, p, panel)
+        outputs, width = _width(a, p, lanes, panel)
         straight = a["splits"].compare("==", 1)
         before = ((split * a["groups"] + group) * a["panels"] + p) * panel * shape.taps**2 * a["channels"]
         to = f.pick(straight, own_part, f.address(a["parts"]).at(before + channel * width))
-        tap, taps = f.choose(straight, lanes, a["channels"]) * width, f.const(shape.taps)
+        tap = f.choose(straight, lanes, a["channels"]) * width
         with f.loop(rows) as row:
             here = to.at(row.index * width)
-            f.call(locate_taps, table, here, tap * shape.taps, tap, 0, taps, 0, taps, here, 1, 1)
-            f.call(gather, table, width, sums.at(row.index * width), width * lanes, zeros, table, NO_RESIDUAL, 0)
+            f.call(
+                locate_taps, table=table, x=here, x_h=tap * shape.taps, x_w=tap, top=0, height=shape.taps, left=0,
+                width=shape.taps, outside=here, gap_h=1, gap_w=1,
+            )  # fmt: skip
+            f.call(
+                gather, table=table, channels=width, values=sums.at(row.index * width), step=width * lanes, base=zeros,
+                following=table, residual=NO_RESIDUAL, outside=0,
+            )  # fmt: skip
         with f.if_(straight), f.loop(shape.taps) as i, f.loop(shape.taps) as j:
             dw = f.address(a["dw"]).at(group * a["w_g"] + p * panel * a["w_k"] + channel * a["w_c"])
             dw = dw.at(i.index * a["w_i"] + j.index * a["w_j"])
             source = to.at((i.index * shape.taps + j.index) * tap)
-            f.call(copy, dw, a["w_k"], a["w_c"], source, f.const(1), width, outputs, rows)
+            f.call(
+                copy, to=dw, to_i=a["w_k"], to_j=a["w_c"], source=source, source_i=1, source_j=width, width=outputs,
+                length=rows,
+            )  # fmt: skip
 
     begin, end = share(a["splits"] * a["groups"] * a["k_parts"] * a["c_parts"], thread, threads)
     with f.loop(end, start=begin) as unit:
@@ -385,7 +387,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
                 pitch * (shape.products * lanes), table,
             )  # fmt: skip
             with f.loop(end_panel, start=first_panel) as p:
-                outputs, width = _width(f, a, p.index, panel)
+                outputs, width = _width(a, p.index, lanes, panel)
                 pixels = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + p.index * panel, zeros)
                 transform_images(
                     f, a, pixels, spread_tile, first, count, outputs, w, width, pitch * width, lanes, table
@@ -400,7 +402,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     f.done()
 
 
-def _width(f: Function, a: dict[str, Int], index: Int, panel: int) -> tuple[Int, Int]:
+def _width(a: dict[str, Int], index: Int, lanes: int, panel: int) -> tuple[Int, Int]:
     """A panel's output channels: how many, and how many with the lanes that are filled up."""
     outputs = (a["outputs"] - index * panel).at_most(panel)
-    return outputs, f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+    return outputs, filled(outputs, lanes)

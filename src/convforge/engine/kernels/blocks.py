@@ -96,7 +96,10 @@ class Block:
         # A row whose pixels touch on both sides is one long "pixel": few channels then still move as whole vectors.
         width = f.choose(touching, pixels * self.channels, self.channels)
         length = f.choose(touching, f.choose(pixels.compare(">", 0), 1, 0), pixels)
-        f.call(copy, to, f.const(1), a["pitch"], from_, a["x_c"], a["x_w"], width, length)
+        f.call(
+            copy, to=to, to_i=1, to_j=a["pitch"], source=from_, source_i=a["x_c"], source_j=a["x_w"], width=width,
+            length=length,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from .ir import Arguments, Function, kernel, share
+from .tile import filled
 
 COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
 
@@ -20,7 +21,7 @@ def add_collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel
         tap, panel_index = task.index % kernel_size, task.index // kernel_size % a["panels"]
         group = task.index // kernel_size // a["panels"]
         outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-        width = f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
+        width = filled(outputs, lanes)
         offset = (group * a["panels"] + panel_index) * panel * kernel_size * a["channels"] + tap * a["channels"] * width
         total = f.address(a["parts"]).at(offset)
         with f.loop(a["splits"], start=1) as split:
@@ -34,5 +35,8 @@ def add_collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel
             + tap // a["kernel_w"] * a["w_i"]
             + tap % a["kernel_w"] * a["w_j"]
         )
-        f.call(copy, to, a["w_k"], a["w_c"], total, f.const(1), width, outputs, a["channels"])
+        f.call(
+            copy, to=to, to_i=a["w_k"], to_j=a["w_c"], source=total, source_i=1, source_j=width, width=outputs,
+            length=a["channels"],
+        )  # fmt: skip
     f.done()

@@ -67,8 +67,8 @@ def _function(f: Function, name: str, vector: ir.VectorType) -> ir.Function:
     """A long activation as a function of the module, once: a tile has up to 28 vectors, and there are 28 tiles."""
     made = f.module.globals.get(name)
     if made is None:
-        inner = Function(f.module, name, [vector], f.dtype, internal=True, result=vector)
-        inner.done(_LONG[name](inner.vector(inner.function.args[0]), _FORMATS[f.dtype]).value)
+        inner, x = Function.of_vector(f.module, name, vector, f.dtype)
+        inner.done(_LONG[name](inner.vector(x), _FORMATS[f.dtype]).value)
         made = inner.function
     return made
 

@@ -138,20 +138,23 @@ class Loop:
 
 
 class Function:
-    """A function under construction."""
+    """A function under construction.
+
+    `arguments` names them: "*x step" are an address and an integer. Whoever calls it gives each by its name.
+    """
 
     def __init__(
-        self,
-        module: ir.Module,
-        name: str,
-        arguments: Sequence[Any],
-        dtype: str,
-        *,
-        internal: bool = False,
-        result: Any = VOID,
+        self, module: ir.Module, name: str, arguments: str, dtype: str, *, internal: bool = False, result: Any = VOID
+    ) -> None:
+        self.names = arguments.replace("*", "").split()
+        types = [PTR if argument.startswith("*") else I64 for argument in arguments.split()]
+        self._begin(module, name, types, dtype, internal, result)
+
+    def _begin(
+        self, module: ir.Module, name: str, types: Sequence[Any], dtype: str, internal: bool, result: Any
     ) -> None:
         self.module, self.dtype, self.float = module, dtype, FLOATS[dtype]
-        self.function = ir.Function(module, ir.FunctionType(result, list(arguments)), name)
+        self.function = ir.Function(module, ir.FunctionType(result, types), name)
         if internal:
             self.function.linkage = "internal"
             self.function.attributes.add("noinline")
@@ -159,15 +162,30 @@ class Function:
             self.function.attributes.alignstack = 64
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
 
+    @classmethod
+    def of_vector(cls, module: ir.Module, name: str, vector: ir.VectorType, dtype: str) -> tuple[Function, Value]:
+        """An internal function from a vector to a vector, and its argument."""
+        f = cls.__new__(cls)
+        f._begin(module, name, [vector], dtype, internal=True, result=vector)
+        return f, f.function.args[0]
+
     # --- arguments and constants --------------------------------------------------------------------------------------
 
-    def integer(self, index: int) -> Int:
-        """The function's argument `index`, an integer."""
-        return Int(self.builder, self.function.args[index])
+    def integer(self, name: str) -> Int:
+        """The argument of that name, an integer."""
+        return Int(self.builder, self.function.args[self.names.index(name)])
 
-    def pointer(self, index: int, element: Any = None) -> Pointer:
-        """The function's argument `index`, an address."""
-        return Pointer(self.builder, self.function.args[index], element or self.float)
+    def integers(self, names: str) -> list[Int]:
+        """Several of them."""
+        return [self.integer(name) for name in names.split()]
+
+    def pointer(self, name: str, element: Any = None) -> Pointer:
+        """The argument of that name, an address."""
+        return Pointer(self.builder, self.function.args[self.names.index(name)], element or self.float)
+
+    def pointers(self, names: str) -> list[Pointer]:
+        """Several of them, of numbers."""
+        return [self.pointer(name) for name in names.split()]
 
     def address(self, value: Int, element: Any = None) -> Pointer:
         """An integer taken as an address."""
@@ -240,22 +258,26 @@ class Function:
     def pick(self, condition: Value, yes: Pointer, no: Pointer) -> Pointer:
         return Pointer(self.builder, self.builder.select(condition, yes.value, no.value), yes.element)
 
-    def call(self, callee: Function, *arguments: Int | Pointer | int) -> None:
-        self.builder.call(callee.function, [self._lift(a) for a in arguments])
+    def call(self, callee: Function, **arguments: Int | Pointer | int) -> None:
+        self.builder.call(callee.function, self._in_order(callee, arguments))
 
-    def dispatch(self, selector: Int, callees: dict[int, Function], *arguments: Int | Pointer | int) -> None:
+    def dispatch(self, selector: Int, callees: dict[int, Function], **arguments: Int | Pointer | int) -> None:
         """Call `callees[selector]`; nothing where the selector is not among them."""
         b = self.builder
         done = b.append_basic_block("dispatched")
         switch = b.switch(selector.value, done)
-        values = [self._lift(a) for a in arguments]
         for number, callee in callees.items():
             block = b.append_basic_block(f"case{number}")
             switch.add_case(ir.Constant(I64, number), block)
             b.position_at_end(block)
-            b.call(callee.function, values)
+            b.call(callee.function, self._in_order(callee, arguments))
             b.branch(done)
         b.position_at_end(done)
+
+    def _in_order(self, callee: Function, arguments: dict[str, Int | Pointer | int]) -> list[Value]:
+        if arguments.keys() != set(callee.names):
+            raise AssertionError(f"{callee.function.name} takes {callee.names}, not {list(arguments)}")
+        return [self._lift(arguments[name]) for name in callee.names]
 
     def only_if(self, condition: Value, values: Sequence[Value], changed: Callable[[], Sequence[Value]]) -> list[Value]:
         """`changed()` where the condition holds, else `values`; the code of `changed` then does not run at all."""
@@ -453,8 +475,8 @@ VectorLike: TypeAlias = Vector | float
 
 def kernel(module: ir.Module, name: str, dtype: str) -> tuple[Function, Pointer, Int, Int]:
     """An exported `void name(int64 *arguments, int64 thread, int64 threads)`: the function and its three arguments."""
-    f = Function(module, name, [PTR, I64, I64], dtype)
-    return f, f.pointer(0, I64), f.integer(1), f.integer(2)
+    f = Function(module, name, "*arguments thread threads", dtype)
+    return f, f.pointer("arguments", I64), f.integer("thread"), f.integer("threads")
 
 
 def share(total: Int, thread: Int, threads: Int) -> tuple[Int, Int]:

@@ -2,9 +2,9 @@
 
 What it computes, for i < width ("channels") and j < length ("pixels"):
 
-    destination[i·dᵢ + j·dⱼ] = source[i·sᵢ + j·sⱼ]
+    to[i·to_i + j·to_j] = source[i·source_i + j·source_j]
 
-The algorithms want channels side by side (dᵢ = 1). Three cases, told apart at run time by the strides:
+The algorithms want channels side by side (to_i = 1). Three cases, told apart at run time by the strides:
 
 - both sides have channels side by side (NHWC in): whole vectors, the last one overlapping its neighbour;
 - the source has pixels side by side (NCHW in), or the destination has (NCHW out): V×V blocks, transposed in registers.
@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from .ir import I64, PTR, Arguments, Function, Int, Pointer, kernel, share
+from .ir import Arguments, Function, Int, Pointer, kernel, share
 
 REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 
 
 def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
-    """`copy(destination, dᵢ, dⱼ, source, sᵢ, sⱼ, width, length)`; strides in elements."""
+    """`copy(to, to_i, to_j, source, source_i, source_j, width, length)`; strides in elements."""
     transpose = _transposing(module, dtype, lanes)
-    f = Function(module, "copy", [PTR, I64, I64, PTR, I64, I64, I64, I64], dtype, internal=True)
-    to, from_ = f.pointer(0), f.pointer(3)
-    di, dj, si, sj, width, length = (f.integer(n) for n in (1, 2, 4, 5, 6, 7))
+    f = Function(module, "copy", "*to to_i to_j *source source_i source_j width length", dtype, internal=True)
+    to, from_ = f.pointers("to source")
+    di, dj, si, sj, width, length = f.integers("to_i to_j source_i source_j width length")
 
     rows_in_place = f.all_of(di.compare("==", 1), si.compare("==", 1))
     with f.if_else(f.all_of(rows_in_place, width.compare(">=", lanes))) as (vectors, otherwise):
@@ -37,11 +37,11 @@ def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
             writes_along_pixels = f.all_of(si.compare("==", 1), dj.compare("==", 1))
             with f.if_else(reads_along_pixels) as (transpose_in, rest):
                 with transpose_in:
-                    f.call(transpose, to, dj, from_, si, width, length)
+                    f.call(transpose, to=to, to_j=dj, source=from_, source_i=si, width=width, length=length)
                 with rest, f.if_else(writes_along_pixels) as (transpose_out, scattered):
                     with transpose_out:
                         # the same with the parts of i and j exchanged
-                        f.call(transpose, to, di, from_, sj, length, width)
+                        f.call(transpose, to=to, to_j=di, source=from_, source_i=sj, width=length, length=width)
                     with scattered:
                         _copy_scalars(f, to, di, dj, from_, si, sj, 0, width, 0, length)
     f.done()
@@ -70,13 +70,13 @@ def _copy_vectors(
 
 
 def _transposing(module: ir.Module, dtype: str, lanes: int) -> Function:
-    """`transpose(destination, dⱼ, source, sᵢ, width, length)`: destination[i + j·dⱼ] = source[i·sᵢ + j], in blocks of
+    """`transpose(to, to_j, source, source_i, width, length)`: to[i + j·to_j] = source[i·source_i + j], in blocks of
     lanes × lanes through registers. At the borders a block is loaded and stored under masks, and rows that do not
     exist are those of row 0 under an empty mask: an address outside the process's memory costs an exception inside the
     CPU even where the mask is empty, some hundred cycles."""
-    f = Function(module, "transpose", [PTR, I64, PTR, I64, I64, I64], dtype, internal=True)
-    to, from_ = f.pointer(0), f.pointer(2)
-    dj, si, width, length = (f.integer(n) for n in (1, 3, 4, 5))
+    f = Function(module, "transpose", "*to to_j *source source_i width length", dtype, internal=True)
+    to, from_ = f.pointers("to source")
+    dj, si, width, length = f.integers("to_j source_i width length")
     with f.loop(width, step=lanes) as i, f.loop(length, step=lanes) as j:
         source, target = from_.at(i.index * si + j.index), to.at(i.index + j.index * dj)
         high, wide = width - i.index, length - j.index
@@ -135,5 +135,8 @@ def reorder(module: ir.Module, dtype: str, copy: Function) -> None:
         pixels = (a["width"] - pixel).at_most(_PIXELS_A_TASK)
         source = f.address(a["of"]).at(image * a["of_n"] + row * a["of_h"] + pixel * a["of_w"])
         to = f.address(a["to"]).at(image * a["to_n"] + row * a["to_h"] + pixel * a["to_w"])
-        f.call(copy, to, a["to_c"], a["to_w"], source, a["of_c"], a["of_w"], a["channels"], pixels)
+        f.call(
+            copy, to=to, to_i=a["to_c"], to_j=a["to_w"], source=source, source_i=a["of_c"], source_j=a["of_w"],
+            width=a["channels"], length=pixels,
+        )  # fmt: skip
     f.done()

@@ -15,7 +15,8 @@ from llvmlite import ir
 
 from ...spec import ceil_div
 from ..geometry import Sliding
-from .ir import I64, PTR, Arguments, Function, Int, Pointer, Value, kernel, share
+from .ir import Arguments, Function, Int, Pointer, Value, kernel, share
+from .tile import filled
 
 PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
 
@@ -27,26 +28,26 @@ def panels_of(s: Sliding, panel: int) -> dict[str, int]:
     return s.weights | {"panels": ceil_div(s.weights["outputs"], panel)}
 
 
-def filled(f: Function, outputs: Int, panel: int) -> Int:
-    """A panel's output channels with the lanes that are filled up: whole vectors."""
-    return f.choose(outputs.compare(">", panel // 2), panel, panel // 2)
-
-
-def pack_function(module: ir.Module, dtype: str, lanes: int, panel: int) -> Function:
-    """Some input channels of a panel as [i][j][c][lane]. Arguments: the first of the weights; their strides by output,
-    input, row and column; rows and columns of the kernel; where to, and with room for how many channels from tap to
-    tap; how many input and output channels there are."""
-    f = Function(module, "pack", [PTR, *[I64] * 6, PTR, I64, I64, I64], dtype, internal=True)
-    names = ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w")
-    a = {name: f.integer(1 + n) for n, name in enumerate(names)} | {"channels": f.integer(8)}
-    outputs = f.integer(10)
-    _pack_part(f, a, f.pointer(0), f.pointer(7), f.integer(9), outputs, filled(f, outputs, panel), lanes)
+def pack_function(module: ir.Module, dtype: str, lanes: int) -> Function:
+    """`pack`: some input channels of a panel, `channels` of them, as [i][j][c][lane], from the first of their weights,
+    `w`, and the strides by output, input, row and column; `room` is for how many channels there is room from tap to
+    tap."""
+    names = "*w w_k w_c w_i w_j kernel_h kernel_w *to room channels outputs"
+    f = Function(module, "pack", names, dtype, internal=True)
+    a = {name: f.integer(name) for name in ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w", "room")}
+    w, to, (channels, outputs) = f.pointer("w"), f.pointer("to"), f.integers("channels outputs")
+    _pack_part(f, a, w, to, channels, outputs, filled(outputs, lanes), lanes)
     f.done()
     return f
 
 
-def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, panel: int) -> None:
-    """Weights of any layout as [group][panel][i][j][c][lane], zeros in the lanes beyond the last output channel."""
+def where_weights_are(a: dict[str, Int]) -> dict[str, Int]:
+    """The strides of the weights, and the kernel's size."""
+    return {name: a[name] for name in ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w")}
+
+
+def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, lanes: int, panel: int) -> None:
+    """All weights, zeros in the lanes beyond the last output channel."""
     f, array, thread, threads = kernel(module, "pack_weights", dtype)
     a = PACK_WEIGHTS.read(array)
     taps = a["kernel_h"] * a["kernel_w"]
@@ -59,11 +60,8 @@ def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, panel: in
         outputs = (a["outputs"] - panel_index * panel).at_most(panel)
         source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
         block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
-        target = block.at(first_channel * filled(f, outputs, panel))
-        f.call(
-            pack, source, a["w_k"], a["w_c"], a["w_i"], a["w_j"], a["kernel_h"], a["kernel_w"], target, a["channels"],
-            channels, outputs,
-        )  # fmt: skip
+        to = block.at(first_channel * filled(outputs, lanes))
+        f.call(pack, w=source, **where_weights_are(a), to=to, room=a["channels"], channels=channels, outputs=outputs)
     f.done()
 
 
@@ -77,7 +75,7 @@ def _pack_part(
     width: Int,
     lanes: int,
 ) -> None:
-    """Some input channels of one panel as [i][j][c][lane], a["channels"] of them from tap to tap."""
+    """Some input channels of one panel as [i][j][c][lane], with room for a["room"] of them from tap to tap."""
     taps = a["kernel_h"] * a["kernel_w"]
     for_taps_inside = f.all_of(
         a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps)
@@ -160,4 +158,4 @@ class _Weights:
         return self.f.transposed(rows)
 
     def _row(self, c: Int, tap: Int) -> Pointer:
-        return self.target.at((tap * self.a["channels"] + c) * self.width)
+        return self.target.at((tap * self.a["room"] + c) * self.width)

@@ -24,7 +24,7 @@ from llvmlite import ir
 
 from .cook_toom import Matrix
 from .epilogue import apply
-from .ir import I64, PTR, Function, Int, Pointer, Value
+from .ir import I64, Function, Int, Pointer, Value
 
 Element = Callable[[int, int], Value]
 
@@ -117,10 +117,11 @@ def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
     `x` is pixel (0, 0) of the image; the patch begins at (top, left), and its pixels are gap_h and gap_w apart. Those
     outside height × width get the address `outside`.
     """
-    kinds = [PTR, PTR, I64, I64, I64, I64, I64, I64, PTR, I64, I64]
-    f = Function(module, f"locate_{size}", kinds, dtype, internal=True)
-    table, x, outside = f.pointer(0, I64), f.pointer(1), f.pointer(8)
-    x_h, x_w, top, height, left, width, gap_h, gap_w = (f.integer(n) for n in (2, 3, 4, 5, 6, 7, 9, 10))
+    names = "*table *x x_h x_w top height left width *outside gap_h gap_w"
+    f = Function(module, f"locate_{size}", names, dtype, internal=True)
+    table, x, outside = f.pointer("table", I64), f.pointer("x"), f.pointer("outside")
+    x_h, x_w, top, height, left, width = f.integers("x_h x_w top height left width")
+    gap_h, gap_w = f.integers("gap_h gap_w")
     columns = [left + gap_w * j for j in range(size)]
     inside = [f.all_of(column.compare(">=", 0), column.compare("<", width)) for column in columns]
     for i in range(size):
@@ -137,16 +138,16 @@ def locate_function(module: ir.Module, dtype: str, size: int) -> Function:
 def spread_function(
     module: ir.Module, dtype: str, lanes: int, matrix: Matrix, *, past_caches: bool = False
 ) -> Function:
-    """`spread(table, channels, out, step, vector_step, next)`: value ξ of vector v to out[ξ·step + v·vector_step].
+    """`spread(table, channels, out, step, vector_step, following)`: value ξ of vector v to out[ξ·step + v·vector_step].
 
-    Lanes beyond the last channel become zeros. `next` is the table of the patch that will be asked for after this one.
-    Where values go `past_caches`, `out` and the steps are whole vectors.
+    Lanes beyond the last channel become zeros. `following` is the table of the patch that comes after this one and is
+    asked for meanwhile. Where values go `past_caches`, `out` and the steps are whole vectors.
     """
     size = len(matrix[0])
     name = f"spread_{len(matrix)}x{size}" + ("_past_caches" if past_caches else "")
-    f = Function(module, name, [PTR, I64, PTR, I64, I64, PTR], dtype, internal=True)
-    table, out, following = f.pointer(0, I64), f.pointer(2), f.pointer(5, I64)
-    channels, step, vector_step = (f.integer(n) for n in (1, 3, 4))
+    f = Function(module, name, "*table channels *out step vector_step *following", dtype, internal=True)
+    table, out, following = f.pointer("table", I64), f.pointer("out"), f.pointer("following", I64)
+    channels, step, vector_step = f.integers("channels step vector_step")
 
     def vector(v: Int, load: Callable[[Pointer], Value]) -> None:
         def element(i: int, j: int) -> Value:
@@ -180,17 +181,18 @@ NO_RESIDUAL = 1
 
 
 def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix, activation: str = "") -> Function:
-    """`gather(table, channels, values, step, base, next, residual, outside)`: pixels = activation(M X Mᵀ + base + r),
-    from vectors at values[ξ·step + …].
+    """`gather(table, channels, values, step, base, following, residual, outside)`:
+    pixels = activation(M X Mᵀ + base + r), from vectors at values[ξ·step + …].
 
     `base` is one number a channel; lanes beyond `channels` are not stored. r lies `residual` bytes from each pixel but
     those `outside`, or is nothing (`NO_RESIDUAL`).
     """
     size, count = len(matrix), len(matrix[0])
-    types = [PTR, I64, PTR, I64, PTR, PTR, I64, I64]
-    f = Function(module, f"gather_{count}x{size}", types, dtype, internal=True)
-    table, values, base, following = f.pointer(0, I64), f.pointer(2), f.pointer(4), f.pointer(5, I64)
-    channels, step, residual, outside = (f.integer(n) for n in (1, 3, 6, 7))
+    names = "*table channels *values step *base *following residual outside"
+    f = Function(module, f"gather_{count}x{size}", names, dtype, internal=True)
+    table, following = f.pointer("table", I64), f.pointer("following", I64)
+    values, base = f.pointers("values base")
+    channels, step, residual, outside = f.integers("channels step residual outside")
 
     def vector(v: Int, mask: Value | None, residuals: bool) -> None:
         def element(i: int, j: int) -> Value:

@@ -10,10 +10,10 @@ from llvmlite import ir
 from ..target import Target
 from .blocks import tiles
 from .cook_toom import short_convolution
-from .ir import I64, PTR, Arguments, Function, Int, Pointer, kernel, share
+from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
 from .pack import copy_function, reorder
-from .pack_weights import filled, pack_function
-from .tile import product_tile
+from .pack_weights import pack_function
+from .tile import Tiles, filled, product_tiles
 from .transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from .winograd_tiles import TABLE_BYTES, TILE_ARGUMENTS, Shape, locate_input, locate_output, tables, transform_images
 
@@ -42,8 +42,7 @@ class _Functions:
     locate_output: Function
     spread: Function
     gather: Function
-    wide: dict[int, Function]
-    narrow: dict[int, Function]
+    products: Tiles
 
 
 def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
@@ -52,17 +51,15 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activatio
     panel = lanes * target.tile_vectors
     matrices = short_convolution(shape.outputs, shape.taps)
     copy = copy_function(module, dtype, lanes)
-    sizes = range(1, target.tile_rows + 1)
     functions = _Functions(
         locate_input=locate_function(module, dtype, shape.points),
         locate_output=locate_function(module, dtype, shape.outputs),
         spread=spread_function(module, dtype, lanes, matrices.into),
         gather=gather_function(module, dtype, lanes, matrices.out, activation),
-        wide={r: product_tile(module, dtype, target, r, target.tile_vectors) for r in sizes},
-        narrow={r: product_tile(module, dtype, target, r, 1) for r in sizes},
+        products=product_tiles(module, dtype, target),
     )
     reorder(module, dtype, copy)
-    part = transform_part(module, dtype, lanes, panel, shape, pack_function(module, dtype, lanes, panel))
+    part = transform_part(module, dtype, lanes, panel, shape, pack_function(module, dtype, lanes))
     form = _Form(shape, lanes, panel, target.tile_rows)
     transform_weights(module, dtype, part, form)
     blocks(module, dtype, functions, part, form)
@@ -81,29 +78,38 @@ def transform_part(module: ir.Module, dtype: str, lanes: int, panel: int, shape:
     """U = G w Gᵀ of at most `CHANNELS_A_PART` input channels of a panel: packed as [i][j][c][lane], which stays in L1,
     they are a patch of r×r "pixels" with c·lanes "channels".
 
-    Arguments: the weights of the part's first channels, and their strides (output, input, row, column); how many
-    channels; how many outputs; U of the first channel; numbers from one ξ to the next; scratch; whether U goes past the
-    caches, so that its lines are not read into one in order to be written.
+    `w` are the weights of the part's first channel, `to` its U, `step` is from one ξ to the next; `past_caches`,
+    whether U goes there, so that its lines are not read into one in order to be written.
     """
     locate = locate_function(module, dtype, shape.taps)
     matrix = short_convolution(shape.outputs, shape.taps).kernel
     spread = spread_function(module, dtype, lanes, matrix)
     spread_past_caches = spread_function(module, dtype, lanes, matrix, past_caches=True)
-    f = Function(module, "transform_part", [PTR, *[I64] * 4, I64, I64, PTR, I64, I64, I64], dtype, internal=True)
-    source, to = f.pointer(0), f.pointer(7)
-    strides = [f.integer(1 + n) for n in range(4)]
-    channels, outputs, step_, scratch, past_caches = (f.integer(n) for n in (5, 6, 8, 9, 10))
+    names = "*w w_k w_c w_i w_j channels outputs *to step scratch past_caches"
+    f = Function(module, "transform_part", names, dtype, internal=True)
+    strides = {name: f.integer(name) for name in ("w_k", "w_c", "w_i", "w_j")}
+    w, to = f.pointers("w to")
+    channels, outputs, step_, scratch, past_caches = f.integers("channels outputs step scratch past_caches")
     table, packed = f.address(scratch, I64), f.address(scratch + TABLE_BYTES)
-    width, taps = filled(f, outputs, panel), f.const(shape.taps)
-    f.call(pack, source, *strides, taps, taps, packed, f.const(CHANNELS_A_PART), channels, outputs)
+    width, taps = filled(outputs, lanes), shape.taps
+    f.call(
+        pack, w=w, **strides, kernel_h=taps, kernel_w=taps, to=packed, room=CHANNELS_A_PART, channels=channels,
+        outputs=outputs,
+    )  # fmt: skip
     tap = width * CHANNELS_A_PART
-    f.call(locate, table, packed, tap * shape.taps, tap, 0, taps, 0, taps, packed, 1, 1)
-    arguments = (table, channels * width, to, step_, f.const(lanes), table)
+    f.call(
+        locate, table=table, x=packed, x_h=tap * taps, x_w=tap, top=0, height=taps, left=0, width=taps, outside=packed,
+        gap_h=1, gap_w=1,
+    )  # fmt: skip
+    arguments: dict[str, Int | Pointer | int] = {
+        "table": table, "channels": channels * width, "out": to, "step": step_, "vector_step": lanes,
+        "following": table,
+    }  # fmt: skip
     with f.if_else(past_caches.compare("!=", 0)) as (large, small):
         with large:
-            f.call(spread_past_caches, *arguments)
+            f.call(spread_past_caches, **arguments)
         with small:
-            f.call(spread, *arguments)
+            f.call(spread, **arguments)
     f.done()
     return f
 
@@ -122,7 +128,7 @@ class _Panel:
     def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, form: _Form) -> _Panel:
         outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
         first = group * a["outputs"] + index * form.panel
-        return cls(group, index, first, outputs, filled(f, outputs, form.panel))
+        return cls(group, index, first, outputs, filled(outputs, form.lanes))
 
 
 def _transform_panel(
@@ -133,9 +139,9 @@ def _transform_panel(
     w = f.address(a["w"]).at(p.group * a["w_g"] + p.index * form.panel * a["w_k"] + first * a["w_c"])
     with f.loop(channels, step=CHANNELS_A_PART) as each:
         f.call(
-            part, w.at(each.index * a["w_c"]), a["w_k"], a["w_c"], a["w_i"], a["w_j"],
-            (channels - each.index).at_most(CHANNELS_A_PART), p.outputs, to.at(each.index * p.width), pitch, scratch,
-            a["past_caches"],
+            part, w=w.at(each.index * a["w_c"]), w_k=a["w_k"], w_c=a["w_c"], w_i=a["w_i"], w_j=a["w_j"],
+            channels=(channels - each.index).at_most(CHANNELS_A_PART), outputs=p.outputs,
+            to=to.at(each.index * p.width), step=pitch, scratch=scratch, past_caches=a["past_caches"],
         )  # fmt: skip
 
 
@@ -174,15 +180,10 @@ def _multiply(
     """M[ξ] += V[ξ] · U[ξ] for `count` tiles, a panel, and the input channels from `first` on: rows of `pitch` numbers
     times `width` columns. The first channels write M, the others add to it."""
     with tiles(f, count, form.tile_rows) as rows:
-        arguments = (
-            v.at(rows.first * a["pitch"] + first), a["pitch"], f.const(1), weights, channels,
-            m.at(rows.first * p.width), first,
+        functions.products.call(
+            f, rows.size, p.width, x=v.at(rows.first * a["pitch"] + first), row_step=a["pitch"], step=1, w=weights,
+            count=channels, y=m.at(rows.first * p.width), add=first,
         )  # fmt: skip
-        with f.if_else(p.width.compare("==", form.panel)) as (two, one):
-            with two:
-                f.dispatch(rows.size, functions.wide, *arguments)
-            with one:
-                f.dispatch(rows.size, functions.narrow, *arguments)
 
 
 def _transform_output(
@@ -199,7 +200,10 @@ def _transform_output(
         here, following = tables(table, t.index)
         locate(first + t.index + 1, following)
         values = m.at(t.index * p.width)
-        f.call(functions.gather, here, p.outputs, values, step_, bias, following, distance, outside.number())
+        f.call(
+            functions.gather, table=here, channels=p.outputs, values=values, step=step_, base=bias, following=following,
+            residual=distance, outside=outside.number(),
+        )  # fmt: skip
 
 
 def odd_lines(numbers: Int, lanes: int) -> Int:

@@ -118,7 +118,10 @@ def transform_images(
     with f.loop(count) as t:
         here, following = tables(table, t.index)
         locate(first + t.index + 1, following)
-        f.call(spread, here, channels, to.at(t.index * tile_step), step_, vector_step, following)
+        f.call(
+            spread, table=here, channels=channels, out=to.at(t.index * tile_step), step=step_, vector_step=vector_step,
+            following=following,
+        )  # fmt: skip
 
 
 def locate_input(
@@ -130,8 +133,9 @@ def locate_input(
         tile = PixelTile.number(a, t, outputs)
         x = f.address(a["x"]).at(tile.image * a["x_n"] + group * a["channels"])
         f.call(
-            locate, table, x, a["x_h"], a["x_w"], tile.row - a["pad_top"], a["height"], tile.column - a["pad_left"],
-            a["width"], f.address(a["zeros"]), a["dilation_h"], a["dilation_w"],
+            locate, table=table, x=x, x_h=a["x_h"], x_w=a["x_w"], top=tile.row - a["pad_top"], height=a["height"],
+            left=tile.column - a["pad_left"], width=a["width"], outside=f.address(a["zeros"]), gap_h=a["dilation_h"],
+            gap_w=a["dilation_w"],
         )  # fmt: skip
 
     return of
@@ -146,19 +150,9 @@ def locate_output(
         tile = PixelTile.number(a, t, outputs)
         y = f.address(a["y"]).at(tile.image * a["y_n"] + channel)
         f.call(
-            locate,
-            table,
-            y,
-            a["y_h"],
-            a["y_w"],
-            tile.row,
-            a["out_height"],
-            tile.column,
-            a["out_width"],
-            outside,
-            a["dilation_h"],
-            a["dilation_w"],
-        )
+            locate, table=table, x=y, x_h=a["y_h"], x_w=a["y_w"], top=tile.row, height=a["out_height"],
+            left=tile.column, width=a["out_width"], outside=outside, gap_h=a["dilation_h"], gap_w=a["dilation_w"],
+        )  # fmt: skip
 
     return of
 
