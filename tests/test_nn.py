@@ -108,6 +108,13 @@ def test_copies(padding: Any, tmp_path: Path) -> None:
     assert copy.deepcopy(layer).weight is not layer.weight
 
 
+def test_the_name_that_saved_models_look_for() -> None:
+    """It is part of every file that holds a whole module: those that were written before have to find it, too."""
+    assert pickle.loads(b"cconvforge.nn\nConv2d\n.") is Conv2d
+    assert b"convforge.nn" in pickle.dumps(Conv2d)
+    assert Conv2d.__module__ == convforge.nn.__name__ == "convforge.nn"
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize(
     ("padding", "stride", "kernel", "sides"),

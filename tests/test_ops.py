@@ -937,7 +937,7 @@ x, w = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)
 with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
     assert convforge.conv2d(x, w).dtype == torch.bfloat16
 assert convforge.conv2d(x, w).dtype == torch.float32
-from convforge import ops
+from convforge.pytorch import ops
 assert ops._is_plain(x, w, None)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -945,7 +945,7 @@ assert ops._is_plain(x, w, None)
 
 def test_the_short_way_is_taken() -> None:
     """By tensors and parameters, in and outside inference mode; in backward, too."""
-    from convforge import ops
+    from convforge.pytorch import ops
 
     x, w, b = randn(2, 4, 6, 7), torch.nn.Parameter(randn(5, 4, 3, 3)), torch.nn.Parameter(randn(5))
     assert ops._is_plain(x, w, b)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import convforge
-from convforge import ops
 from convforge.engine import passes
+from convforge.pytorch import ops
 
 from .conftest import Soak
 

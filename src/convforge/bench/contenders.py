@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import by_torch, ops
 from ..engine import Problem, runtime
 from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
 from ..engine.prepared import Prepared
 from ..engine.select import Pass
-from ..kept import freeze
+from ..pytorch import by_torch, ops
+from ..pytorch.kept import freeze
 from .layers import Layer
 
 OURS = "convforge"

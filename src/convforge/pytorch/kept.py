@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .engine import runtime
-from .engine.fingerprint import fingerprint
-from .engine.prepared import Prepared
-from .errors import UserError
+from ..engine import runtime
+from ..engine.fingerprint import fingerprint
+from ..engine.prepared import Prepared
+from ..errors import UserError
 
 # Forward and input gradient, each by an algorithm for small images and one for large ones.
 _FORMS_OF_A_TENSOR = 4

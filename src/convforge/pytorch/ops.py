@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..engine.geometry import Problem
+from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from ..engine.prepared import Prepared
+from ..engine.runtime import CannotLoad, ready
+from ..precision import get_precision
+from ..spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad
 from . import by_torch, kept
-from .engine.geometry import Problem
-from .engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
-from .engine.prepared import Prepared
-from .engine.runtime import CannotLoad, ready
 from .kept import drop_kept_weights, freeze, kept_weights
-from .precision import get_precision
-from .spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The function

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.modules.conv import _ConvNd
 
-from .engine.geometry import Problem
-from .engine.select import Pass, choose
-from .errors import UserError
+from ..engine.geometry import Problem
+from ..engine.select import Pass, choose
+from ..errors import UserError
+from ..precision import get_precision
+from ..spec import Conv2dSpec
 from .kept import bytes_kept_for
-from .nn import Conv2d
-from .precision import get_precision
-from .spec import Conv2dSpec
+from .modules import Conv2d
 
 __all__ = ["LayerReport", "Report", "optimize", "report"]
 
