@@ -12,7 +12,8 @@ from torch.nn.modules.utils import _pair
 
 from ..errors import UserError
 from ..spec import Sides, as_padding, same_half_pad, strided_same_error
-from .ops import conv2d, resolve_padding
+from .arguments import resolve_padding
+from .ops import conv2d
 
 __all__ = ["Conv2d"]
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +32,20 @@ from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_wei
 from ..engine.prepared import Prepared
 from ..engine.runtime import CannotLoad, ready
 from ..precision import get_precision
-from ..spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad
+from ..spec import PADDING_RULES, Sides
 from . import by_torch, kept
-from .kept import drop_kept_weights, freeze, kept_weights
+from .arguments import Geometry, Sizes, as_geometry, as_pair, out_size, resolve_padding, sizes_fit
+from .layout import (
+    check_memory,
+    dense_strides,
+    empty_strided,
+    extent_of,
+    in_format,
+    is_channels_last,
+    is_nhwc,
+    located,
+    memory_format,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The function
@@ -81,7 +92,7 @@ def conv2d(
             conv2d, tensors, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
         )
         return overridden
-    steps, gaps = _pair(stride), _pair(dilation)
+    steps, gaps = as_pair(stride), as_pair(dilation)
     if steps is None or gaps is None or not all(isinstance(t, Tensor) for t in tensors):
         return by_torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
@@ -119,36 +130,6 @@ def _traced(
     return by_torch.conv2d(x, w, bias, stride, padding, dilation, groups)
 
 
-def resolve_padding(
-    padding: Any, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Sides | None:
-    """Any form of padding as `((top, bottom), (left, right))`; None for what torch should refuse in its own words."""
-    pair = _pair(padding)
-    if pair is not None:
-        return (pair[0], pair[0]), (pair[1], pair[1])
-    by_side = isinstance(padding, Sequence) and len(padding) == 2 and not isinstance(padding, str)
-    if not by_side and padding not in PADDING_RULES:
-        return None
-    steps, gaps, extent = ((pair[0], pair[1]) for pair in (stride, dilation, kernel))
-    known = as_padding(padding, extent, steps, gaps)
-    if not isinstance(known, str):
-        return known
-    vertical, horizontal = (same_ceil_pad(size[a], kernel[a], stride[a], dilation[a]) for a in (0, 1))
-    return vertical, horizontal
-
-
-def _pair(value: Any) -> tuple[int, int] | None:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) == 1:
-            return (value[0], value[0]) if _is_integer(value[0]) else None
-        return (value[0], value[1]) if len(value) == 2 and _is_integer(value[0]) and _is_integer(value[1]) else None
-    return (value, value) if _is_integer(value) else None
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 
@@ -167,30 +148,7 @@ def _engine_takes(
         return False  # an exported program is for others: it holds the plain convolution
     if _under_functorch() or _has_tangent(tensors):
         return False  # vmap and forward-mode derivatives are torch's
-    return _sizes_fit(x.shape, w.shape, None if bias is None else bias.shape, stride, sides, dilation, groups)
-
-
-def _sizes_fit(
-    x_shape: Sequence[int],
-    w_shape: Sequence[int],
-    bias_shape: Sequence[int] | None,
-    stride: Any,
-    sides: Sides,
-    dilation: Any,
-    groups: int,
-) -> bool:
-    channels, (outs, per_group, kh, kw) = x_shape[-3], w_shape
-    if not isinstance(groups, int) or groups < 1 or outs % groups or channels != per_group * groups or outs == 0:
-        return False
-    if bias_shape is not None and (len(bias_shape) != 1 or bias_shape[0] != outs):
-        return False
-    if min(*stride, *dilation) < 1 or min(*sides[0], *sides[1]) < 0:
-        return False
-    if channels == 0 or kh == 0 or kw == 0 or x_shape[-2] == 0 or x_shape[-1] == 0:
-        return False
-    if len(x_shape) == 4 and x_shape[0] == 0:
-        return False
-    return all(output_size(x_shape[a - 2], w_shape[a + 2], stride[a], sides[a], dilation[a]) >= 1 for a in (0, 1))
+    return sizes_fit(x.shape, w.shape, None if bias is None else bias.shape, stride, sides, dilation, groups)
 
 
 def _under_functorch() -> bool:
@@ -227,19 +185,6 @@ _input_gradient_op = torch.ops.convforge.conv2d_input_gradient.default
 _weight_gradient_op = torch.ops.convforge.conv2d_weight_gradient.default
 
 
-try:  # what compiled programs of torch's own call: not through the dispatcher, in half the time
-    _empty_strided: Any = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
-except AttributeError:
-
-    def _empty_strided(shape: _Sizes, strides: _Sizes, dtype: torch.dtype) -> Tensor:
-        return torch.empty_strided(shape, strides, dtype=dtype)
-
-
-_Sizes: TypeAlias = tuple[int, ...]
-_Geometry: TypeAlias = tuple[_Sizes, _Sizes, _Sizes, int]
-"""Stride, padding, dilation, groups."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """One of the passes, as far as it depends on sizes, layouts and settings alone, and what it writes to."""
@@ -247,9 +192,9 @@ class _Plan:
     prepared: Prepared | None
     """None where there is nothing to compute: the tensors are empty."""
     dtype: torch.dtype
-    shape: _Sizes
-    strides: _Sizes
-    geometry: _Geometry
+    shape: Sizes
+    strides: Sizes
+    geometry: Geometry
     channels_last: bool
     itemsize: int
     extents: tuple[int, int]
@@ -258,13 +203,13 @@ class _Plan:
     """Whether the weights are not being trained, so that their packed form may be kept."""
 
     def output(self) -> Tensor:
-        y: Tensor = _empty_strided(self.shape, self.strides, self.dtype)
+        y: Tensor = empty_strided(self.shape, self.strides, self.dtype)
         return y
 
 
 def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensor:
     if x.dtype.itemsize == 2:
-        _check_memory(x, w, bias)
+        check_memory(x, w, bias)
         wide = _forward(x.float(), _wide(w), None if bias is None else bias.float(), stride, pads, dilation, groups)
         return wide.to(x.dtype)
     dtype = _common_dtype(x, w)
@@ -272,9 +217,9 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
         if bias.dtype != dtype or bias.shape != (w.shape[0],):
             raise RuntimeError(f"the bias must be {w.shape[0]} numbers of {dtype}, not {bias.shape}, {bias.dtype}.")
         if not bias.is_contiguous():
-            _check_memory(bias)
+            check_memory(bias)
             bias = bias.contiguous()
-    geometry = _geometry(stride, pads, dilation, groups)
+    geometry = as_geometry(stride, pads, dilation, groups)
     keep = not w.requires_grad
     try:
         plan = _forward_plan(
@@ -283,39 +228,19 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
         y = by_torch.conv2d(x, w, bias, stride, ((pads[0], pads[1]), (pads[2], pads[3])), dilation, groups)
-        return _in_format(y, is_channels_last(x) or is_channels_last(w))
+        return in_format(y, is_channels_last(x) or is_channels_last(w))
     return _run_forward(plan, x, w, bias)
 
 
 def _run_forward(plan: _Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     y, prepared = plan.output(), plan.prepared
     if prepared is not None:
-        x_at, _ = _located(x, plan.extents[0], plan.itemsize)
+        x_at, _ = located(x, plan.extents[0], plan.itemsize)
         packed, w_at, alive = _weights(plan, prepared, w)
-        b_at = 0 if bias is None else _located(bias, plan.shape[1] * plan.itemsize, plan.itemsize)[0]
+        b_at = 0 if bias is None else located(bias, plan.shape[1] * plan.itemsize, plan.itemsize)[0]
         prepared.run(packed, x_at, w_at, y.data_ptr(), b_at)
         del alive  # the packed weights are needed until here
     return y
-
-
-def _located(t: Tensor, extent: int, itemsize: int) -> tuple[int, torch.UntypedStorage]:
-    """Where its first number lies, and in what memory. Raises where that does not hold all of its numbers, which torch
-    allows (`untyped_storage().resize_`)."""
-    storage = t.untyped_storage()
-    held, wanted = storage.nbytes(), t.storage_offset() * itemsize + extent
-    if held < wanted:
-        raise RuntimeError(
-            f"a tensor of shape {tuple(t.shape)} needs {wanted:,} bytes of memory, and its storage has {held:,}: "
-            "it was freed or made smaller; give it memory again, or make a copy before that is done."
-        )
-    return t.data_ptr(), storage
-
-
-def _check_memory(*tensors: Tensor | None) -> None:
-    """As `_located`, before copies are made of them."""
-    for t in tensors:
-        if t is not None and t.numel():
-            _located(t, _extent(t.shape, t.stride(), t.dtype), t.itemsize)
 
 
 def _wide(w: Tensor) -> Tensor:
@@ -326,7 +251,7 @@ def _wide(w: Tensor) -> Tensor:
 def _weights(plan: _Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, object]:
     """Where the weights' packed form lies, if it is kept, where the weights do, and what keeps the form alive."""
     extent = plan.extents[1]
-    address, storage = _located(w, extent, plan.itemsize)
+    address, storage = located(w, extent, plan.itemsize)
     if not plan.keep:
         if kept.promised:
             kept.thaw(w)
@@ -339,9 +264,9 @@ def _input_gradient(
     g: Tensor, w: Tensor, size: Any, stride: Any, pads: Any, dilation: Any, groups: int, channels_last: bool
 ) -> Tensor:
     if g.dtype.itemsize == 2:
-        _check_memory(g, w)
+        check_memory(g, w)
         return _input_gradient(g.float(), _wide(w), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
-    dtype, geometry = _common_dtype(g, w), _geometry(stride, pads, dilation, groups)
+    dtype, geometry = _common_dtype(g, w), as_geometry(stride, pads, dilation, groups)
     try:
         plan = _input_gradient_plan(
             dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *_settings(),
@@ -349,11 +274,11 @@ def _input_gradient(
         )  # fmt: skip
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
-        return _in_format(by_torch.input_gradient(g, w, size, stride, pads, dilation, groups), channels_last)
+        return in_format(by_torch.input_gradient(g, w, size, stride, pads, dilation, groups), channels_last)
     dx, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dx.zero_()
-    g_at, _ = _located(g, plan.extents[0], plan.itemsize)
+    g_at, _ = located(g, plan.extents[0], plan.itemsize)
     packed, w_at, alive = _weights(plan, prepared, w)
     prepared.run(packed, dx.data_ptr(), w_at, g_at)
     del alive
@@ -364,37 +289,29 @@ def _weight_gradient(
     x: Tensor, g: Tensor, kernel: Any, stride: Any, pads: Any, dilation: Any, groups: int, channels_last: bool
 ) -> Tensor:
     if x.dtype.itemsize == 2:
-        _check_memory(x, g)
+        check_memory(x, g)
         return _weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
-    dtype, geometry = _common_dtype(x, g), _geometry(stride, pads, dilation, groups)
+    dtype, geometry = _common_dtype(x, g), as_geometry(stride, pads, dilation, groups)
     try:
         plan = _weight_gradient_plan(
             dtype, x.shape, x.stride(), g.shape, g.stride(), tuple(kernel), geometry, channels_last, *_settings()
         )
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
-        return _in_format(by_torch.weight_gradient(x, g, kernel, stride, pads, dilation, groups), channels_last)
+        return in_format(by_torch.weight_gradient(x, g, kernel, stride, pads, dilation, groups), channels_last)
     dw, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dw.zero_()
-    x_at, _ = _located(x, plan.extents[0], plan.itemsize)
-    g_at, _ = _located(g, plan.extents[1], plan.itemsize)
+    x_at, _ = located(x, plan.extents[0], plan.itemsize)
+    g_at, _ = located(g, plan.extents[1], plan.itemsize)
     prepared.run(0, x_at, dw.data_ptr(), g_at)
     return dw
-
-
-def _in_format(t: Tensor, channels_last: bool) -> Tensor:
-    return t.contiguous(memory_format=_memory_format(channels_last))
 
 
 def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     if a.dtype != b.dtype:
         raise RuntimeError(f"convforge's operators take tensors of one dtype, not {a.dtype} and {b.dtype}.")
     return a.dtype
-
-
-def _geometry(stride: Sequence[int], pads: Sequence[int], dilation: Sequence[int], groups: int) -> _Geometry:
-    return tuple(stride), tuple(pads), tuple(dilation), groups
 
 
 def _settings() -> tuple[int, bool]:
@@ -408,22 +325,22 @@ _PLANS = 4096
 @lru_cache(_PLANS)
 def _forward_plan(
     dtype: torch.dtype,
-    x_shape: _Sizes,
-    x_strides: _Sizes,
-    w_shape: _Sizes,
-    w_strides: _Sizes,
+    x_shape: Sizes,
+    x_strides: Sizes,
+    w_shape: Sizes,
+    w_strides: Sizes,
     bias: bool,
-    geometry: _Geometry,
+    geometry: Geometry,
     threads: int,
     exact: bool,
     keep: bool,
 ) -> _Plan:
-    channels_last = _nhwc(x_shape, x_strides) or _nhwc(w_shape, w_strides)
-    shape = (x_shape[0], w_shape[0], *_out_size(x_shape, w_shape, *geometry[:3]))
-    strides = _dense_strides(shape, channels_last)
+    channels_last = is_nhwc(x_shape, x_strides) or is_nhwc(w_shape, w_strides)
+    shape = (x_shape[0], w_shape[0], *out_size(x_shape, w_shape, *geometry[:3]))
+    strides = dense_strides(shape, channels_last)
     problem = _problem(dtype, x_shape, w_shape, shape, geometry, x_strides, w_strides, strides)
     prepared = ready(prepare_forward(problem, threads, bias, exact, kept=keep)) if prod(shape) else None
-    extents = _extent(x_shape, x_strides, dtype), _extent(w_shape, w_strides, dtype)
+    extents = extent_of(x_shape, x_strides, dtype), extent_of(w_shape, w_strides, dtype)
     keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
     return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents, keep)
 
@@ -431,22 +348,22 @@ def _forward_plan(
 @lru_cache(_PLANS)
 def _input_gradient_plan(
     dtype: torch.dtype,
-    g_shape: _Sizes,
-    g_strides: _Sizes,
-    w_shape: _Sizes,
-    w_strides: _Sizes,
-    size: _Sizes,
-    geometry: _Geometry,
+    g_shape: Sizes,
+    g_strides: Sizes,
+    w_shape: Sizes,
+    w_strides: Sizes,
+    size: Sizes,
+    geometry: Geometry,
     channels_last: bool,
     threads: int,
     exact: bool,
     keep: bool,
 ) -> _Plan:
     shape = (g_shape[0], w_shape[1] * geometry[3], *size)
-    strides = _dense_strides(shape, channels_last)
+    strides = dense_strides(shape, channels_last)
     problem = _problem(dtype, shape, w_shape, g_shape, geometry, strides, w_strides, g_strides)
     prepared = ready(prepare_input_gradient(problem, threads, exact, kept=keep)) if prod(g_shape) else None
-    extents = _extent(g_shape, g_strides, dtype), _extent(w_shape, w_strides, dtype)
+    extents = extent_of(g_shape, g_strides, dtype), extent_of(w_shape, w_strides, dtype)
     keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
     return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents, keep)
 
@@ -454,46 +371,37 @@ def _input_gradient_plan(
 @lru_cache(_PLANS)
 def _weight_gradient_plan(
     dtype: torch.dtype,
-    x_shape: _Sizes,
-    x_strides: _Sizes,
-    g_shape: _Sizes,
-    g_strides: _Sizes,
-    kernel: _Sizes,
-    geometry: _Geometry,
+    x_shape: Sizes,
+    x_strides: Sizes,
+    g_shape: Sizes,
+    g_strides: Sizes,
+    kernel: Sizes,
+    geometry: Geometry,
     channels_last: bool,
     threads: int,
     exact: bool,
 ) -> _Plan:
     shape = (g_shape[1], x_shape[1] // geometry[3], *kernel)
-    strides = _dense_strides(shape, channels_last)
+    strides = dense_strides(shape, channels_last)
     problem = _problem(dtype, x_shape, shape, g_shape, geometry, x_strides, strides, g_strides)
     prepared = ready(prepare_weight_gradient(problem, threads, exact)) if prod(g_shape) else None
-    extents = _extent(x_shape, x_strides, dtype), _extent(g_shape, g_strides, dtype)
+    extents = extent_of(x_shape, x_strides, dtype), extent_of(g_shape, g_strides, dtype)
     return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents)
-
-
-def _extent(shape: _Sizes, strides: _Sizes, dtype: torch.dtype) -> int:
-    """Bytes from the first to behind the last number."""
-    return (1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))) * dtype.itemsize
-
-
-def _dense_strides(shape: _Sizes, channels_last: bool) -> _Sizes:
-    return torch.empty(shape, device="meta", memory_format=_memory_format(channels_last)).stride()
 
 
 def _problem(
     dtype: torch.dtype,
-    x: _Sizes,
-    w: _Sizes,
-    y: _Sizes,
-    geometry: _Geometry,
-    x_strides: _Sizes,
-    w_strides: _Sizes,
-    y_strides: _Sizes,
+    x: Sizes,
+    w: Sizes,
+    y: Sizes,
+    geometry: Geometry,
+    x_strides: Sizes,
+    w_strides: Sizes,
+    y_strides: Sizes,
 ) -> Problem:
     stride, pads, dilation, groups = geometry
     fits = len(x) == len(w) == len(y) == 4 and (x[0], x[1], w[0]) == (y[0], w[1] * groups, y[1])
-    fits = fits and 0 not in (*x[1:], *w) and w[0] % groups == 0 and y[2:] == _out_size(x, w, stride, pads, dilation)
+    fits = fits and 0 not in (*x[1:], *w) and w[0] % groups == 0 and y[2:] == out_size(x, w, stride, pads, dilation)
     if not fits:  # the kernels would read or write beside the tensors
         raise RuntimeError(
             f"a convolution of input {tuple(x)} with weight {tuple(w)} at stride {stride}, padding {pads}, "
@@ -520,15 +428,8 @@ def _problem(
 def _forward_fake(
     x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int
 ) -> Tensor:
-    out = _out_size(x.shape, w.shape, stride, pads, dilation)
+    out = out_size(x.shape, w.shape, stride, pads, dilation)
     return _empty(x, (x.shape[0], w.shape[0], *out), is_channels_last(x) or is_channels_last(w))
-
-
-def _out_size(x: Sequence[int], w: Sequence[int], stride: Any, pads: Any, dilation: Any) -> tuple[int, int]:
-    height, width = (
-        output_size(x[2 + a], w[2 + a], stride[a], (pads[2 * a], pads[2 * a + 1]), dilation[a]) for a in (0, 1)
-    )
-    return height, width
 
 
 def _input_gradient_fake(
@@ -544,29 +445,7 @@ def _weight_gradient_fake(
 
 
 def _empty(like: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_memory_format(channels_last))
-
-
-def _memory_format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def is_channels_last(t: Tensor) -> bool:
-    """Whether torch would call this channels_last when it chooses an output's memory format: its strides are those of
-    NHWC and of nothing else (the rule of `suggest_memory_format`)."""
-    return _nhwc(t.shape, t.stride())
-
-
-def _nhwc(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    n, c, h, w = strides
-    if not c <= w <= h <= n or (n == c and n > 0 and shape[1] > 1):
-        return False
-    floor = 0
-    for size, step, batch in ((shape[1], c, 0), (shape[3], w, 0), (shape[2], h, 0), (shape[0], n, 1)):
-        if size == 0 or step < floor or (batch and floor == c):
-            return False
-        floor = step * size if size > 1 else step
-    return c > 0
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(channels_last))
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------
@@ -684,12 +563,12 @@ def _plain_call(
 @lru_cache(_PLANS)
 def _plain_plan(
     x_dtype: torch.dtype,
-    x_shape: _Sizes,
-    x_strides: _Sizes,
+    x_shape: Sizes,
+    x_strides: Sizes,
     w_dtype: torch.dtype,
-    w_shape: _Sizes,
-    w_strides: _Sizes,
-    bias: tuple[torch.dtype, _Sizes, _Sizes] | None,
+    w_shape: Sizes,
+    w_strides: Sizes,
+    bias: tuple[torch.dtype, Sizes, Sizes] | None,
     stride: Any,
     padding: Any,
     dilation: Any,
@@ -702,11 +581,11 @@ def _plain_plan(
         return None
     if len(x_shape) != 4 or len(w_shape) != 4 or (bias and (bias[0] != x_dtype or bias[2] != (1,))):
         return None
-    steps, gaps = _pair(stride), _pair(dilation)
+    steps, gaps = as_pair(stride), as_pair(dilation)
     sides = steps and gaps and resolve_padding(padding, x_shape[2:], w_shape[2:], steps, gaps)
     if not (steps and gaps and sides):
         return None
-    if not _sizes_fit(x_shape, w_shape, bias[1] if bias else None, steps, sides, gaps, groups):
+    if not sizes_fit(x_shape, w_shape, bias[1] if bias else None, steps, sides, gaps, groups):
         return None
     geometry = (steps, (*sides[0], *sides[1]), gaps, groups)
     return _forward_plan(
@@ -799,5 +678,3 @@ class _Convolution(torch.autograd.Function):
 
 # Function.apply without its questions about functorch, which a plain call has answered.
 _apply: Any = super(torch.autograd.Function, _Convolution).apply
-
-__all__ = ["conv2d", "drop_kept_weights", "freeze", "is_channels_last", "kept_weights", "resolve_padding"]
