@@ -18,34 +18,25 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..engine.geometry import Problem
-from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
-from ..engine.prepared import Prepared
-from ..engine.runtime import CannotLoad, ready
-from ..precision import get_precision
 from ..spec import PADDING_RULES, Sides
 from . import by_torch, kept
-from .arguments import Geometry, Sizes, as_geometry, as_pair, out_size, resolve_padding, sizes_fit
+from .arguments import Sizes, as_geometry, as_pair, out_size, resolve_padding, sizes_fit
+from .by_engine import CannotLoad, Prepared
 from .layout import (
     check_memory,
-    dense_strides,
-    empty_strided,
-    extent_of,
     in_format,
     is_channels_last,
-    is_nhwc,
     located,
     memory_format,
 )
+from .plans import MOST_PLANS, Plan, forward_plan, input_gradient_plan, settings, weight_gradient_plan
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The function
@@ -185,28 +176,6 @@ _input_gradient_op = torch.ops.convforge.conv2d_input_gradient.default
 _weight_gradient_op = torch.ops.convforge.conv2d_weight_gradient.default
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """One of the passes, as far as it depends on sizes, layouts and settings alone, and what it writes to."""
-
-    prepared: Prepared | None
-    """None where there is nothing to compute: the tensors are empty."""
-    dtype: torch.dtype
-    shape: Sizes
-    strides: Sizes
-    geometry: Geometry
-    channels_last: bool
-    itemsize: int
-    extents: tuple[int, int]
-    """Bytes from the first to behind the last number of the two tensors that are read."""
-    keep: bool = False
-    """Whether the weights are not being trained, so that their packed form may be kept."""
-
-    def output(self) -> Tensor:
-        y: Tensor = empty_strided(self.shape, self.strides, self.dtype)
-        return y
-
-
 def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensor:
     if x.dtype.itemsize == 2:
         check_memory(x, w, bias)
@@ -222,8 +191,8 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
     geometry = as_geometry(stride, pads, dilation, groups)
     keep = not w.requires_grad
     try:
-        plan = _forward_plan(
-            dtype, x.shape, x.stride(), w.shape, w.stride(), bias is not None, geometry, *_settings(), keep
+        plan = forward_plan(
+            dtype, x.shape, x.stride(), w.shape, w.stride(), bias is not None, geometry, *settings(), keep
         )
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
@@ -232,7 +201,7 @@ def _forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, 
     return _run_forward(plan, x, w, bias)
 
 
-def _run_forward(plan: _Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+def _run_forward(plan: Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     y, prepared = plan.output(), plan.prepared
     if prepared is not None:
         x_at, _ = located(x, plan.extents[0], plan.itemsize)
@@ -248,7 +217,7 @@ def _wide(w: Tensor) -> Tensor:
     return w.float().requires_grad_()
 
 
-def _weights(plan: _Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, object]:
+def _weights(plan: Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, object]:
     """Where the weights' packed form lies, if it is kept, where the weights do, and what keeps the form alive."""
     extent = plan.extents[1]
     address, storage = located(w, extent, plan.itemsize)
@@ -268,8 +237,8 @@ def _input_gradient(
         return _input_gradient(g.float(), _wide(w), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
     dtype, geometry = _common_dtype(g, w), as_geometry(stride, pads, dilation, groups)
     try:
-        plan = _input_gradient_plan(
-            dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *_settings(),
+        plan = input_gradient_plan(
+            dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *settings(),
             not w.requires_grad,
         )  # fmt: skip
     except CannotLoad as problem:
@@ -293,8 +262,8 @@ def _weight_gradient(
         return _weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
     dtype, geometry = _common_dtype(x, g), as_geometry(stride, pads, dilation, groups)
     try:
-        plan = _weight_gradient_plan(
-            dtype, x.shape, x.stride(), g.shape, g.stride(), tuple(kernel), geometry, channels_last, *_settings()
+        plan = weight_gradient_plan(
+            dtype, x.shape, x.stride(), g.shape, g.stride(), tuple(kernel), geometry, channels_last, *settings()
         )
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
@@ -312,114 +281,6 @@ def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     if a.dtype != b.dtype:
         raise RuntimeError(f"convforge's operators take tensors of one dtype, not {a.dtype} and {b.dtype}.")
     return a.dtype
-
-
-def _settings() -> tuple[int, bool]:
-    """Threads, and whether products must not be rearranged."""
-    return torch.get_num_threads(), get_precision() == "exact"
-
-
-_PLANS = 4096
-
-
-@lru_cache(_PLANS)
-def _forward_plan(
-    dtype: torch.dtype,
-    x_shape: Sizes,
-    x_strides: Sizes,
-    w_shape: Sizes,
-    w_strides: Sizes,
-    bias: bool,
-    geometry: Geometry,
-    threads: int,
-    exact: bool,
-    keep: bool,
-) -> _Plan:
-    channels_last = is_nhwc(x_shape, x_strides) or is_nhwc(w_shape, w_strides)
-    shape = (x_shape[0], w_shape[0], *out_size(x_shape, w_shape, *geometry[:3]))
-    strides = dense_strides(shape, channels_last)
-    problem = _problem(dtype, x_shape, w_shape, shape, geometry, x_strides, w_strides, strides)
-    prepared = ready(prepare_forward(problem, threads, bias, exact, kept=keep)) if prod(shape) else None
-    extents = extent_of(x_shape, x_strides, dtype), extent_of(w_shape, w_strides, dtype)
-    keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents, keep)
-
-
-@lru_cache(_PLANS)
-def _input_gradient_plan(
-    dtype: torch.dtype,
-    g_shape: Sizes,
-    g_strides: Sizes,
-    w_shape: Sizes,
-    w_strides: Sizes,
-    size: Sizes,
-    geometry: Geometry,
-    channels_last: bool,
-    threads: int,
-    exact: bool,
-    keep: bool,
-) -> _Plan:
-    shape = (g_shape[0], w_shape[1] * geometry[3], *size)
-    strides = dense_strides(shape, channels_last)
-    problem = _problem(dtype, shape, w_shape, g_shape, geometry, strides, w_strides, g_strides)
-    prepared = ready(prepare_input_gradient(problem, threads, exact, kept=keep)) if prod(g_shape) else None
-    extents = extent_of(g_shape, g_strides, dtype), extent_of(w_shape, w_strides, dtype)
-    keep = keep and prepared is not None and prepared.packed_bytes > 0 and extents[1] == prod(w_shape) * dtype.itemsize
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents, keep)
-
-
-@lru_cache(_PLANS)
-def _weight_gradient_plan(
-    dtype: torch.dtype,
-    x_shape: Sizes,
-    x_strides: Sizes,
-    g_shape: Sizes,
-    g_strides: Sizes,
-    kernel: Sizes,
-    geometry: Geometry,
-    channels_last: bool,
-    threads: int,
-    exact: bool,
-) -> _Plan:
-    shape = (g_shape[1], x_shape[1] // geometry[3], *kernel)
-    strides = dense_strides(shape, channels_last)
-    problem = _problem(dtype, x_shape, shape, g_shape, geometry, x_strides, strides, g_strides)
-    prepared = ready(prepare_weight_gradient(problem, threads, exact)) if prod(g_shape) else None
-    extents = extent_of(x_shape, x_strides, dtype), extent_of(g_shape, g_strides, dtype)
-    return _Plan(prepared, dtype, shape, strides, geometry, channels_last, dtype.itemsize, extents)
-
-
-def _problem(
-    dtype: torch.dtype,
-    x: Sizes,
-    w: Sizes,
-    y: Sizes,
-    geometry: Geometry,
-    x_strides: Sizes,
-    w_strides: Sizes,
-    y_strides: Sizes,
-) -> Problem:
-    stride, pads, dilation, groups = geometry
-    fits = len(x) == len(w) == len(y) == 4 and (x[0], x[1], w[0]) == (y[0], w[1] * groups, y[1])
-    fits = fits and 0 not in (*x[1:], *w) and w[0] % groups == 0 and y[2:] == out_size(x, w, stride, pads, dilation)
-    if not fits:  # the kernels would read or write beside the tensors
-        raise RuntimeError(
-            f"a convolution of input {tuple(x)} with weight {tuple(w)} at stride {stride}, padding {pads}, "
-            f"dilation {dilation}, groups {groups} does not give output {tuple(y)}."
-        )
-    return Problem(
-        dtype="float32" if dtype == torch.float32 else "float64",
-        x_shape=tuple(x),  # type: ignore[arg-type]
-        w_shape=tuple(w),  # type: ignore[arg-type]
-        y_shape=tuple(y),  # type: ignore[arg-type]
-        stride=stride,  # type: ignore[arg-type]
-        pads=(pads[0], pads[2]),
-        dilation=dilation,  # type: ignore[arg-type]
-        groups=groups,
-        x_strides=x_strides,  # type: ignore[arg-type]
-        w_strides=w_strides,  # type: ignore[arg-type]
-        y_strides=y_strides,  # type: ignore[arg-type]
-    )
 
 
 # What comes out, without computing it: for tracing with fake tensors.
@@ -548,7 +409,7 @@ def _plain_call(
         plan = _plain_plan(
             x.dtype, x.shape, x.stride(), w.dtype, w.shape, w.stride(),
             None if bias is None else (bias.dtype, bias.shape, bias.stride()),
-            stride, padding, dilation, groups, *_settings(), not (recorded and w.requires_grad),
+            stride, padding, dilation, groups, *settings(), not (recorded and w.requires_grad),
         )  # fmt: skip
     except CannotLoad:
         return None  # the operators know what to do
@@ -560,7 +421,7 @@ def _plain_call(
     return _run_forward(plan, x, w, bias)
 
 
-@lru_cache(_PLANS)
+@lru_cache(MOST_PLANS)
 def _plain_plan(
     x_dtype: torch.dtype,
     x_shape: Sizes,
@@ -576,7 +437,7 @@ def _plain_plan(
     threads: int,
     exact: bool,
     keep: bool,
-) -> _Plan | None:
+) -> Plan | None:
     if x_dtype not in (torch.float32, torch.float64) or w_dtype != x_dtype:
         return None
     if len(x_shape) != 4 or len(w_shape) != 4 or (bias and (bias[0] != x_dtype or bias[2] != (1,))):
@@ -588,7 +449,7 @@ def _plain_plan(
     if not sizes_fit(x_shape, w_shape, bias[1] if bias else None, steps, sides, gaps, groups):
         return None
     geometry = (steps, (*sides[0], *sides[1]), gaps, groups)
-    return _forward_plan(
+    return forward_plan(
         x_dtype, x_shape, x_strides, w_shape, w_strides, bias is not None, geometry, threads, exact, keep
     )
 
@@ -655,7 +516,7 @@ class _Convolution(torch.autograd.Function):
     """The derivative of a plain call. A derivative of it in turn is left to the operators."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.plan = plan
         return _run_forward(plan, x, w, bias)
@@ -663,7 +524,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         x, w = ctx.saved_tensors
-        plan: _Plan = ctx.plan
+        plan: Plan = ctx.plan
         for_x, for_w, for_bias, _ = ctx.needs_input_grad
         plain = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _is_plain(x, w, g)
         dx = dw = None
