@@ -299,6 +299,15 @@ def test_symbolic_tracing() -> None:
     assert torch.equal(traced(x), model(x))
 
 
+def test_a_saved_trace_names_the_function_as_users_do() -> None:
+    model, x = convforge.optimize(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))), randn(2, 3, 16, 16)
+    buffer = io.BytesIO()
+    torch.save(torch.fx.symbolic_trace(model), buffer)
+    assert b"from convforge import conv2d" in buffer.getvalue()
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(x), model(x))
+
+
 def test_integers_of_other_libraries() -> None:
     np = pytest.importorskip("numpy")
     two = np.int64(2)

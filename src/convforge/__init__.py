@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from . import engine, nn
     from .planning import plan
     from .precision import get_precision, set_precision
+    from .pytorch.functional import conv2d
     from .pytorch.kept import freeze
-    from .pytorch.ops import conv2d
     from .pytorch.optimize import Report, optimize, report
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "conv2d": ".pytorch.ops",
+    "conv2d": ".pytorch.functional",
     "freeze": ".pytorch.kept",
     "optimize": ".pytorch.optimize",
     "report": ".pytorch.optimize",

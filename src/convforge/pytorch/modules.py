@@ -13,7 +13,7 @@ from torch.nn.modules.utils import _pair
 from ..errors import UserError
 from ..spec import Sides, as_padding, same_half_pad, strided_same_error
 from .arguments import resolve_padding
-from .ops import conv2d
+from .functional import conv2d
 
 __all__ = ["Conv2d"]
 
