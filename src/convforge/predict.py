@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .errors import UserError
-from .images import read_image
+from .images.read import read_image
 from .models.checkpoint import Architecture
 from .train.loop import normalise
 

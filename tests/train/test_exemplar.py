@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from convforge import film
 from convforge.errors import UserError
+from convforge.images.photographs import photographs
 from convforge.models import checkpoint
 from convforge.namer import name_kernels, split
-from convforge.photographs import photographs
 from convforge.train import Options, exemplar, train
 from convforge.train.data import Data
 

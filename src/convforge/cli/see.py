@@ -130,7 +130,7 @@ def _opened(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
 ) -> tuple[Network, Pictures]:
-    from ..photographs import photographs
+    from ..images.photographs import photographs
     from ..see.network import Network
     from ..see.pictures import Pictures
 
