@@ -2,9 +2,9 @@
 
     python benchmarks/calls.py                     # microseconds a call, ours and torch's, interleaved in rounds
 
-The last rows measure what keeping packed weights brings (`convforge/kept.py`): one image, with weights that were given
-to `freeze`, with others, which are compared with what was packed, and with weights that count as trained and are packed
-at every call.
+The last rows measure what keeping packed weights brings (`convforge/pytorch/kept.py`): one image, with weights that
+were given to `freeze`, with others, which are compared with what was packed, and with weights that count as trained and
+are packed at every call.
 """
 
 from __future__ import annotations

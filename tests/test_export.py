@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from convforge import export as exporting
 from convforge.errors import UserError
-from convforge.export import export
+from convforge.models import export as exporting
 from convforge.models.checkpoint import Architecture, load, save
+from convforge.models.export import export
 
 ARCHITECTURE = Architecture(
     "resnet",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from convforge import film
 from convforge.errors import UserError
-from convforge.film import Recorder, chosen_steps, first_convolution, read
+from convforge.learned import film
+from convforge.learned.film import Recorder, chosen_steps, first_convolution, read
 
 
 def record(folder: Path, model: nn.Sequential, steps: int, done: int = 0) -> Recorder:

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from convforge import images as module
 from convforge.errors import UserError
-from convforge.images import MAX_PIXELS, decode_image, image_shape, read_image, to_array
+from convforge.images import read as module
+from convforge.images.read import MAX_PIXELS, decode_image, image_shape, read_image, to_array
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -286,7 +286,7 @@ def test_a_hostile_name_is_shown_escaped(tmp_path: Path) -> None:
 _MEASURE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from convforge.images import read_image
+from convforge.images.read import read_image
 def status(key):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
 path, threads = sys.argv[1], int(sys.argv[2])

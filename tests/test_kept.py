@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convforge
-from convforge import kept
 from convforge.engine.fingerprint import fingerprint
-from convforge.ops import drop_kept_weights, kept_weights
+from convforge.pytorch import kept
+from convforge.pytorch.kept import drop_kept_weights, kept_weights
 
 SMALL = (16, 8, 3, 3)
 LARGE = (160, 160, 3, 3)  # 922 KB: its fingerprint is that of pieces, which threads share

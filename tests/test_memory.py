@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from convforge.memory import Budget
+from convforge.images.memory import Budget
 
 
 def test_no_more_is_in_use_than_there_is_except_by_one_that_is_alone() -> None:

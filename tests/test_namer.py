@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from see import mobilenet
 
-from convforge.namer import NAMES, direction, name_kernel, name_kernels, split
+from convforge.learned.namer import NAMES, direction, name_kernel, name_kernels, split
 
 Array = NDArray[np.float64]
 

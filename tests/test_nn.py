@@ -108,6 +108,13 @@ def test_copies(padding: Any, tmp_path: Path) -> None:
     assert copy.deepcopy(layer).weight is not layer.weight
 
 
+def test_the_name_that_saved_models_look_for() -> None:
+    """It is part of every file that holds a whole module: those that were written before have to find it, too."""
+    assert pickle.loads(b"cconvforge.nn\nConv2d\n.") is Conv2d
+    assert b"convforge.nn" in pickle.dumps(Conv2d)
+    assert Conv2d.__module__ == convforge.nn.__name__ == "convforge.nn"
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize(
     ("padding", "stride", "kernel", "sides"),
@@ -290,6 +297,15 @@ def test_symbolic_tracing() -> None:
     traced = torch.fx.symbolic_trace(model)
     assert sum(node.target is convforge.conv2d for node in traced.graph.nodes) == 3
     assert torch.equal(traced(x), model(x))
+
+
+def test_a_saved_trace_names_the_function_as_users_do() -> None:
+    model, x = convforge.optimize(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))), randn(2, 3, 16, 16)
+    buffer = io.BytesIO()
+    torch.save(torch.fx.symbolic_trace(model), buffer)
+    assert b"from convforge import conv2d" in buffer.getvalue()
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(x), model(x))
 
 
 def test_integers_of_other_libraries() -> None:

@@ -937,24 +937,24 @@ x, w = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 3, 3)
 with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
     assert convforge.conv2d(x, w).dtype == torch.bfloat16
 assert convforge.conv2d(x, w).dtype == torch.float32
-from convforge import ops
-assert ops._is_plain(x, w, None)
+from convforge.pytorch import plain
+assert plain._is_plain(x, w, None)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_short_way_is_taken() -> None:
     """By tensors and parameters, in and outside inference mode; in backward, too."""
-    from convforge import ops
+    from convforge.pytorch import plain
 
     x, w, b = randn(2, 4, 6, 7), torch.nn.Parameter(randn(5, 4, 3, 3)), torch.nn.Parameter(randn(5))
-    assert ops._is_plain(x, w, b)
+    assert plain._is_plain(x, w, b)
     with torch.no_grad(), torch.inference_mode():
-        assert ops._is_plain(x, w, b)
-        assert ops._is_plain(x + 1, w, None)
+        assert plain._is_plain(x, w, b)
+        assert plain._is_plain(x + 1, w, None)
     y = convforge.conv2d(x, w, b)
     assert "_Convolution" in type(y.grad_fn).__name__
-    assert ops._is_plain(torch.ones(()).expand(y.shape), w, None)
+    assert plain._is_plain(torch.ones(()).expand(y.shape), w, None)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by compiled autograd itself

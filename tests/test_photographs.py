@@ -8,10 +8,10 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-from convforge import photographs as module
 from convforge.errors import UserError
-from convforge.images import image_shape
-from convforge.photographs import photographs
+from convforge.images import photographs as module
+from convforge.images.photographs import photographs
+from convforge.images.read import image_shape
 
 
 def test_they_can_be_read() -> None:
@@ -22,7 +22,7 @@ def test_they_can_be_read() -> None:
 
 def test_no_package_is_imported_that_could_fetch_something() -> None:
     check = (
-        "import sys; from convforge.photographs import photographs; assert photographs(); "
+        "import sys; from convforge.images.photographs import photographs; assert photographs(); "
         "print(sorted({'skimage', 'sklearn', 'pooch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

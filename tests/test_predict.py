@@ -12,7 +12,7 @@ from torch import nn
 
 from convforge.errors import UserError
 from convforge.models.checkpoint import Architecture
-from convforge.predict import predict
+from convforge.train.predict import predict
 
 CLASSES = ("dark", "middling", "bright")
 

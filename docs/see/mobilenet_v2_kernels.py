@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from convforge.namer import Verdict, name_kernels, split
+from convforge.learned.namer import Verdict, name_kernels, split
 
 HERE = Path(__file__).parent
 READING = HERE.parents[1] / "tests" / "mobilenet_v2_reading.json"

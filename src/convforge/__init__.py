@@ -13,20 +13,20 @@ from .spec import Conv2dSpec, SpecError
 
 if TYPE_CHECKING:
     from . import engine, nn
-    from .kept import freeze
-    from .ops import conv2d
     from .planning import plan
     from .precision import get_precision, set_precision
-    from .swap import Report, optimize, report
+    from .pytorch.functional import conv2d
+    from .pytorch.kept import freeze
+    from .pytorch.optimize import Report, optimize, report
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "conv2d": ".ops",
-    "freeze": ".kept",
-    "optimize": ".swap",
-    "report": ".swap",
-    "Report": ".swap",
+    "conv2d": ".pytorch.functional",
+    "freeze": ".pytorch.kept",
+    "optimize": ".pytorch.optimize",
+    "report": ".pytorch.optimize",
+    "Report": ".pytorch.optimize",
     "plan": ".planning",
     "set_precision": ".precision",
     "get_precision": ".precision",

@@ -151,7 +151,7 @@ def test_first_kernels_have_their_weights_and_names(visit: Callable[..., Any], s
     for table, plane in zip(page.locator(".panel table").all(), weight[5], strict=True):
         for line, values in zip(grid(table), plane, strict=True):
             assert all(shows(text, float(value)) for text, value in zip(line, values, strict=True))
-    namer = pytest.importorskip("convforge.namer")
+    namer = pytest.importorskip("convforge.learned.namer")
     verdicts = namer.name_kernels(weight.numpy())
     shown = page.locator(".tile strong").all_inner_texts()
     assert shown == [verdict.name for verdict in verdicts]

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from convforge.errors import UserError
-from convforge.images import read_image
-from convforge.photographs import photographs as installed
+from convforge.images.photographs import photographs as installed
+from convforge.images.read import read_image
 from convforge.see import pictures as module
 from convforge.see.network import NotThere
 from convforge.see.pictures import Pictures

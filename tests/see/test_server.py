@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from convforge.film import Film, Recorder
-from convforge.film import read as read_film
+from convforge.learned.film import Film, Recorder
+from convforge.learned.film import read as read_film
 from convforge.see import server
 from convforge.see.answers import plain
 from convforge.see.guard import MOST_BODY

@@ -190,8 +190,8 @@ def warm_up() -> None:
     from PIL import Image
 
     import convforge.cli
-    import convforge.predict
     import convforge.train.pictures
+    import convforge.train.predict
     import convforge.train.report
     import convforge.train.run  # noqa: F401
     from convforge.models import families

@@ -21,8 +21,8 @@ import pytest
 import torch
 from safetensors.torch import save as to_safetensors
 
-from convforge import film
 from convforge.errors import UserError
+from convforge.learned import film
 from convforge.models.checkpoint import ARCHITECTURE, WEIGHTS, Architecture, load, save, to_json
 from convforge.train import Options
 from convforge.train.run import CONFIG, _stored

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convforge.images import MOST_BYTES_OF_ONE
+from convforge.images.read import MOST_BYTES_OF_ONE
 
 from .conftest import Soak
 
@@ -25,7 +25,7 @@ _OPEN = """
 import json, sys
 from pathlib import Path
 from convforge.errors import UserError
-from convforge.images import image_shape, read_image
+from convforge.images.read import image_shape, read_image
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))

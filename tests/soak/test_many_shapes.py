@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import convforge
-from convforge import ops
 from convforge.engine import passes
+from convforge.pytorch import plain, plans
 
 from .conftest import Soak
 
@@ -19,7 +19,7 @@ STATUS = Path("/proc/self/status")
 KEPT = 4096
 """Entries of each cache."""
 CACHES = (
-    ops._plain_plan, ops._forward_plan, ops._input_gradient_plan, ops._weight_gradient_plan,
+    plain._plain_plan, plans.forward_plan, plans.input_gradient_plan, plans.weight_gradient_plan,
     passes.prepare_forward, passes.prepare_input_gradient, passes.prepare_weight_gradient,
 )  # fmt: skip
 A_SHAPE = 100_000

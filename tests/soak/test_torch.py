@@ -14,7 +14,7 @@ from oracle import Case
 from torch import Tensor
 
 import convforge
-from convforge.ops import is_channels_last
+from convforge.pytorch.layout import is_channels_last
 
 from .apart import tried_apart
 from .conftest import Soak

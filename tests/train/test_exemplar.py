@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from convforge import film
 from convforge.errors import UserError
+from convforge.images.photographs import photographs
+from convforge.learned import film
+from convforge.learned.namer import name_kernels, split
 from convforge.models import checkpoint
-from convforge.namer import name_kernels, split
-from convforge.photographs import photographs
 from convforge.train import Options, exemplar, train
 from convforge.train.data import Data
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import by_torch, ops
 from ..engine import Problem, runtime
 from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
 from ..engine.plan import Pass
 from ..engine.program import Prepared
-from ..kept import freeze
+from ..pytorch import by_torch, functional
+from ..pytorch.kept import freeze
 from .layers import Layer
 
 OURS = "convforge"
@@ -108,7 +108,7 @@ class Work:
         (top, left), size, kernel = self.pads, self.layer.size, s.kernel_size
         geometry = (s.stride, (top, top, left, left), s.dilation, s.groups)
         if which is Pass.FORWARD:
-            return lambda: ops.conv2d(t.x, w, None, s.stride, self.pads, s.dilation, s.groups)
+            return lambda: functional.conv2d(t.x, w, None, s.stride, self.pads, s.dilation, s.groups)
 
         @torch.no_grad()  # as in a backward pass: no graph is made of it, nor for the libraries
         def gradient() -> Tensor:

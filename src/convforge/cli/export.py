@@ -56,7 +56,7 @@ def export(
 
       convforge export runs/mnist --to torch --output digits.pt2
     """
-    from ..export import export as write
+    from ..models.export import export as write
 
     made = write(run, to.value, output, force)
     typer.echo(f"wrote {shown(made.path)}, {made.size:,} bytes")

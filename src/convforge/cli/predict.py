@@ -12,7 +12,7 @@ from ..shown import shown
 from .text import help_of
 
 if TYPE_CHECKING:
-    from ..predict import Prediction
+    from ..train.predict import Prediction
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def predict(
       convforge predict runs/pets cat.jpg --json
     """
     from ..models.checkpoint import load
-    from ..predict import predict as answers_for
+    from ..train.predict import predict as answers_for
 
     model, architecture = load(run)
     answers = list(answers_for(model, architecture, images, top))

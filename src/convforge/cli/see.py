@@ -18,7 +18,7 @@ from .text import help_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..film import Film
+    from ..learned.film import Film
     from ..models.resolve import ResolvedModel
     from ..see.network import Network
     from ..see.pictures import Pictures
@@ -97,7 +97,7 @@ def see(
 
     One file that opens without a server: [cyan]convforge see runs/pets cat.jpg --export cat.html[/]
     """
-    from ..film import read as read_film
+    from ..learned.film import read as read_film
     from ..models.resolve import parse_shape, resolve
 
     for package in ("fastapi", "uvicorn"):
@@ -130,7 +130,7 @@ def _opened(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
 ) -> tuple[Network, Pictures]:
-    from ..photographs import photographs
+    from ..images.photographs import photographs
     from ..see.network import Network
     from ..see.pictures import Pictures
 

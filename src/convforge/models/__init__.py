@@ -1,1 +1,1 @@
-"""Model families, and the checkpoints they are stored in."""
+"""Model families, the checkpoints they are stored in, and the files that others can run."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..nn import Conv2d
+from ..pytorch.modules import Conv2d
 
 SMALLEST_IMAGE = 8
 LARGEST_IMAGE = 8192

@@ -26,7 +26,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
-from ..nn import Conv2d
+from ..pytorch.modules import Conv2d
 from ..spec import Conv2dSpec, Pair, SpecError
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
-from ..swap import optimize
+from ..pytorch.optimize import optimize
 from .hooks import check, dtype_of, structure_of, watched
 from .identity import identity, key_of
 from .jobs import UNWATCHED, Progress

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
+from ..pytorch.optimize import optimize
 from ..spec import Pair
-from ..swap import optimize
 from .hooks import Look, check, dtype_of, has_channels, structure_of, watched
 from .identity import identity, key_of
 from .jobs import UNWATCHED, Progress

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from ..errors import UserError
-from ..film import Film
+from ..learned.film import Film
 from .network import Layer, Network
 from .page.bundle import bundle
 from .pictures import Pictures

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..images import image_shape, read_image
+from ..images.read import image_shape, read_image
 from .crops import cropped
 from .lru import Kept
 from .network import Box, NotThere

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ..errors import UserError
-from ..film import Film
+from ..learned.film import Film
 from ..spec import SpecError
 from .answers import as_error, as_floats, as_json
 from .asked import View

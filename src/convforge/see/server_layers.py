@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
-from ..namer import name_kernels, split
+from ..learned.namer import name_kernels, split
 from ..spec import Conv2dSpec
 from .answers import MOST_BYTES, as_floats, as_json
 from .arithmetic import Unit, group_channels, kernel_of, size_formula, unit

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..images import decode_image, image_shape, read_image
+from ..images.read import decode_image, image_shape, read_image
 from ..models.families import LARGEST_IMAGE, SMALLEST_IMAGE
 from ..shown import shown
 

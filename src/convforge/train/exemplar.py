@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UserError
-from ..film import first_convolution
-from ..images import image_shape, read_image
-from ..photographs import photographs
+from ..images.photographs import photographs
+from ..images.read import image_shape, read_image
+from ..learned.film import first_convolution
 from ..shown import shown
 from .data import Data, Found, Split, Track, prepared, untracked
 

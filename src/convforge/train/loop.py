@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UserError
-from ..film import Recorder
+from ..learned.film import Recorder
 from ..models import checkpoint
 from ..models.checkpoint import Architecture, remove_parts, write_atomically
 from .augment import augment

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ..film import first_convolution
+from ..learned.film import first_convolution
 from ..spec import ceil_div
 
 STAGES = ("early", "middle", "deep")

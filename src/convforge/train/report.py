@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..learned.namer import name_kernels, split
 from ..models.checkpoint import write_atomically
-from ..namer import name_kernels, split
 from . import charts, pictures
 from .pictures import Pictures
 

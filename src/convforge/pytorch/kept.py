@@ -32,10 +32,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .engine import runtime
-from .engine.fingerprint import fingerprint
-from .engine.program import Prepared
-from .errors import UserError
+from ..errors import UserError
+from .by_engine import CannotLoad, Prepared, fingerprint, memory
 
 # Forward and input gradient, each by an algorithm for small images and one for large ones.
 _FORMS_OF_A_TENSOR = 4
@@ -67,7 +65,7 @@ class _Form:
 
     def __init__(self, prepared: Prepared, weights: int) -> None:
         self.bytes, self.used = prepared.packed_bytes, next(_clock)
-        self.address, self.memory = runtime.memory(prepared.packed_bytes)
+        self.address, self.memory = memory(prepared.packed_bytes)
         prepared.pack(weights, self.address)
 
 
@@ -125,7 +123,7 @@ def packed(w: Tensor, storage: torch.UntypedStorage, address: int, size: int, pr
         form = numbers.forms.get(prepared.form) if numbers.fingerprint is not None else None
         if form is None:
             form = _pack(numbers, key, prepared)
-    except runtime.CannotLoad:  # what takes fingerprints; without them nothing can be kept
+    except CannotLoad:  # what takes fingerprints; without them nothing can be kept
         return 0, None
     if form is None:
         return 0, None

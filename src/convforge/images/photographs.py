@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import UserError
+from ..errors import UserError
 
 _CARRIED = {
     "skimage": ("data", (

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import UserError
+from ..errors import UserError
+from ..shown import shown
 from .memory import Budget, give_back
-from .shown import shown
 
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded: a quarter of a gigabyte as RGB, Pillow's own default. The header is read first, so a

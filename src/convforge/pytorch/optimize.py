@@ -12,14 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.modules.conv import _ConvNd
 
-from .engine.geometry import Problem
-from .engine.plan import Job, Pass
-from .engine.select import choose
-from .errors import UserError
+from ..errors import UserError
+from ..spec import Conv2dSpec
+from . import by_engine
 from .kept import bytes_kept_for
-from .nn import Conv2d
-from .precision import get_precision
-from .spec import Conv2dSpec
+from .modules import Conv2d
+from .plans import settings
 
 __all__ = ["LayerReport", "Report", "optimize", "report"]
 
@@ -156,9 +154,7 @@ def _algorithm(module: _ConvNd) -> str:
     spec = Conv2dSpec(
         module.in_channels, module.out_channels, (kh, kw), tuple(module.stride), padding, (dh, dw), module.groups
     )
-    exact = get_precision() == "exact"
-    chosen = choose(Job.of(Problem.of(spec, 1, size), Pass.FORWARD, torch.get_num_threads()), exact)
-    return f"{chosen.algorithm.name}: {chosen.algorithm.reason}"
+    return by_engine.why(spec, size, *settings())
 
 
 def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:

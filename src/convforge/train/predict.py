@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .errors import UserError
-from .images import read_image
-from .models.checkpoint import Architecture
-from .train.loop import normalise
+from ..errors import UserError
+from ..images.read import read_image
+from ..models.checkpoint import Architecture
+from .loop import normalise
 
 _BATCH = 64
 

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
-from .models.checkpoint import Architecture, load, opened, portable
+from ..errors import UserError
+from .checkpoint import Architecture, load, opened, portable
 
 KEY = "convforge"
 
@@ -199,7 +199,7 @@ def _with_plain_convolutions(model: nn.Module) -> nn.Module:
     """A copy whose convolutions are torch's own: a file must not need convforge to be run."""
     plain = copy.deepcopy(model)
     for name, layer in list(plain.named_modules()):
-        if isinstance(layer, nn.Conv2d) and type(layer).__module__.partition(".")[0] == __package__:
+        if isinstance(layer, nn.Conv2d) and type(layer).__module__.partition(".")[0] == __package__.partition(".")[0]:
             plain.set_submodule(name, _plain(layer))
     return plain
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from ..nn import Conv2d
-from ..ops import conv2d
+from .functional import conv2d
+from .modules import Conv2d
 
 _CONVOLUTIONS = (torch.conv2d, F.conv2d)
 

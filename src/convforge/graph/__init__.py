@@ -1,1 +1,0 @@
-"""Whole networks, captured by `torch.compile`."""

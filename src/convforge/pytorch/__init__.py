@@ -1,0 +1,11 @@
+"""PyTorch's side: the layer as its users call it, from the operators to whole models. Imports go from below upwards:
+
+- `backend`: the convolutions of what `torch.compile` captures; `optimize`: those of a model, and what became of each;
+- `modules`: `Conv2d`, which users know as `convforge.nn.Conv2d`; `functional`: `conv2d`;
+- `plain`: its short way, past torch's dispatcher; `operators`: the long one, `torch.ops.convforge`, put together from
+  their `definitions`, what they `compute` on the CPU, and their derivatives in `autograd`;
+- `plans`: a pass of certain sizes, planned once; `kept`: packed weights, kept for as long as they are those of the
+  weights;
+- `arguments`, `layout`: what a call says, and how its tensors lie in memory;
+- `by_engine`, `by_torch`: who computes: all that is asked of the engine, and what PyTorch's own convolution does.
+"""

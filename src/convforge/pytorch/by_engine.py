@@ -1,0 +1,93 @@
+"""The engine as PyTorch's side knows it: all that the other files here ask of it, so that one file follows its changes.
+
+Sizes that do not fit each other are refused here: the kernels would read or write beside the tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..engine.fingerprint import fingerprint
+from ..engine.geometry import Problem
+from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from ..engine.plan import Job, Pass
+from ..engine.program import Prepared
+from ..engine.runtime import CannotLoad, memory, ready
+from ..engine.select import choose
+from ..spec import Conv2dSpec
+from .arguments import Geometry, Sizes, out_size
+
+__all__ = [
+    "CannotLoad",
+    "Prepared",
+    "Problem",
+    "fingerprint",
+    "forward",
+    "input_gradient",
+    "memory",
+    "problem",
+    "weight_gradient",
+    "why",
+]  # fmt: skip
+
+
+def problem(
+    dtype: torch.dtype,
+    x: Sizes,
+    w: Sizes,
+    y: Sizes,
+    geometry: Geometry,
+    x_strides: Sizes,
+    w_strides: Sizes,
+    y_strides: Sizes,
+) -> Problem:
+    """What the engine is asked to do: input, weights and output by shape and strides.
+
+    Raises:
+        RuntimeError: if they are not those of a convolution.
+    """
+    stride, pads, dilation, groups = geometry
+    fits = len(x) == len(w) == len(y) == 4 and (x[0], x[1], w[0]) == (y[0], w[1] * groups, y[1])
+    fits = fits and 0 not in (*x[1:], *w) and w[0] % groups == 0 and y[2:] == out_size(x, w, stride, pads, dilation)
+    if not fits:
+        raise RuntimeError(
+            f"a convolution of input {tuple(x)} with weight {tuple(w)} at stride {stride}, padding {pads}, "
+            f"dilation {dilation}, groups {groups} does not give output {tuple(y)}."
+        )
+    return Problem(
+        dtype="float32" if dtype == torch.float32 else "float64",
+        x_shape=tuple(x),  # type: ignore[arg-type]
+        w_shape=tuple(w),  # type: ignore[arg-type]
+        y_shape=tuple(y),  # type: ignore[arg-type]
+        stride=stride,  # type: ignore[arg-type]
+        pads=(pads[0], pads[2]),
+        dilation=dilation,  # type: ignore[arg-type]
+        groups=groups,
+        x_strides=x_strides,  # type: ignore[arg-type]
+        w_strides=w_strides,  # type: ignore[arg-type]
+        y_strides=y_strides,  # type: ignore[arg-type]
+    )
+
+
+# The passes, ready to run, so that `CannotLoad` is raised here or not at all. `keep`: the packed weights are kept.
+
+
+def forward(of: Problem, threads: int, bias: bool, exact: bool, keep: bool) -> Prepared:
+    """y = x ⋆ w, with a bias or without."""
+    return ready(prepare_forward(of, threads, bias, exact, kept=keep))
+
+
+def input_gradient(of: Problem, threads: int, exact: bool, keep: bool) -> Prepared:
+    """x's gradient, from y's and w."""
+    return ready(prepare_input_gradient(of, threads, exact, kept=keep))
+
+
+def weight_gradient(of: Problem, threads: int, exact: bool) -> Prepared:
+    """w's gradient, from x and y's."""
+    return ready(prepare_weight_gradient(of, threads, exact))
+
+
+def why(spec: Conv2dSpec, size: tuple[int, int], threads: int, exact: bool) -> str:
+    """Which algorithm computes one image of this height and width, and the reason."""
+    algorithm = choose(Job.of(Problem.of(spec, 1, size), Pass.FORWARD, threads), exact).algorithm
+    return f"{algorithm.name}: {algorithm.reason}"

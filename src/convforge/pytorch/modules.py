@@ -1,0 +1,101 @@
+"""`Conv2d`, torch's module on convforge's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+
+from ..errors import UserError
+from ..spec import Sides, as_padding, same_half_pad, strided_same_error
+from .arguments import resolve_padding
+from .functional import conv2d
+
+__all__ = ["Conv2d"]
+
+_is_scripting: Any = torch.jit.is_scripting  # type: ignore[attr-defined]
+_BEYOND_TORCH = ("same_half", "same_ceil")
+
+
+class Conv2d(torch.nn.Conv2d):
+    """`torch.nn.Conv2d` with its arguments, padding modes and `state_dict`, computed by convforge.
+
+    Beyond torch, `padding` may be `((top, bottom), (left, right))`, 'same_ceil' or 'same_half' (see `Conv2dSpec`).
+
+    Raises:
+        SpecError (a ValueError): for padding='same' with a stride, naming the two rules to choose from.
+        ValueError: torch's own, for arguments that do not fit.
+
+    >>> import torch
+    >>> layer = Conv2d(3, 64, 3, stride=2, padding="same_ceil")
+    >>> layer(torch.ones(1, 3, 224, 224)).shape
+    torch.Size([1, 64, 112, 112])
+    """
+
+    __module__ = "convforge.nn"  # the name that models which were saved whole look for, wherever this file lies
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | str | tuple[int, int] | Sides = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        by_side = isinstance(padding, Sequence) and len(padding) == 2 and isinstance(padding[0], Sequence)
+        plain: Any = 0 if by_side or padding in _BEYOND_TORCH else padding
+        steps = _pair(stride)
+        if padding == "same" and steps != (1, 1):
+            raise strided_same_error(steps)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, plain, dilation, groups, bias, padding_mode, device, dtype
+        )
+        if padding == "same_half":
+            # The same on both sides, so torch can say it, too: the module stays exchangeable.
+            (top, _), (left, _) = (same_half_pad(self.kernel_size[a], self.dilation[a]) for a in (0, 1))
+            self.padding = (top, left)
+            self._reversed_padding_repeated_twice = [left, left, top, top]
+        elif by_side or padding == "same_ceil":
+            known: Any = as_padding(padding, _pair(kernel_size), steps, _pair(dilation))
+            self.padding = known
+
+    def __prepare_scriptable__(self) -> Conv2d:
+        """Asked by `torch.jit.script` before it reads the code below."""
+        padding: Any = self.padding
+        if padding == "same_ceil" or isinstance(padding[0], tuple):
+            raise UserError(
+                f"torch.jit.script cannot express padding={padding!r}: use torch's own kinds of padding, or pad the "
+                "input with torch.nn.ZeroPad2d."
+            )
+        return self
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if _is_scripting():  # torch's own method, which cannot be called from a script
+            if self.padding_mode != "zeros":
+                input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+                return torch.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+            return torch.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        else:  # noqa: RET505  (a script is made of one branch or of the other)
+            return self._on_engine(input, weight, bias)
+
+    @torch.jit.unused
+    def _on_engine(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            size = (input.shape[-2], input.shape[-1])
+            sides = resolve_padding(padding, size, self.kernel_size, self.stride, self.dilation)
+            if sides is not None:
+                (top, bottom), (left, right) = sides
+                input = F.pad(input, (left, right, top, bottom), mode=self.padding_mode)
+            padding = 0
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
