@@ -302,6 +302,17 @@ def test_existing_run_is_never_overwritten(options: Options) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_name_that_is_taken_is_refused_before_anything_is_read(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(options.out) / "tiny").mkdir(parents=True)
+    printed = io.StringIO()
+    monkeypatch.setattr("convforge.train.run._load", lambda *_: pytest.fail("the images were read"))
+    with pytest.raises(UserError, match=r"tiny is there already.*--resume"):
+        train(options, Console(file=printed))
+    assert printed.getvalue() == ""
+
+
 def test_default_names_do_not_collide(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convforge.train.run.strftime", lambda _format: "now")
     names = [train(replace(options, epochs=1, name=None)).folder.name for _ in range(2)]

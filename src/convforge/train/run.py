@@ -97,6 +97,8 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         options, config = _stored(Path(options.resume), options.threads)
     else:
         options = replace(options, data=_place(options.data))
+        if options.name is not None:
+            _must_be_free(Path(options.out).expanduser() / options.name)
     with _threads(options.threads), torch.random.fork_rng(devices=[]):
         data = _load(options, display)
         _describe(display, data, options)
@@ -253,9 +255,18 @@ def _new_folder(options: Options, data: Data, config: dict[str, Any]) -> Path:
         raise UserError(
             f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
         ) from reason
-    raise UserError(
-        f"{out / wanted[0]} is there already and is not overwritten; choose another --name, or continue it with "
-        f"--resume {out / wanted[0]}."
+    raise _taken(out / wanted[0])
+
+
+def _must_be_free(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise _taken(folder)
+
+
+def _taken(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} is there already and is not overwritten; choose another --name, or continue it with "
+        f"--resume {folder}."
     )
 
 
