@@ -599,6 +599,14 @@ def test_piped_output_has_one_line_an_epoch(options: Options) -> None:
     assert "\r" not in printed.getvalue()
 
 
+def test_sentences_are_not_broken_where_the_output_is_narrow(options: Options) -> None:
+    printed = io.StringIO()
+    train(replace(options, epochs=1), Console(file=printed, width=60))
+    (line,) = (line for line in printed.getvalue().splitlines() if line.startswith("Fully connected layers"))
+    assert len(line) > 60
+    assert line.endswith(".")
+
+
 def test_terminal_shows_a_bar(options: Options) -> None:
     printed = io.StringIO()
     train(options, Console(file=printed, width=120, force_terminal=True))

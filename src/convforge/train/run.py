@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..models import families
 from ..models.checkpoint import WEIGHTS, Architecture, read_json, to_json, write_atomically
 from ..planning import plan
-from ..planning.table import as_short_table
+from ..planning.table import as_short_table, short_sums
 from ..shown import shown
 from ..spec import ceil_div
 from . import data as labelled
@@ -113,7 +113,8 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         if options.task == "exemplar":
             exemplar.quieten(model)
         counted = plan(model, architecture.input_shape)
-        display.console.print(as_short_table(counted), end="\n\n")
+        display.console.print(as_short_table(counted))
+        display.say("\n".join(["", *short_sums(counted), ""]))
         if config is None:
             config = _config(options, data, fingerprint)
         folder = _new_folder(options, data, config) if options.resume is None else Path(options.resume)
