@@ -126,6 +126,17 @@ def test_each_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_folder_that_the_page_cannot_go_into_is_said_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("convforge.models.resolve.resolve", lambda *_, **__: pytest.fail("the model was built"))
+    mistake = convforge("runs/pets", "cat.png", "--export", "no/such/page.html").exception
+    assert isinstance(mistake, UserError), mistake
+    assert str(mistake) == "there is no folder no/such for the page: make it first, or name another place."
+    assert not Path("no").exists()
+
+
+@pytest.mark.usefixtures("folder")
 def test_without_any_run_it_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
