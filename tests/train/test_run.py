@@ -481,6 +481,8 @@ def test_finished_run_other_data_and_no_run_cannot_be_resumed(
 ) -> None:
     with pytest.raises(UserError, match=r"config\.json is not there"):
         train(Options(resume=str(tmp_path)))
+    with pytest.raises(UserError, match=r"there is no folder .*absent"):
+        train(Options(resume=str(tmp_path / "absent")))
     finished = train(replace(options, epochs=1, name="finished")).folder
     with pytest.raises(UserError, match="is finished"):
         train(Options(resume=str(finished)))
