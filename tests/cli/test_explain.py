@@ -97,4 +97,5 @@ def test_the_command_says_one_sentence_and_exits_with_2() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: a 5×5 kernel cannot be applied to a 2×2 input")
+    assert done.stderr.endswith("; use padding='same' to keep the size.\n")
     assert done.stderr.count("\n") == 1

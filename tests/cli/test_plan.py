@@ -59,4 +59,5 @@ def test_the_command_says_one_sentence_and_exits_with_2() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: layer 'conv2' (conv 1 3x3): a 3×3 kernel cannot be applied to a 2×2 input")
+    assert done.stderr.endswith("; use padding='same' to keep the size, or fewer layers.\n")
     assert done.stderr.count("\n") == 1
