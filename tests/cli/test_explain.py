@@ -78,6 +78,8 @@ def test_another_algorithm_is_explained_on_request(run: Callable[..., str]) -> N
         ((LAYER, "--algorithm", "depthwise"), "'depthwise' does not apply"),
         ((LAYER, "--algorithm", "all"), "explain shows one algorithm"),
         ((LAYER, "--passes", ""), "--passes"),
+        ((LAYER, "--threads", "0"), "--threads must be 1 or more, not 0"),
+        ((LAYER, "--batch", "0"), "--batch must be 1 or more, not 0"),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(run: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from ..errors import UserError
 from ..shown import shown
+from .numbers import within
 from .text import help_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def see(
         typer.Argument(metavar="IMAGE…", help="Image files and folders; without any, photographs.", show_default=False),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page's address; 0 takes any that is free.")
+        int, typer.Option(callback=within(0, 65535), help="Of the page's address; 0 takes any that is free.")
     ] = _PORT,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     labels: Annotated[
