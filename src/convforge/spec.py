@@ -32,6 +32,14 @@ class SpecError(ValueError, RuntimeError):
     """
 
 
+_SAME = "use padding='same' to keep the size"
+
+
+def among_layers(error: SpecError) -> str:
+    """What an error says of a layer that has others before it: without some of them it may fit."""
+    return str(error).replace(f"{_SAME}.", f"{_SAME}, or fewer layers.")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # One axis
 # ---------------------------------------------------------------------------------------------------------------------
@@ -309,7 +317,7 @@ class Conv2dSpec:
         Traceback (most recent call last):
         ...
         convforge.spec.SpecError: a 3×3 kernel cannot be applied to a 1×1 input: H_out = ⌊(1 + 0 + 0 − 3) / 1⌋ + 1 = -1;
-        use padding='same' to keep the size, or fewer layers.
+        use padding='same' to keep the size.
         """
         sides = self.sides(input_size)
         limits = {"reflect": -1, "circular": 0}
@@ -333,8 +341,7 @@ class Conv2dSpec:
                     what += f" (dilated to {extents})"
                 raise SpecError(
                     f"a {what} cannot be applied to a {input_size[0]}×{input_size[1]} input: "
-                    f"{letter}_out = ⌊({size} + {pad[0]} + {pad[1]} − {extent}) / {step}⌋ + 1 = {out}; "
-                    "use padding='same' to keep the size, or fewer layers."
+                    f"{letter}_out = ⌊({size} + {pad[0]} + {pad[1]} − {extent}) / {step}⌋ + 1 = {out}; {_SAME}."
                 )
             result.append(out)
         return result[0], result[1]

@@ -91,6 +91,7 @@ def test_the_process_starts_anew_unless_asked_not_to(run: Callable[..., str], mo
         ((LAYER, "--plot", "roofline.gif"), "'roofline.gif'"),
         (("--list", "none.txt"), "'none.txt' cannot be read"),
         (("nothing",), "'nothing' is not a model"),
+        ((LAYER, "--threads", "0"), "--threads must be 1 or more, not 0"),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(run: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:

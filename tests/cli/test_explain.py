@@ -78,6 +78,8 @@ def test_another_algorithm_is_explained_on_request(run: Callable[..., str]) -> N
         ((LAYER, "--algorithm", "depthwise"), "'depthwise' does not apply"),
         ((LAYER, "--algorithm", "all"), "explain shows one algorithm"),
         ((LAYER, "--passes", ""), "--passes"),
+        ((LAYER, "--threads", "0"), "--threads must be 1 or more, not 0"),
+        ((LAYER, "--batch", "0"), "--batch must be 1 or more, not 0"),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(run: Callable[..., str], arguments: tuple[str, ...], said: str) -> None:
@@ -97,4 +99,5 @@ def test_the_command_says_one_sentence_and_exits_with_2() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: a 5×5 kernel cannot be applied to a 2×2 input")
+    assert done.stderr.endswith("; use padding='same' to keep the size.\n")
     assert done.stderr.count("\n") == 1

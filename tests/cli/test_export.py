@@ -49,9 +49,9 @@ def test_output_and_force() -> None:
 
 
 def test_a_format_that_there_is_not() -> None:
-    result = convforge("pets", "--to", "tflite")
-    assert result.exit_code == 2
-    assert "tflite" in result.stderr
+    mistake = convforge("pets", "--to", "tflite").exception
+    assert isinstance(mistake, UserError)
+    assert str(mistake) == "'tflite' is not a format to export to: choose one of onnx, torch, safetensors."
 
 
 def test_the_help_teaches() -> None:

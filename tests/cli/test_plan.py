@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from convforge.cli import plan as verb
+from convforge.errors import UserError
 from convforge.spec import SpecError
 
 
@@ -46,6 +47,16 @@ def test_a_layer_that_does_not_fit(run: Callable[..., str]) -> None:
         run("conv 1 3x3, conv 1 3x3, conv 1 3x3, conv 1 3x3", "--input", "1x7x7")
 
 
+def test_the_first_layer_is_not_advised_to_have_fewer_before_it(run: Callable[..., str]) -> None:
+    with pytest.raises(SpecError, match=r"layer 'conv1' .*; use padding='same' to keep the size\.$"):
+        run("conv 1 9x9", "--input", "1x7x7")
+
+
+def test_a_batch_without_images(run: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match="--batch must be 1 or more, not 0"):
+        run("conv 1 3x3", "--batch", "0")
+
+
 def test_help_teaches(run: Callable[..., str]) -> None:
     shown = run("--help")
     assert "torchvision:NAME" in shown
@@ -59,4 +70,5 @@ def test_the_command_says_one_sentence_and_exits_with_2() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: layer 'conv2' (conv 1 3x3): a 3×3 kernel cannot be applied to a 2×2 input")
+    assert done.stderr.endswith("; use padding='same' to keep the size, or fewer layers.\n")
     assert done.stderr.count("\n") == 1

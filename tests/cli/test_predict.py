@@ -93,8 +93,16 @@ def test_no_good_image_prints_no_answer() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_run_that_is_not_there() -> None:
-    assert isinstance(convforge("dogs", "one.png").exception, UserError)
-    assert convforge("pets", "one.png", "--top", "0").exit_code == 2
+    mistake = convforge("runs/dogs", "one.png").exception
+    assert isinstance(mistake, UserError)
+    assert str(mistake).startswith("there is no folder runs/dogs; ")
+
+
+@pytest.mark.usefixtures("folder")
+def test_no_class_at_all_is_a_sentence() -> None:
+    mistake = convforge("pets", "one.png", "--top", "0").exception
+    assert isinstance(mistake, UserError)
+    assert str(mistake) == "--top must be 1 or more, not 0."
 
 
 def test_the_help_says_what_the_images_should_look_like() -> None:

@@ -47,6 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save(tmp_path / "runs" / name, architecture.build(), architecture)
         os.utime(tmp_path / "runs" / name / "model.safetensors", (10**9 - age, 10**9 - age))
     (tmp_path / "runs" / "begun").mkdir()
+    (tmp_path / "empty").mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "cat.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path / "cache"))
@@ -115,6 +116,8 @@ def test_a_callable_is_normalised_as_it_says_itself() -> None:
         ([LINE, "cat.png", "--std", "nan,1,1"], "--std must be numbers"),
         ([LINE, "cat.png", "--input", "3x0x5"], "input size"),
         ([LINE, "cat.png", "--export", "runs"], "runs is a folder"),
+        ([LINE, "runs/begun", "empty"], "there are no images in runs/begun, empty; name image files"),
+        ([LINE, "--port", "65536"], "--port must be from 0 to 65535, not 65536"),
         (["linear 100000"], "would take .* GiB"),
         (["weights.pt", "cat.png"], "is a pickle"),
     ],
@@ -123,6 +126,17 @@ def test_each_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
     mistake = convforge(*arguments).exception
     assert isinstance(mistake, UserError), mistake
     assert re.search(words, str(mistake)), mistake
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_folder_that_the_page_cannot_go_into_is_said_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("convforge.models.resolve.resolve", lambda *_, **__: pytest.fail("the model was built"))
+    mistake = convforge("runs/pets", "cat.png", "--export", "no/such/page.html").exception
+    assert isinstance(mistake, UserError), mistake
+    assert str(mistake) == "there is no folder no/such for the page: make it first, or name another place."
+    assert not Path("no").exists()
 
 
 @pytest.mark.usefixtures("folder")

@@ -86,6 +86,21 @@ def test_mistakes_say_what_there_is(here: Path, model: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("no_such_module:Net", "cannot be imported"),
+        ("their_code:nothing", "has no 'nothing'"),
+        ("their_code:number", "is int: name a model"),
+        ("their_code:Net", "the size of the images for 'their_code:Net' is not known: say it"),
+    ],
+)
+def test_the_size_is_asked_for_when_all_else_is_right(model: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        resolve(model)
+
+
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_optional_packages_are_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, package, None)

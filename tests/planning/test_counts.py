@@ -285,6 +285,8 @@ def test_the_model_is_unchanged_after_an_error() -> None:
         (nn.Sequential(nn.Conv2d(3, 4, 3)), (1, 8, 8), r"'0' \(Conv2d\) takes 3 channels, but.* 1 \(1×8×8\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), (1, 7, 7), r"'1' \(Linear\) takes 5 features.*in_features=49"),
         (nn.Sequential(nn.MaxPool2d(9)), (1, 7, 7), r"a 9×9 pooling window cannot be applied.*= 0; use fewer"),
+        (nn.Conv2d(1, 1, 9), (1, 7, 7), r"a 9×9 kernel cannot be applied.*; use padding='same' to keep the size\.$"),
+        (nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 9)), (1, 7, 7), r"'1' .*keep the size, or fewer layers\.$"),
         (nn.Conv2d(1, 1, 3, padding=8, padding_mode="reflect"), (1, 7, 7), "padding 8 with padding_mode='reflect'"),
         (nn.ConvTranspose2d(1, 1, 2, padding=4), (1, 3, 3), "transposed 2×2 kernel with padding 4"),
         (nn.Sequential(nn.BatchNorm2d(3)), (4, 7, 7), r"'0' \(BatchNorm2d\) cannot take an input of 1×4×7×7"),

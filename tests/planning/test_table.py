@@ -10,7 +10,7 @@ from torch import nn
 
 from convforge.models import families
 from convforge.planning import plan
-from convforge.planning.table import as_short_table, as_text
+from convforge.planning.table import as_short_table, as_text, short_sums
 
 
 def test_tables_are_as_they_were_judged_good(golden: Callable[[str, str], None]) -> None:
@@ -62,6 +62,8 @@ def test_numbers_too_long_for_the_width_are_rounded_and_not_cut() -> None:
 
 def test_the_short_form(golden: Callable[[str, str], None]) -> None:
     console = Console(width=80, color_system=None, legacy_windows=False)
+    counted = plan(families.build("vgg", classes=10, input_shape=(1, 28, 28)), (1, 28, 28))
     with console.capture() as shown:
-        console.print(as_short_table(plan(families.build("vgg", classes=10, input_shape=(1, 28, 28)), (1, 28, 28))))
-    golden("plan_short.txt", "\n".join(line.rstrip() for line in shown.get().splitlines()))
+        console.print(as_short_table(counted))
+    lines = [line.rstrip() for line in shown.get().splitlines()]
+    golden("plan_short.txt", "\n".join([*lines, "", *short_sums(counted)]))

@@ -9,9 +9,10 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from convforge.errors import UserError
 from convforge.models import checkpoint
-from convforge.train import Options, train
+from convforge.spec import ceil_div
+from convforge.train import Options, train, twin
 from convforge.train import loop as loop_module
 from convforge.train.display import Display
 from convforge.train.loop import Stop
@@ -110,18 +112,140 @@ def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(
     with monkeypatch.context() as patched:
         interrupt_at(step, patched)
         stopped = train(options)
-    assert stopped.finished == (step == 12)
-    assert len(stopped.epochs) == step // 4
+    assert not stopped.finished
+    assert len(stopped.epochs) == (step - 1) // 4  # the epoch that it ends in was not evaluated
     assert (stopped.folder / "report.html").exists()
     checkpoint.load(stopped.folder)
-    if not stopped.finished:
-        resumed = train(Options(resume=str(stopped.folder)))
-        assert resumed.finished
-        assert not (stopped.folder / "training.safetensors").exists()
+    resumed = train(Options(resume=str(stopped.folder)))
+    assert resumed.finished
+    assert not (stopped.folder / "training.safetensors").exists()
     assert_same_network(whole.folder, stopped.folder)
     assert without_times(whole.folder) == without_times(stopped.folder)
     films = [(run.folder / "film.safetensors").read_bytes() for run in (whole, stopped)]
     assert films[0] == films[1]
+
+
+@pytest.mark.parametrize("step", [1, 8, 12, 12 + 4])
+def test_nothing_is_evaluated_once_a_stop_was_asked_for(
+    options: Options, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    calls = asked_at = 0
+    normalise = loop_module.normalise
+
+    def counting(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return normalise(*arguments)
+
+    def asking(_self: Display, _progress: Progress, _steps: int) -> None:
+        nonlocal step, asked_at
+        step -= 1
+        if step == 0:
+            stop.ask()
+            asked_at = calls
+
+    stop = Stop()
+    monkeypatch.setattr(loop_module, "normalise", counting)
+    monkeypatch.setattr(twin, "normalise", counting)
+    monkeypatch.setattr(Display, "step", asking)
+    result = train(replace(options, dense_twin=True), stop=stop)
+    assert not result.finished
+    assert result.dense_twin is None
+    assert calls == asked_at
+
+
+@pytest.mark.parametrize("which", [2, 4, 5])
+def test_a_stop_while_images_are_evaluated_leads_to_the_same_files(
+    options: Options, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    """The second of three epochs, then what the network knows of the images it has learned from, and of the others."""
+    whole = train(replace(options, name="whole"))
+    monkeypatch.setattr(loop_module, "_EVALUATION_BATCH", 5)
+    calls, normalise = 0, loop_module.normalise
+
+    def pressing(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == before_it + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return normalise(*arguments)
+
+    held_out, learned = ceil_div(9, 5), ceil_div(36, 5)
+    before_it = {2: held_out, 4: 3 * held_out, 5: 3 * held_out + learned}[which]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop_module, "normalise", pressing)
+        stopped = train(options)
+    assert calls == before_it + 1
+    assert not stopped.finished
+    assert stopped.network is None
+    assert train(Options(resume=str(stopped.folder))).finished
+    assert_same_network(whole.folder, stopped.folder)
+    assert [line["epoch"] for line in without_times(stopped.folder)] == [1, 2, 3]
+
+
+def test_the_report_of_a_stopped_run_looks_at_few_images_and_says_so(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convforge.train.run._IMAGES_WHEN_STOPPED", 3)
+    with monkeypatch.context() as patched:
+        interrupt_at(2, patched)
+        folder = train(options).folder
+    assert "looked at with 3 of the 9 held-out images" in (folder / "report.html").read_text()
+    train(Options(resume=str(folder)))
+    assert "looked at with" not in (folder / "report.html").read_text()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises `KeyboardInterrupt`, as in a terminal; a shell's background job ignores it."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, found)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_the_first_ctrl_c_is_answered_before_the_batch_ends(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    line = "Stopping after this batch; Ctrl-C again leaves at once.\n"
+    answered = False
+
+    def pressing(_self: Display, _progress: Progress, _steps: int) -> None:
+        nonlocal answered
+        os.kill(os.getpid(), signal.SIGINT)
+        given_up = monotonic() + 60
+        while not (answered := line in printed.getvalue()) and monotonic() < given_up:
+            sleep(0.01)
+
+    monkeypatch.setattr(Display, "step", pressing)
+    train(options, Console(file=printed, width=100))
+    assert answered
+    assert printed.getvalue().count("Stopping") == 1
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("while_reporting", [False, True])
+def test_a_second_ctrl_c_leaves_at_once_and_says_how_to_continue(
+    options: Options, monkeypatch: pytest.MonkeyPatch, while_reporting: bool
+) -> None:
+    whole = train(replace(options, name="whole"))
+    printed, folder = io.StringIO(), Path(options.out) / "tiny"
+
+    def pressing(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        if not while_reporting:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Display, "step", pressing)
+        patched.setattr("convforge.train.run._write_report", pressing)
+        with pytest.raises(KeyboardInterrupt):
+            train(options, Console(file=printed, width=40))
+    last = printed.getvalue().splitlines()[-1]
+    assert last == (
+        f"Left at once; what was written before is in {folder}. Continue with: convforge train --resume {folder}"
+    )
+    assert train(Options(resume=str(folder))).finished
+    assert_same_network(whole.folder, folder)
 
 
 def test_a_run_can_be_stopped_and_resumed_again_and_again(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +300,17 @@ def test_existing_run_is_never_overwritten(options: Options) -> None:
     with pytest.raises(UserError, match="not overwritten"):
         train(options)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_read(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(options.out) / "tiny").mkdir(parents=True)
+    printed = io.StringIO()
+    monkeypatch.setattr("convforge.train.run._load", lambda *_: pytest.fail("the images were read"))
+    with pytest.raises(UserError, match=r"tiny is there already.*--resume"):
+        train(options, Console(file=printed))
+    assert printed.getvalue() == ""
 
 
 def test_default_names_do_not_collide(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +481,8 @@ def test_finished_run_other_data_and_no_run_cannot_be_resumed(
 ) -> None:
     with pytest.raises(UserError, match=r"config\.json is not there"):
         train(Options(resume=str(tmp_path)))
+    with pytest.raises(UserError, match=r"there is no folder .*absent"):
+        train(Options(resume=str(tmp_path / "absent")))
     finished = train(replace(options, epochs=1, name="finished")).folder
     with pytest.raises(UserError, match="is finished"):
         train(Options(resume=str(finished)))
@@ -462,6 +599,14 @@ def test_piped_output_has_one_line_an_epoch(options: Options) -> None:
         next(line for line in lines if line.startswith("epoch 1/3"))
     )
     assert "\r" not in printed.getvalue()
+
+
+def test_sentences_are_not_broken_where_the_output_is_narrow(options: Options) -> None:
+    printed = io.StringIO()
+    train(replace(options, epochs=1), Console(file=printed, width=60))
+    (line,) = (line for line in printed.getvalue().splitlines() if line.startswith("Fully connected layers"))
+    assert len(line) > 60
+    assert line.endswith(".")
 
 
 def test_terminal_shows_a_bar(options: Options) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from .measuring import Batch, Exact, Input, Passes
+from .numbers import within
 
 if TYPE_CHECKING:
     from ..engine.plan import Pass
@@ -70,9 +71,14 @@ def register(app: typer.Typer) -> None:
         input: Input = None,
         passes: Passes = "forward,input,weight",
         threads: Annotated[
-            int | None, typer.Option("--threads", min=1, help="For all contenders; by default as many as PyTorch uses.")
+            int | None,
+            typer.Option(
+                "--threads", callback=within(1), help="For all contenders; by default as many as PyTorch uses."
+            ),
         ] = None,
-        seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Time for each pass of each layer.")] = 0.5,
+        seconds: Annotated[
+            float, typer.Option("--seconds", callback=within(0), help="Time for each pass of each layer.")
+        ] = 0.5,
         exact: Exact = False,
         algorithm: Annotated[
             str,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .measuring import Exact, Passes
+from .numbers import within
 
 _HELP = """
 Show why a layer is as fast as it is on this machine.
@@ -42,11 +43,11 @@ def register(app: typer.Typer) -> None:
     def explain(
         spec: Annotated[str, typer.Argument(metavar="SPEC", help="The layer, in one of the forms above.")],
         batch: Annotated[
-            int | None, typer.Option("--batch", min=1, help="Images at once, over what SPEC says.")
+            int | None, typer.Option("--batch", callback=within(1), help="Images at once, over what SPEC says.")
         ] = None,
         passes: Passes = "forward,input,weight",
         threads: Annotated[
-            int | None, typer.Option("--threads", min=1, help="By default as many as PyTorch uses.")
+            int | None, typer.Option("--threads", callback=within(1), help="By default as many as PyTorch uses.")
         ] = None,
         exact: Exact = False,
         algorithm: Annotated[

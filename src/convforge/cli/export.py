@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,17 +10,10 @@ import typer
 from ..shown import shown
 from .text import help_of
 
-
-class Format(StrEnum):
-    ONNX = "onnx"
-    SAFETENSORS = "safetensors"
-    TORCH = "torch"
-
-
 _RUNS_IN = {
-    Format.ONNX: "onnxruntime.InferenceSession(path).run(None, {'images': images})[0]",
-    Format.TORCH: "torch.export.load(path).module()(images)",
-    Format.SAFETENSORS: "safetensors.torch.load_file(path) gives the state_dict",
+    "onnx": "onnxruntime.InferenceSession(path).run(None, {'images': images})[0]",
+    "torch": "torch.export.load(path).module()(images)",
+    "safetensors": "safetensors.torch.load_file(path) gives the state_dict",
 }
 
 
@@ -31,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[Path, typer.Argument(help="The folder that training wrote, such as runs/mnist.", metavar="RUN")],
-    to: Annotated[Format, typer.Option(help="What kind of file; see above.")],
+    to: Annotated[str, typer.Option(help="What kind of file; see above.", metavar="|".join(_RUNS_IN))],
     output: Annotated[
         Path | None, typer.Option(help="The file to write. By default in RUN, under its name.", metavar="FILE")
     ] = None,
@@ -58,7 +50,7 @@ def export(
     """
     from ..models.export import export as write
 
-    made = write(run, to.value, output, force)
+    made = write(run, to, output, force)
     typer.echo(f"wrote {shown(made.path)}, {made.size:,} bytes")
     typer.echo(
         f"ran it again: largest difference {made.difference:.2g}, where the largest output is {made.largest:.3g}"

@@ -6,8 +6,11 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from .numbers import within
+
 Batch: TypeAlias = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Images at once; without it 1, or what a layer itself says.")
+    int | None,
+    typer.Option("--batch", callback=within(1), help="Images at once; without it 1, or what a layer itself says."),
 ]
 Input: TypeAlias = Annotated[
     str | None, typer.Option("--input", metavar="CxHxW", help="Image size for models, as in plan.")

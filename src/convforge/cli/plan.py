@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .numbers import within
+
 _HELP = """
 Count a model before anything runs.
 
@@ -59,7 +61,7 @@ def register(app: typer.Typer) -> None:
                 "models are counted at 3x224x224 if nothing is said.",
             ),
         ] = None,
-        batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
+        batch: Annotated[int, typer.Option("--batch", callback=within(1), help="Images at once.")] = 1,
         as_json: Annotated[bool, typer.Option("--json", help="Exact numbers as JSON.")] = False,
     ) -> None:
         # torch takes a second to import, and `--help` should not.

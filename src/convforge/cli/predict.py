@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..shown import shown
+from .numbers import within
 from .text import help_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(help="Image files: PNG, JPEG, WebP, GIF, BMP, TIFF.", metavar="IMAGE…")
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many of the most probable classes to name for each image.")] = 1,
+    top: Annotated[
+        int, typer.Option(callback=within(1), help="How many of the most probable classes to name for each image.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, for another program to read.")] = False,
 ) -> None:
     """Name the class of each image, and how probable it is.

@@ -13,6 +13,7 @@ import typer
 
 from ..errors import UserError
 from ..shown import shown
+from .numbers import within
 from .text import help_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def see(
         typer.Argument(metavar="IMAGE…", help="Image files and folders; without any, photographs.", show_default=False),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page's address; 0 takes any that is free.")
+        int, typer.Option(callback=within(0, 65535), help="Of the page's address; 0 takes any that is free.")
     ] = _PORT,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     labels: Annotated[
@@ -103,6 +104,8 @@ def see(
     for package in ("fastapi", "uvicorn"):
         if find_spec(package) is None:
             raise UserError(f"the page needs {package}, which is not installed: pip install 'convforge[see]'.")
+    if export is not None:
+        _must_be_a_place(export)
     named = list(images or ())
     if model is not None and _is_image(model):
         named.insert(0, Path(model))
@@ -156,15 +159,21 @@ def _opened(
     return network, Pictures(images or photographs(), network.input_shape, network.mean, network.std, labels)
 
 
+def _must_be_a_place(path: Path) -> None:
+    """Raise `UserError` if no page could be written there, before anything is computed for it."""
+    if path.is_dir():
+        raise UserError(
+            f"{shown(path)} is a folder; --export writes a file, for example {shown(path / 'network.html')}."
+        )
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {shown(path.parent)} for the page: make it first, or name another place.")
+
+
 def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path) -> None:
     from ..models.checkpoint import write_atomically
     from ..see.export import MOST_IMAGES, export
     from ..see.shelf import Shelf
 
-    if path.is_dir():
-        raise UserError(
-            f"{shown(path)} is a folder; --export writes a file, for example {shown(path / 'network.html')}."
-        )
     content = export(
         network, pictures, Shelf.of_the_user(), film, say=lambda words: typer.echo(shown(words), err=True)
     ).encode()

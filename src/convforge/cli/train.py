@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Annotated
 
 import typer
@@ -87,7 +86,7 @@ def _train(
     ] = False,
 ) -> None:
     from ..train.options import Options
-    from ..train.run import train
+    from ..train.run import how_to_continue, train
 
     if resume is not None:
         _must_stand_alone(context)
@@ -123,10 +122,7 @@ def _train(
             f"\nThe report, with pictures: {shown(result.folder / 'report.html')}"
         )
     else:
-        say(
-            f"\nStopped; everything so far is in {shown(result.folder)}. "
-            f"Continue with: convforge train --resume {shlex.quote(shown(result.folder))}"
-        )
+        say(f"\nStopped; everything so far is in {shown(result.folder)}. {how_to_continue(result.folder)}")
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
     if not result.finished:

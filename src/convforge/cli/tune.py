@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .measuring import Batch, Input, Passes
+from .numbers import within
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,10 +67,13 @@ def register(app: typer.Typer) -> None:
         input: Input = None,
         passes: Passes = "forward,input,weight",
         threads: Annotated[
-            int | None, typer.Option("--threads", min=1, help="By default as many as PyTorch uses.")
+            int | None, typer.Option("--threads", callback=within(1), help="By default as many as PyTorch uses.")
         ] = None,
         seconds: Annotated[
-            float, typer.Option("--seconds", min=0.0, help="Time for each pass, memory format and kind of weights.")
+            float,
+            typer.Option(
+                "--seconds", callback=within(0), help="Time for each pass, memory format and kind of weights."
+            ),
         ] = 0.3,
         forget: Annotated[
             bool, typer.Option("--forget", help="Remove everything that was kept, and measure nothing.")

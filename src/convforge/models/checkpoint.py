@@ -216,7 +216,8 @@ def read_bytes(path: Path, at_most: int, whole: bool = True) -> bytes:
     """
     try:
         if not path.is_file():  # a pipe or a device would never end
-            raise UserError(f"{path} is not there; give the folder that convforge train wrote, such as runs/NAME.")
+            missing = f"{path} is not there" if path.parent.is_dir() else f"there is no folder {path.parent}"
+            raise UserError(f"{missing}; give the folder that convforge train wrote, such as runs/NAME.")
         with path.open("rb") as file:
             content = file.read(at_most + 1 if whole else at_most)
     except OSError as reason:

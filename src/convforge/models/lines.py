@@ -27,7 +27,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..pytorch.modules import Conv2d
-from ..spec import Conv2dSpec, Pair, SpecError
+from ..spec import Conv2dSpec, Pair, SpecError, among_layers
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -119,6 +119,14 @@ class _Builder:
             )
         return self.shape[0], (self.shape[1], self.shape[2])
 
+    def fitting(self, name: str, words: _Words, formula: Callable[[], Any]) -> Any:
+        """What a formula of the spec gives, or its error with the layer in front."""
+        try:
+            return formula()
+        except SpecError as error:
+            said = among_layers(error) if self.layers else str(error)
+            raise SpecError(f"layer {name!r} ({words.text}): {said}") from None
+
     # --- one method a kind -------------------------------------------------------------------------------------------
 
     def conv(self, words: _Words) -> None:
@@ -145,8 +153,10 @@ class _Builder:
             else:
                 raise words.unknown(word, _CONV_OPTIONS)
         name = self.next_name("conv")
-        spec = _fitting(name, words, lambda: Conv2dSpec(channels, out, kernel, stride, padding, dilation, groups, bias))
-        height, width = _fitting(name, words, lambda: spec.output_size(size))
+        spec = self.fitting(
+            name, words, lambda: Conv2dSpec(channels, out, kernel, stride, padding, dilation, groups, bias)
+        )
+        height, width = self.fitting(name, words, lambda: spec.output_size(size))
         settings: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups, "bias": bias}
         self.add("conv", Conv2d(channels, out, kernel, padding=padding, **settings))
         self.shape = (out, height, width)
@@ -168,7 +178,7 @@ class _Builder:
         name = self.next_name(kind)
         # A pooling slides as the depthwise convolution does.
         spec = Conv2dSpec(channels, channels, kernel, stride, padding, groups=channels)
-        height, width = _fitting(name, words, lambda: spec.output_size(size))
+        height, width = self.fitting(name, words, lambda: spec.output_size(size))
         self.add(kind, (nn.MaxPool2d if kind == "pool" else nn.AvgPool2d)(kernel, stride, padding))
         self.shape = (channels, height, width)
 
@@ -199,14 +209,6 @@ class _Builder:
             self.simple(_Words("flatten"), "flatten")
         self.add("linear", nn.Linear(self.shape[0], neurons))
         self.shape = (neurons,)
-
-
-def _fitting(name: str, words: _Words, formula: Callable[[], Any]) -> Any:
-    """What a formula of the spec gives, or its error with the layer in front."""
-    try:
-        return formula()
-    except SpecError as error:
-        raise SpecError(f"layer {name!r} ({words.text}): {error}") from None
 
 
 def _layers(line: str) -> Iterator[_Words]:

@@ -163,8 +163,6 @@ def _checkpoint(path: Path, input_shape: Shape | None) -> ResolvedModel:
 
 def _callable(module_name: str, name: str, input_shape: Shape | None) -> ResolvedModel:
     text = f"{module_name}:{name}"
-    if input_shape is None:
-        raise UserError(f"the size of the images for {text!r} is not known: say it, for example --input 3x224x224.")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -175,9 +173,11 @@ def _callable(module_name: str, name: str, input_shape: Shape | None) -> Resolve
         if not hasattr(found, part):
             raise UserError(f"{module_name!r} has no {name!r}: check the part after the colon.")
         found = getattr(found, part)
+    if not isinstance(found, nn.Module) and not callable(found):
+        raise UserError(f"{text!r} is {type(found).__name__}: name a model, or a function or class that makes one.")
+    if input_shape is None:
+        raise UserError(f"the size of the images for {text!r} is not known: say it, for example --input 3x224x224.")
     if not isinstance(found, nn.Module):
-        if not callable(found):
-            raise UserError(f"{text!r} is {type(found).__name__}: name a model, or a function or class that makes one.")
         try:
             found = found()
         except Exception as error:

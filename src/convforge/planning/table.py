@@ -86,23 +86,21 @@ def as_table(plan: Plan) -> RenderableType:
 
 
 def as_short_table(plan: Plan) -> RenderableType:
-    """For who is on the way to something else: the layers that learn or change the size, a line each, and the sums."""
+    """For who is on the way to something else: the layers that learn or change the size, a line each."""
     rows = [row for row in plan.rows if row.parameters or row.shared or prod(row.input_shape) != prod(row.output_shape)]
+    return _Layers(plan, rows, ("Stride", "Pad", "Memory"), ("Kernel", "MACs"))
+
+
+def short_sums(plan: Plan) -> list[str]:
+    """What stands below the short table, a line each."""
     totals = plan.totals
-    sums = f"{totals.parameters:,} parameters, {human(totals.macs)} multiply-accumulates"
-    parts: list[RenderableType] = [
-        _Layers(plan, rows, ("Stride", "Pad", "Memory"), ("Kernel", "MACs")),
-        Text(),
-        Text(sums),
-    ]
+    sums = [f"{totals.parameters:,} parameters, {human(totals.macs)} multiply-accumulates"]
     if totals.dense:
-        parts.append(
-            Text(
-                f"Fully connected layers that make the same maps would take {human(totals.dense.same_maps)} weights "
-                f"instead of {human(totals.dense.weights)}."
-            )
+        sums.append(
+            f"Fully connected layers that make the same maps would take {human(totals.dense.same_maps)} weights "
+            f"instead of {human(totals.dense.weights)}."
         )
-    return Group(*parts, *(Text(f"Note: {note}") for note in plan.notes))
+    return sums + [f"Note: {note}" for note in plan.notes]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from ..errors import UserError
-from ..spec import Conv2dSpec, Pair, Sides, SpecError, dense_weights, transposed_output_size
+from ..spec import Conv2dSpec, Pair, Sides, SpecError, among_layers, dense_weights, transposed_output_size
 from .fields import (
     Arguments,
     Fields,
@@ -299,7 +299,8 @@ class Recorder:
         try:
             yield
         except SpecError as error:
-            raise SpecError(f"{self.stack[-1].label}: {error}") from None
+            said = among_layers(error) if self.rows else str(error)
+            raise SpecError(f"{self.stack[-1].label}: {said}") from None
 
     def _checked(self, packet: Any, named: Arguments, frame: Frame) -> Slide | None:
         """A window that is about to slide, after checking that it fits; None for every other operator."""

@@ -70,6 +70,7 @@ class Pictures:
         labels: bool | None = None,
     ) -> None:
         self.shape = shape
+        named = list(map(Path, paths))
         channels = shape[0]
         self._mean = torch.tensor(mean, dtype=torch.float32).view(channels, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(channels, 1, 1)
@@ -78,7 +79,7 @@ class Pictures:
         self._files = Kept[bytes](_FILES_KEPT, len)
         reasons: list[str] = []
         left_out = 0
-        for path, name, label in _listed(paths, labels):
+        for path, name, label in _listed(named, labels):
             if len(self._pictures) == MOST:
                 left_out += 1
                 continue
@@ -89,7 +90,10 @@ class Pictures:
                 continue
             self._pictures.append(Picture(path, name, width, height, label))
         if not self._pictures:
-            raise UserError(reasons[0] if reasons else "there are no images in the folders that were named.")
+            folders = ", ".join(map(str, named[:5])) + (", …" if len(named) > 5 else "")
+            raise UserError(
+                reasons[0] if reasons else f"there are no images in {folders}; name image files, or folders of them."
+            )
         self.notes = tuple(
             [f"Left out: {reason}" for reason in reasons[:5]]
             + ([f"Left out: {len(reasons) - 5:,} more files that could not be read."] if len(reasons) > 5 else [])
@@ -212,9 +216,9 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _listed(paths: Iterable[str | Path], labels: bool | None) -> Iterable[tuple[Path, str, str | None]]:
+def _listed(paths: Iterable[Path], labels: bool | None) -> Iterable[tuple[Path, str, str | None]]:
     """Every file with its name and label: those that were named, and those in folders that look like images."""
-    for path in map(Path, paths):
+    for path in paths:
         if not _is_folder(path):
             yield path, path.name, None
             continue

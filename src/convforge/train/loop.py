@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, cos, isfinite, pi
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from time import perf_counter
 from types import FrameType
 from typing import Any, Protocol
@@ -32,6 +34,7 @@ from .state import STATE, Progress, begin, load_state, random_numbers, save_stat
 METRICS = "metrics.jsonl"
 _WARM_UP = 0.1
 _EVALUATION_BATCH = 250
+_STOPPING = "Stopping after this batch; Ctrl-C again leaves at once."
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,25 @@ class Stop:
         self.asked = True
 
     @contextmanager
-    def listening(self) -> Iterator[Stop]:
-        """Within the block the first SIGINT (Ctrl-C) or SIGTERM asks to stop."""
+    def listening(self, say: Callable[[str], None] = lambda _: None) -> Iterator[Stop]:
+        """Within the block the first SIGINT (Ctrl-C) or SIGTERM asks to stop, and `say` is told so at once."""
         before: dict[signal.Signals, Any] = {}
+        # A handler may come between while somebody prints, and a lock that is held then would never be free again. So
+        # a thread of its own prints; to put something into this queue is safe in a handler.
+        heard = SimpleQueue[bool]()
+
+        def tell() -> None:
+            if heard.get():
+                say(_STOPPING)
 
         def once(number: int, frame: FrameType | None) -> None:
             self.ask()
+            heard.put(True)
             for each, handler in before.items():
                 signal.signal(each, handler)
 
+        teller = Thread(target=tell, daemon=True)
+        teller.start()
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 before[number] = signal.signal(number, once)
@@ -84,6 +97,8 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            heard.put(False)
+            teller.join()
 
 
 def normalise(images: Tensor, data: Data | Architecture) -> Tensor:
@@ -96,13 +111,15 @@ def _standardised(images: Tensor, data: Data | Architecture) -> Tensor:
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def evaluate(model: nn.Module, split: Split, data: Data) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0 to 1) on a split, in eval mode."""
+def evaluate(model: nn.Module, split: Split, data: Data, stop: Stop) -> tuple[float, float] | None:
+    """Mean cross-entropy and accuracy (0 to 1) on a split, in eval mode; None as soon as `stop` was asked."""
     model.eval()
     loss, right = 0.0, 0
     with torch.inference_mode():
         batches = zip(*(torch.split(part, _EVALUATION_BATCH) for part in (split.images, split.labels)), strict=True)
         for images, labels in batches:
+            if stop.asked:
+                return None
             logits = model(normalise(images, data))
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(1) == labels).sum())
@@ -140,7 +157,8 @@ def fit(
     A folder that holds a state is continued, bit for bit as if it had never stopped, with the same number of threads.
 
     Returns:
-        How far it went: fewer epochs than `settings.epochs` if `stop` was asked.
+        How far it went: fewer epochs than `settings.epochs` if `stop` was asked. An epoch counts when it was evaluated;
+        where `stop` came before that, it is done when the run is continued.
 
     Raises:
         UserError: if the loss is not a number any more (the last good checkpoint stays), or a file cannot be written.
@@ -154,14 +172,15 @@ def fit(
     remove_parts(folder)
     if (folder / STATE).exists():
         progress = load_state(folder, model, optimizer, folder / checkpoint.ARCHITECTURE)
-        _must_fit(progress, folder / STATE, settings, per_epoch)
+        _must_fit(progress, folder / STATE, settings, per_epoch, len(data.train))
     else:
         # Written before anything is learned: a folder that cannot be written shows now and not after an hour.
         save_state(folder, model, optimizer, progress)
     _publish(folder, model, architecture, progress)
     film = Recorder(folder, model, progress.step, steps, per_epoch)
-    while progress.step < steps:
-        epoch, done = divmod(progress.step, per_epoch)
+    while len(progress.epochs) < settings.epochs:
+        epoch = len(progress.epochs)
+        done = progress.step - epoch * per_epoch
         order = torch.randperm(len(data.train), generator=random_numbers(settings.seed, "order", epoch))
         for rows in torch.split(order, settings.batch)[done:per_epoch]:
             started = perf_counter()
@@ -171,8 +190,10 @@ def fit(
             watcher.step(progress, steps)
             if stop.asked:
                 break
-        if progress.step % per_epoch == 0:
-            test_loss, test_accuracy = evaluate(model, data.test, data)
+        whole = progress.step == (epoch + 1) * per_epoch
+        tested = evaluate(model, data.test, data, stop) if whole else None
+        if tested is not None:
+            test_loss, test_accuracy = tested
             _must_be_finite(test_loss, progress, settings)
             progress.epochs.append(
                 {
@@ -193,7 +214,7 @@ def fit(
         film.write()  # before the state: frames beyond it are recorded again, frames missing before it never could be
         save_state(folder, model, optimizer, progress)
         _publish(folder, model, architecture, progress)
-        if progress.epochs and progress.step % per_epoch == 0:
+        if tested is not None:
             watcher.epoch(progress.epochs[-1], settings.epochs)
         if stop.asked:
             break
@@ -238,9 +259,10 @@ def _step(
     progress.step += 1
 
 
-def _must_fit(progress: Progress, path: Path, settings: Settings, per_epoch: int) -> None:
-    epochs, steps = divmod(progress.step, per_epoch)
-    if len(progress.epochs) != epochs or epochs > settings.epochs or (progress.seen == 0) != (steps == 0):
+def _must_fit(progress: Progress, path: Path, settings: Settings, per_epoch: int, images: int) -> None:
+    steps = progress.step - per_epoch * len(progress.epochs)  # as many as an epoch has if it was not evaluated yet
+    seen = steps * min(settings.batch, images)
+    if not 0 <= steps <= per_epoch or progress.step > per_epoch * settings.epochs or progress.seen != seen:
         raise UserError(
             f"{path} does not say how far the run was (step {progress.step} of {per_epoch * settings.epochs}, "
             f"{len(progress.epochs)} epochs, {progress.seen} images); it is damaged."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,9 @@ from ..errors import UserError
 from ..models import families
 from ..models.checkpoint import WEIGHTS, Architecture, read_json, to_json, write_atomically
 from ..planning import plan
-from ..planning.table import as_short_table
+from ..planning.table import as_short_table, short_sums
 from ..shown import shown
+from ..spec import ceil_div
 from . import data as labelled
 from . import exemplar, twin
 from .data import Data
@@ -34,6 +36,7 @@ from .twin import Measured
 
 CONFIG, REPORT, SKIPPED = "config.json", "report.html", "skipped.txt"
 _SHOWN_SKIPPED = 5
+_IMAGES_WHEN_STOPPED = 500  # that the report of a stopped run looks at: nobody waits long for it
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Result:
         folder: where everything was written.
         finished: False if it was stopped before its last epoch; `convforge train --resume FOLDER` continues it.
         epochs: the metrics of each epoch, as in metrics.jsonl.
-        network: what the trained network costs and gives.
+        network: what the trained network costs and gives; None if the run was stopped before that was measured.
         dense_twin: the same of the fully connected one, where that was asked for.
         skipped: how many files could not be used.
     """
@@ -52,14 +55,14 @@ class Result:
     folder: Path
     finished: bool
     epochs: tuple[dict[str, float], ...]
-    network: Measured
+    network: Measured | None
     dense_twin: Measured | None
     skipped: int
 
     @property
-    def test_accuracy(self) -> float:
-        """From 0 to 1, on the held-out images."""
-        return self.network.test_accuracy
+    def test_accuracy(self) -> float | None:
+        """From 0 to 1, on the held-out images, after the last whole epoch; None before the first."""
+        return self.epochs[-1]["test_accuracy"] if self.epochs else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -76,7 +79,7 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     Args:
         options: what to learn from, and how; by default MNIST-5k with a small VGG.
         console: where to print; by default nowhere.
-        stop: ask it to stop the run at the next batch; Ctrl-C does.
+        stop: ask it to stop the run at the next batch; Ctrl-C does. A second Ctrl-C raises `KeyboardInterrupt`.
 
     Raises:
         UserError: for anything in the options, the data or the machine that it cannot work with.
@@ -94,6 +97,8 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         options, config = _stored(Path(options.resume), options.threads)
     else:
         options = replace(options, data=_place(options.data))
+        if options.name is not None:
+            _must_be_free(Path(options.out).expanduser() / options.name)
     with _threads(options.threads), torch.random.fork_rng(devices=[]):
         data = _load(options, display)
         _describe(display, data, options)
@@ -108,13 +113,23 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         if options.task == "exemplar":
             exemplar.quieten(model)
         counted = plan(model, architecture.input_shape)
-        display.console.print(as_short_table(counted), end="\n\n")
+        display.console.print(as_short_table(counted))
+        display.say("\n".join(["", *short_sums(counted), ""]))
         if config is None:
             config = _config(options, data, fingerprint)
         folder = _new_folder(options, data, config) if options.resume is None else Path(options.resume)
         if data.skipped:
             write_atomically(folder / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
-        return _learn(options, data, architecture, model, counted, folder, config, display, stop or Stop())
+        try:
+            return _learn(options, data, architecture, model, counted, folder, config, display, stop or Stop())
+        except KeyboardInterrupt:
+            display.say(f"\nLeft at once; what was written before is in {shown(folder)}. {how_to_continue(folder)}")
+            raise
+
+
+def how_to_continue(folder: Path) -> str:
+    """A sentence for who has stopped the run in `folder`."""
+    return f"Continue with: convforge train --resume {shlex.quote(shown(folder))}"
 
 
 def _load(options: Options, display: Display) -> Data:
@@ -143,15 +158,15 @@ def _learn(
     kernels_before = first_kernels(model)
     settings = Settings(options.epochs, options.batch, options.learning_rate, options.seed, options.augment)
     dense: Measured | None = None
-    with stop.listening():
+    with stop.listening(display.say):
         progress = _fit(model, data, architecture, settings, folder, display, stop)
-        network = twin.measure(options.model, model, data, options.batch, progress.epochs)
+        network = twin.measure(options.model, model, data, options.batch, progress.epochs, stop)
         if options.dense_twin and not stop.asked:
             display.say("\nNow its fully connected twin, on the same images:")
             dense = _dense_twin(data, settings, folder, display, stop)
-    if dense is not None:
+    if network is not None and dense is not None:
         display.console.print(twin.as_table([network, dense]))
-    finished = len(progress.epochs) == options.epochs and (dense is not None or not options.dense_twin)
+    finished = network is not None and (dense is not None or not options.dense_twin)
     result = Result(folder, finished, tuple(progress.epochs), network, dense, len(data.skipped))
     _write_report(result, options, config, data, model, counted, kernels_before)
     if finished:
@@ -183,9 +198,7 @@ def _dense_twin(data: Data, settings: Settings, folder: Path, display: Display, 
     torch.manual_seed(settings.seed)
     model = architecture.build()
     progress = _fit(model, data, architecture, settings, folder / twin.FOLDER, display, stop)
-    if len(progress.epochs) < settings.epochs:
-        return None
-    return twin.measure("dense", model, data, settings.batch, progress.epochs)
+    return twin.measure("dense", model, data, settings.batch, progress.epochs, stop)
 
 
 def _architecture(family: str, data: Data, task: str = "classes") -> Architecture:
@@ -243,9 +256,18 @@ def _new_folder(options: Options, data: Data, config: dict[str, Any]) -> Path:
         raise UserError(
             f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
         ) from reason
-    raise UserError(
-        f"{out / wanted[0]} is there already and is not overwritten; choose another --name, or continue it with "
-        f"--resume {out / wanted[0]}."
+    raise _taken(out / wanted[0])
+
+
+def _must_be_free(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise _taken(folder)
+
+
+def _taken(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} is there already and is not overwritten; choose another --name, or continue it with "
+        f"--resume {folder}."
     )
 
 
@@ -323,14 +345,23 @@ def _write_report(
     from .pictures import collect
     from .report import Report, write_report
 
+    # Evenly spaced, for they may be sorted by class.
+    every = 1 if result.finished else ceil_div(len(data.test), _IMAGES_WHEN_STOPPED)
+    images = data.test.images[::every]
     pictures = collect(
         model,
-        data.test.images,
-        data.test.labels,
+        images,
+        data.test.labels[::every],
         lambda images: normalise(images, data),
         len(data.classes),
         kernels_before,
     )
+    stopped_early: bool | str = not result.finished
+    if every > 1:
+        stopped_early = (
+            "The run was stopped before its last epoch; this is the network as it was then, looked at with "
+            f"{len(images):,} of the {len(data.test):,} held-out images."
+        )
     settings = {name: value for name, value in config["options"].items() if value is not None}
     settings |= {"lr": options.learning_rate, "threads": torch.get_num_threads()}
     report = Report(
@@ -341,10 +372,10 @@ def _write_report(
         data={"data set": data.name, **_facts(data), "skipped files": len(data.skipped)},
         skipped=data.skipped,
         plan=str(counted),
-        parameters=result.network.parameters,
-        comparison=twin.as_rows([result.network, result.dense_twin]) if result.dense_twin else (),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        comparison=twin.as_rows([result.network, result.dense_twin]) if result.network and result.dense_twin else (),
         # As stored, so that the report of a resumed run is that of an undisturbed one.
         settings={name: shown(value) if isinstance(value, str) else value for name, value in settings.items()},
-        stopped_early=not result.finished,
+        stopped_early=stopped_early,
     )
     write_report(result.folder / REPORT, report)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from .data import Data
-from .loop import evaluate, normalise
+from .loop import Stop, evaluate, normalise
 
 FOLDER = "dense-twin"
 
@@ -35,8 +35,13 @@ class Measured:
     test_accuracy: float
 
 
-def measure(name: str, model: nn.Module, data: Data, batch: int, epochs: Sequence[Mapping[str, float]]) -> Measured:
-    """Measure a network that was trained for `epochs`."""
+def measure(
+    name: str, model: nn.Module, data: Data, batch: int, epochs: Sequence[Mapping[str, float]], stop: Stop
+) -> Measured | None:
+    """Measure a network that was trained for `epochs`; None as soon as `stop` was asked."""
+    train, test = (evaluate(model, split, data, stop) for split in (data.train, data.test))
+    if train is None or test is None:
+        return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return Measured(
@@ -45,8 +50,8 @@ def measure(name: str, model: nn.Module, data: Data, batch: int, epochs: Sequenc
         weight_bytes=weight_bytes,
         training_bytes=4 * weight_bytes + activation_bytes(model, normalise(data.train.images[:batch], data)),
         seconds_per_epoch=median(epoch["seconds"] for epoch in epochs) if epochs else None,
-        train_accuracy=evaluate(model, data.train, data)[1],
-        test_accuracy=evaluate(model, data.test, data)[1],
+        train_accuracy=train[1],
+        test_accuracy=test[1],
     )
 
 

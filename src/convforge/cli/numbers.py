@@ -1,0 +1,37 @@
+"""Options that are numbers within limits: said in a sentence when they are not, which typer has no words for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from ..errors import UserError
+
+
+def within(least: float, most: float | None = None) -> Callable[[typer.CallbackParam, Any], Any]:
+    """The `callback` of an option that is from `least` to `most`, or not given.
+
+    >>> from types import SimpleNamespace
+    >>> option = SimpleNamespace(opts=["--top"])  # what typer hands over has more
+    >>> within(1)(option, 3)
+    3
+    >>> within(1)(option, 0)
+    Traceback (most recent call last):
+    ...
+    convforge.errors.UserError: --top must be 1 or more, not 0.
+    >>> within(0, 65535)(option, -1)
+    Traceback (most recent call last):
+    ...
+    convforge.errors.UserError: --top must be from 0 to 65535, not -1.
+    """
+
+    def checked(option: typer.CallbackParam, value: Any) -> Any:
+        # The other way around, a value that is not a number would pass.
+        if value is not None and not (least <= value and (most is None or value <= most)):
+            limits = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
+            raise UserError(f"{option.opts[0]} must be {limits}, not {value}.")
+        return value
+
+    return checked
