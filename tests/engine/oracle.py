@@ -17,6 +17,7 @@ from convforge import Conv2dSpec, engine, reference
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Algorithm, Job, Pass, Plan
 from convforge.engine.select import Choice, considered
+from convforge.engine.target import Target
 from convforge.errors import UserError
 
 Array = np.ndarray[Any, Any]
@@ -27,9 +28,9 @@ def choices(problem: Problem, which: Pass, threads: int = 2, exact: bool = False
     return considered(Job.of(problem, which, threads), exact).choices
 
 
-def applies(algorithm: Algorithm, problem: Problem, which: Pass) -> bool:
-    """Whether the algorithm has a plan for the pass."""
-    return isinstance(algorithm.plan(Job.of(problem, which, 2)), Plan)
+def applies(algorithm: Algorithm, problem: Problem, which: Pass, target: Target | None = None) -> bool:
+    """Whether the algorithm has a plan for the pass, here or on another target."""
+    return isinstance(algorithm.plan(Job.of(problem, which, 2, target=target)), Plan)
 
 
 SENTINEL = 12345.678

@@ -15,7 +15,7 @@ from oracle import BOUND, SENTINEL, Case, Data, applies, embed, error
 from test_epilogue import TORCH
 
 from convforge import Conv2dSpec
-from convforge.engine import Problem, target
+from convforge.engine import Problem
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.kernels.epilogue import ACTIVATIONS, Epilogue
 from convforge.engine.plan import Algorithm, Job, Pass, Plan
@@ -31,6 +31,7 @@ CASES = (
     Case(Conv2dSpec(20, 3, 3, padding=1), (12, 31)),
     Case(Conv2dSpec(37, 37, 3, padding=1, groups=37), (15, 14)),
     Case(Conv2dSpec(37, 37, 3, 2, padding=1, groups=37), (23, 20)),
+    Case(Conv2dSpec(36, 36, 3, padding=1, groups=9), (15, 14)),
 )
 
 
@@ -47,7 +48,7 @@ def check(machine: Arm64, algorithm: Algorithm, which: Pass, case: Case, layout:
     data = Data.of(case)
     problem = Problem.of(case.spec, case.batch, case.size, case.dtype, layout == "NHWC")
     finish = Epilogue(which is Pass.FORWARD, activation, bool(activation))
-    plan = algorithm.plan(Job.of(problem, which, case.threads, finish=finish, target=target.arm64()))
+    plan = algorithm.plan(Job.of(problem, which, case.threads, finish=finish, target=machine.target))
     assert isinstance(plan, Plan)
     prepared = plan.prepared(algorithm.name)
     assert prepared.threads == case.threads, "too little work for so many threads"
@@ -60,18 +61,18 @@ def check(machine: Arm64, algorithm: Algorithm, which: Pass, case: Case, layout:
     tensors = {"x": data.x, "w": data.w, "y": data.dy, "residual": data.dy}
     given = {name: embed(values, layout, np.nan) for name, values in tensors.items()}
     given["bias"] = embed(data.bias.reshape(1, -1, 1, 1), "NCHW", np.nan)
-    given[buffer] = embed(np.full_like(tensors[buffer], np.nan), layout, SENTINEL)
-    machine.run(prepared, **given)
-
-    memory, got = given[buffer]
-    assert memory.tobytes() == embed(got.copy(), layout, SENTINEL)[0].tobytes(), (
-        "something was written beside the result"
-    )
     wanted = data.wanted[result]
     if activation:
         wanted = TORCH[activation](torch.from_numpy(wanted + data.dy)).numpy()
     allowed = BOUND[case.dtype] * (1 if algorithm.exact else 3)
-    assert error(got, wanted) <= allowed, f"{which} of {case}: {error(got, wanted):.1e}, allowed {allowed:.0e}"
+    for each_packs in (False, True) if prepared.unpacked else (False,):
+        given[buffer] = embed(np.full_like(tensors[buffer], np.nan), layout, SENTINEL)
+        machine.run(prepared, each_packs, **given)
+        memory, got = given[buffer]
+        assert memory.tobytes() == embed(got.copy(), layout, SENTINEL)[0].tobytes(), (
+            "something was written beside the result"
+        )
+        assert error(got, wanted) <= allowed, f"{which} of {case}: {error(got, wanted):.1e}, allowed {allowed:.0e}"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda row: row.name)
@@ -80,7 +81,8 @@ def test_every_algorithm(algorithm: Algorithm, arm64: Arm64) -> None:
     for layout, dtype, threads in (("NHWC", "float32", 1), ("NHWC", "float64", 3), ("NCHW", "float32", 3)):
         for case, which in product(CASES, Pass):
             case = replace(case, dtype=dtype, threads=threads)
-            if applies(algorithm, Problem.of(case.spec, case.batch, case.size, dtype, layout == "NHWC"), which):
+            problem = Problem.of(case.spec, case.batch, case.size, dtype, layout == "NHWC")
+            if applies(algorithm, problem, which, arm64.target):
                 check(arm64, algorithm, which, case, layout)
                 met.add(which)
     assert Pass.FORWARD in met, "none of the cases is for this algorithm"

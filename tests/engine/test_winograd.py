@@ -75,8 +75,8 @@ def test_layouts(x_layout: str, y_layout: str) -> None:
 @pytest.mark.parametrize("size", [(4, 4), (7, 9), (12, 23)])
 def test_kernels_of_five_taps_and_gaps(size: tuple[int, int]) -> None:
     for tile, kernel, dilation in (
-        ("winograd 2×2", 5, 1),
-        ("winograd 2×2", 5, (2, 1)),
+        ("winograd 2×2 of 5×5", 5, 1),
+        ("winograd 2×2 of 5×5", 5, (2, 1)),
         ("winograd 4×4", 3, 2),
         ("winograd 4×4", 3, (1, 5)),
         ("winograd 2×2", 3, (3, 2)),
@@ -116,7 +116,7 @@ DIVISIONS = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (3, 2, 2), (1, 3, 5), (
         (Conv2dSpec(40, 70, 3, padding=1), (13, 11), "winograd 4×4"),
         (Conv2dSpec(21, 70, 3, padding=((0, 3), (2, 1)), groups=1, dilation=(1, 2)), (7, 13), "winograd 4×4"),
         (Conv2dSpec(18, 78, 3, padding=1, groups=2), (5, 6), "winograd 2×2"),
-        (Conv2dSpec(33, 17, 5, padding=2), (6, 9), "winograd 2×2"),
+        (Conv2dSpec(33, 17, 5, padding=2), (6, 9), "winograd 2×2 of 5×5"),
     ],
     ids=["3x3", "gaps", "groups", "5x5"],
 )

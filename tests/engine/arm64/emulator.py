@@ -49,8 +49,7 @@ class Arm64:
         self.code("runner", runtime._build_run, ["call"], self.target)
 
     def prepares(self, patch: pytest.MonkeyPatch) -> None:
-        """From now on, passes are prepared for this machine."""
-        patch.setattr(target, "current", lambda: self.target)
+        """From now on, what is compiled is compiled for this machine."""
         patch.setattr(runtime, "code", self.code)
 
     def code(
@@ -73,10 +72,14 @@ class Arm64:
             self._codes[key] = runtime.Code({kernel: first + n for n, kernel in enumerate(kernels)})
         return self._codes[key]
 
-    def run(self, prepared: Prepared, **given: tuple[Array, Array]) -> None:
-        """Run the pass. `given` names its buffers: memory, which is changed in place, and the view of it that is the
-        tensor. Work memory begins as NaN, and what lies behind it must stay so."""
+    def run(self, prepared: Prepared, each_packs: bool, **given: tuple[Array, Array]) -> None:
+        """Run the pass, with the weights packed first, or by each thread for itself. `given` names its buffers: memory,
+        which is changed in place, and the view of it that is the tensor. Work memory begins as NaN, and what lies
+        behind it must stay so."""
         program = prepared.compute.preceded_by(prepared.weights.steps, prepared.weights.work_bytes)
+        if each_packs:
+            assert prepared.unpacked is not None
+            program = prepared.unpacked
         nan, size = np.full(8, np.nan), {"work": program.work_bytes, "packed": prepared.packed_bytes}
         for name, length in size.items():
             memory = np.full(-(-length // 8) + nan.size, np.nan)
