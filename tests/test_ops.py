@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convforge
 from convforge import Conv2dSpec, SpecError
+from convforge.pytorch import compute, sixteen
+from convforge.pytorch.layout import is_channels_last
 
 OPERATORS = torch.ops.convforge
 LAST = torch.channels_last
@@ -346,6 +348,14 @@ def test_repeating_repeats_bit_for_bit() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["the engine", "torch"])
+def computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who computes 16-bit numbers: that depends on the CPU, and on the size."""
+    monkeypatch.setattr(compute, "torch_is_faster", lambda dtype, macs: request.param == "torch")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("computed_by")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("x_format", FORMATS)
 def test_half_precision(dtype: torch.dtype, x_format: str) -> None:
@@ -358,6 +368,43 @@ def test_half_precision(dtype: torch.dtype, x_format: str) -> None:
     assert mistakes[0] <= 1.01 * mistakes[1] + 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("padding", [1, ((0, 2), (1, 1))])
+@pytest.mark.parametrize("x_format", FORMATS)
+def test_half_precision_that_torch_computes_has_torchs_bits(
+    dtype: torch.dtype, x_format: str, padding: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sixteen, "has_instructions", lambda dtype: True)
+    x = randn(2, 8, 17, 17, dtype=dtype).contiguous(memory_format=FORMATS[x_format]).requires_grad_()
+    w, b = randn(66, 8, 3, 3, dtype=dtype, grad=True), randn(66, dtype=dtype, grad=True)
+    y = convforge.conv2d(x, w, b, padding=padding)
+    wanted = F.conv2d(x, w, b, padding=1) if padding == 1 else F.conv2d(F.pad(x, (1, 1, 0, 2)), w, b)
+    assert torch.equal(y, wanted)
+    assert is_channels_last(y) == (x_format == "channels_last")
+    g = randn(*y.shape, dtype=dtype)
+    for ours, theirs in zip(
+        torch.autograd.grad(y, (x, w, b), g), torch.autograd.grad(wanted, (x, w, b), g), strict=True
+    ):
+        close(ours, theirs, bound=0.01)
+        assert ours.dtype == dtype
+
+
+def test_layers_of_half_precision_go_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the CPU's instructions, and by size; the report says so."""
+    model = convforge.optimize(torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3, dtype=torch.bfloat16)))
+    for here in (True, False):
+        monkeypatch.setattr(sixteen, "cpu_features", lambda: {"avx512bf16"} if here else set())  # noqa: B023
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+        sixteen.has_instructions.cache_clear()
+        assert sixteen.has_instructions(torch.bfloat16) == here
+        assert sixteen.torch_is_faster(torch.bfloat16, 10**9) == here
+        assert sixteen.torch_is_faster(torch.bfloat16, sixteen.FEW_MACS - 1)
+        assert ("this CPU multiplies bfloat16 itself" in convforge.report(model)[0].reason) == here
+    monkeypatch.undo()
+    sixteen.has_instructions.cache_clear()
+
+
+@pytest.mark.usefixtures("computed_by")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
     x, w, b = randn(2, 8, 7, 7, grad=True), randn(6, 8, 3, 3, grad=True), randn(6, grad=True)

@@ -416,6 +416,10 @@ class Conv2dSpec:
         return dense_weights((self.in_channels, *input_size), self.out_channels * height * width)
 
 
+LESSON_NEURONS = 1000
+"""Neurons of the fully connected layer that the lesson compares a convolution with: 1000 classes of ImageNet."""
+
+
 def dense_weights(input_shape: tuple[int, int, int], neurons: int) -> int:
     """Weights of a fully connected layer from an image `(C, H, W)` to `neurons`: C · H · W · neurons.
 

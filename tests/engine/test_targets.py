@@ -35,7 +35,7 @@ def test_an_unknown_target_is_named_with_those_that_exist(name: str, monkeypatch
 
 
 def test_a_target_that_this_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "_host_features", lambda: frozenset({"sse2", "avx2", "fma"}))
+    monkeypatch.setattr(target, "host_features", lambda: frozenset({"sse2", "avx2", "fma"}))
     target.named.cache_clear()
     monkeypatch.setenv("CONVFORGE_TARGET", "avx512")
     try:

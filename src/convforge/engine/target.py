@@ -60,7 +60,7 @@ _ARM64 = {"baseline": (set[str](), 16, 32, 12, 2)}
 
 def available() -> tuple[str, ...]:
     """Names of the targets that this CPU can run, the best first."""
-    have = _host_features()
+    have = host_features()
     return tuple(name for name, (needs, *_) in _table().items() if needs <= have)
 
 
@@ -106,7 +106,8 @@ def _table() -> dict[str, tuple[set[str], int, int, int, int]]:
 
 
 @cache
-def _host_features() -> frozenset[str]:
+def host_features() -> frozenset[str]:
+    """What this CPU can do, in LLVM's names."""
     return frozenset(feature for feature, on in llvm.get_host_cpu_features().items() if on)
 
 

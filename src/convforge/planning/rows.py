@@ -9,9 +9,6 @@ from typing import Any, Literal
 
 from ..spec import Pair, Sides
 
-LESSON_NEURONS = 1000
-"""Neurons of the fully connected layer that the lesson compares a convolution with: 1000 classes of ImageNet."""
-
 
 @dataclass(frozen=True, slots=True)
 class DenseEquivalent:

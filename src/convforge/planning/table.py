@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from math import prod
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -13,8 +14,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from ..spec import Pair, Sides
-from .rows import LESSON_NEURONS, DenseEquivalent, Plan, Row
+from ..spec import LESSON_NEURONS, Pair, Sides
+
+if TYPE_CHECKING:
+    from .rows import DenseEquivalent, Plan, Row
 
 WIDTH = 100
 

@@ -31,7 +31,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from ..errors import UserError
-from ..spec import Conv2dSpec, Pair, Sides, SpecError, among_layers, dense_weights, transposed_output_size
+from ..spec import (
+    LESSON_NEURONS,
+    Conv2dSpec,
+    Pair,
+    Sides,
+    SpecError,
+    among_layers,
+    dense_weights,
+    transposed_output_size,
+)
 from .fields import (
     Arguments,
     Fields,
@@ -44,7 +53,7 @@ from .fields import (
     pooling_spec,
     window,
 )
-from .rows import LESSON_NEURONS, DenseEquivalent, Row
+from .rows import DenseEquivalent, Row
 
 aten = torch.ops.aten
 

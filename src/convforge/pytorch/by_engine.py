@@ -14,6 +14,7 @@ from ..engine.plan import Job, Pass
 from ..engine.program import Prepared
 from ..engine.runtime import CannotLoad, memory, ready
 from ..engine.select import choose
+from ..engine.target import host_features as cpu_features
 from ..spec import Conv2dSpec
 from .arguments import Geometry, Sizes, out_size
 
@@ -21,6 +22,7 @@ __all__ = [
     "CannotLoad",
     "Prepared",
     "Problem",
+    "cpu_features",
     "fingerprint",
     "forward",
     "input_gradient",

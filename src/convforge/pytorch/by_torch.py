@@ -36,6 +36,9 @@ def input_gradient(
     """∂loss/∂x of an x of this height and width; `pads` is (top, bottom, left, right)."""
     top, bottom, left, right = pads
     height, width = size
+    if top == bottom and left == right:
+        x = w.new_empty(()).expand(g.shape[0], w.shape[1] * groups, height, width)
+        return _gradients(g, x, w, stride, dilation, groups, 0, (top, left))
     padded = w.new_empty(()).expand(g.shape[0], w.shape[1] * groups, top + height + bottom, left + width + right)
     dx: Tensor = _gradients(g, padded, w, stride, dilation, groups, 0)
     return dx[:, :, top : top + height, left : left + width].contiguous()
@@ -47,14 +50,24 @@ def weight_gradient(
     """∂loss/∂w of kernels of this height and width."""
     top, bottom, left, right = pads
     w = x.new_empty(()).expand(g.shape[1], x.shape[1] // groups, *kernel)
+    if top == bottom and left == right:
+        return _gradients(g, x, w, stride, dilation, groups, 1, (top, left))
     return _gradients(g, _pad(x, (left, right, top, bottom)), w, stride, dilation, groups, 1)
 
 
-def _gradients(g: Tensor, x: Tensor, w: Tensor, stride: Any, dilation: Any, groups: int, which: int) -> Tensor:
+def _gradients(
+    g: Tensor,
+    x: Tensor,
+    w: Tensor,
+    stride: Any,
+    dilation: Any,
+    groups: int,
+    which: int,
+    padding: tuple[int, int] = (0, 0),
+) -> Tensor:
     wanted = [n == which for n in range(3)]
-    gradient: Tensor = _backward(g, x, w, None, list(stride), [0, 0], list(dilation), False, [0, 0], groups, wanted)[
-        which
-    ]
+    how = list(stride), list(padding), list(dilation), False, [0, 0], groups
+    gradient: Tensor = _backward(g, x, w, None, *how, wanted)[which]
     return gradient
 
 

@@ -1,26 +1,32 @@
 """What the operators do with tensors on the CPU: find the plan of their sizes, and run it on their addresses.
 
-16-bit numbers are computed in float32. Where machine code cannot be loaded, PyTorch computes, with one warning.
+16-bit numbers are computed in float32, or by PyTorch where that is faster (`sixteen.py`). Where machine code cannot be
+loaded, PyTorch computes, with one warning.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import by_torch, kept
-from .arguments import as_geometry
+from .arguments import as_geometry, out_size
 from .by_engine import CannotLoad, Prepared
 from .layout import check_memory, in_format, is_channels_last, located
 from .plans import Plan, forward_plan, input_gradient_plan, settings, weight_gradient_plan
+from .sixteen import torch_is_faster
 
 
 def forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensor:
     """y = x ⋆ w + bias."""
     if x.dtype.itemsize == 2:
         check_memory(x, w, bias)
+        outputs = out_size(x.shape, w.shape, stride, pads, dilation)
+        if torch_is_faster(x.dtype, x.shape[0] * prod(outputs) * prod(w.shape)):
+            return _forward_by_torch(x, w, bias, stride, pads, dilation, groups)
         wide = forward(x.float(), _wide(w), None if bias is None else bias.float(), stride, pads, dilation, groups)
         return wide.to(x.dtype)
     dtype = _common_dtype(x, w)
@@ -38,9 +44,15 @@ def forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, d
         )
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
-        y = by_torch.conv2d(x, w, bias, stride, ((pads[0], pads[1]), (pads[2], pads[3])), dilation, groups)
-        return in_format(y, is_channels_last(x) or is_channels_last(w))
+        return _forward_by_torch(x, w, bias, stride, pads, dilation, groups)
     return run_forward(plan, x, w, bias)
+
+
+def _forward_by_torch(
+    x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int
+) -> Tensor:
+    y = by_torch.conv2d(x, w, bias, stride, ((pads[0], pads[1]), (pads[2], pads[3])), dilation, groups)
+    return in_format(y, is_channels_last(x) or is_channels_last(w))
 
 
 def run_forward(plan: Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -61,6 +73,8 @@ def input_gradient(
     """x's gradient, of this height and width, from y's."""
     if g.dtype.itemsize == 2:
         check_memory(g, w)
+        if torch_is_faster(g.dtype, prod(g.shape) * prod(w.shape[1:])):
+            return in_format(by_torch.input_gradient(g, w, size, stride, pads, dilation, groups), channels_last)
         return input_gradient(g.float(), _wide(w), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
     dtype, geometry = _common_dtype(g, w), as_geometry(stride, pads, dilation, groups)
     try:
@@ -87,6 +101,8 @@ def weight_gradient(
     """w's gradient, of kernels of this height and width, from y's."""
     if x.dtype.itemsize == 2:
         check_memory(x, g)
+        if torch_is_faster(x.dtype, prod(g.shape) * prod(kernel) * x.shape[1] // groups):
+            return in_format(by_torch.weight_gradient(x, g, kernel, stride, pads, dilation, groups), channels_last)
         return weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
     dtype, geometry = _common_dtype(x, g), as_geometry(stride, pads, dilation, groups)
     try:

@@ -18,6 +18,7 @@ from . import by_engine
 from .kept import bytes_kept_for
 from .modules import Conv2d
 from .plans import settings
+from .sixteen import has_instructions
 
 __all__ = ["LayerReport", "Report", "optimize", "report"]
 
@@ -147,13 +148,16 @@ _SIZE = (56, 56)
 
 
 def _algorithm(module: _ConvNd) -> str:
-    """What the engine runs such a layer with, and why."""
+    """What computes such a layer, and why."""
     (kh, kw), (dh, dw) = module.kernel_size, module.dilation
     size = (max(_SIZE[0], kh * dh), max(_SIZE[1], kw * dw))
     padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
     spec = Conv2dSpec(
         module.in_channels, module.out_channels, (kh, kw), tuple(module.stride), padding, (dh, dw), module.groups
     )
+    if module.weight.dtype.itemsize == 2 and has_instructions(module.weight.dtype):
+        name = str(module.weight.dtype).removeprefix("torch.")
+        return f"PyTorch's own convolution: this CPU multiplies {name} itself, and the engine computes in float32"
     return by_engine.why(spec, size, *settings())
 
 
