@@ -53,7 +53,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             now = queue.pop(0) if len(queue) > 1 else queue[0]
             return {name: now.get(name, 1.0) for name in prepared}
 
-        monkeypatch.setattr(tuned, "quickest", quickest)
+        monkeypatch.setattr(tuning, "quickest", quickest)
         monkeypatch.setattr(tuning, "prepare", lambda *_: None)
         monkeypatch.setattr(machine, "fma_peak", lambda threads: 100e9)
 

@@ -10,6 +10,7 @@ import pytest
 from oracle import choices
 
 from convforge import Conv2dSpec
+from convforge.bench.tune import quickest
 from convforge.engine import passes, tuned
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass
@@ -72,7 +73,7 @@ def test_every_algorithm_that_applies_is_timed(channels_last: bool) -> None:
     for kept in (True, False):
         names = [choice.algorithm.name for choice in choices(problem, FORWARD)]
         prepared = {name: passes.prepare_forward(problem, 2, False, False, name) for name in names}
-        times = tuned.quickest(prepared, problem, kept, seconds=0)
+        times = quickest(prepared, problem, kept, seconds=0)
         assert list(times) == names
         assert all(seconds > 0 for seconds in times.values())
 

@@ -6,14 +6,19 @@ before every call (training), so each of these is a case of its own.
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from ..engine import tuned
+import numpy as np
+
+from ..engine import runtime, tuned
 from ..engine.geometry import Problem
 from ..engine.plan import Job, Pass
+from ..engine.program import LINE, Prepared
 from ..engine.select import considered
 from . import machine
 from .contenders import prepare
@@ -133,10 +138,54 @@ def measure(
 def _find(case: Case, threads: int, seconds: float) -> Finding:
     before = tuned.chosen(case.job)
     prepared = {name: prepare(case.job.problem, case.which, threads, False, name, case.kept) for name in case.names}
-    times = tuned.quickest(prepared, case.job.problem, case.kept, seconds)
+    times = quickest(prepared, case.job.problem, case.kept, seconds)
     model, best = case.names[0], min(times, key=lambda name: times[name])
     if times[model] > (1 + WORTH) * times[best]:
         # The least of several noisy times is too small more often than not: only what wins twice has won.
-        times |= tuned.quickest({name: prepared[name] for name in (model, best)}, case.job.problem, case.kept, seconds)
+        times |= quickest({name: prepared[name] for name in (model, best)}, case.job.problem, case.kept, seconds)
     chosen = best if times[model] > (1 + WORTH) * times[best] else model
     return Finding(case, times, chosen, before)
+
+
+def quickest(prepared: dict[str, Prepared], problem: Problem, kept: bool, seconds: float) -> dict[str, float]:
+    """Median seconds of each, taken in rounds so that a slow moment of the machine meets all of them."""
+    numbers = np.random.default_rng(0)
+    x, w, y = (_filled(numbers, shape, strides, problem.dtype) for shape, strides in tuned.tensors(problem))
+    bias = np.zeros(problem.y_shape[1], problem.dtype)
+
+    def contender(one: Prepared) -> Callable[[], None]:
+        address, memory = runtime.memory(one.packed_bytes) if kept and one.packed_bytes else (0, None)
+        if address:
+            one.pack(w.ctypes.data, address)
+
+        def run(_alive: object = memory) -> None:
+            one.run(address, x.ctypes.data, w.ctypes.data, y.ctypes.data, bias.ctypes.data)
+
+        return run
+
+    runs = {name: contender(one) for name, one in prepared.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _filled(
+    numbers: np.random.Generator, shape: tuple[int, ...], strides: tuple[int, ...], dtype: str
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Random numbers in an array of the given layout (strides ≥ 0), which begins at a cache line, as tensors do: what
+    begins elsewhere takes up to twice the time of the algorithms that read it where it lies."""
+    size = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    room = np.empty(size + LINE, dtype)
+    flat = room[-room.ctypes.data % LINE // room.itemsize :][:size]
+    flat[:] = numbers.standard_normal(size, np.float32)
+    view: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.lib.stride_tricks.as_strided(
+        flat, shape, [step * flat.itemsize for step in strides]
+    )
+    return view
