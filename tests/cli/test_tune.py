@@ -142,7 +142,7 @@ def test_a_later_measurement_puts_the_models_choice_back(times: Callable[..., No
 def test_ctrl_c_keeps_what_there_is(times: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     quicker = other()
     times({quicker: 0.8})
-    made_up, calls = tuned.quickest, []
+    made_up, calls = tuning.quickest, []
 
     def stopped(prepared: dict[str, Prepared], problem: Problem, kept: bool, seconds: float) -> dict[str, float]:
         calls.append(kept)
@@ -150,7 +150,7 @@ def test_ctrl_c_keeps_what_there_is(times: Callable[..., None], monkeypatch: pyt
             raise KeyboardInterrupt
         return made_up(prepared, problem, kept, seconds)
 
-    monkeypatch.setattr(tuned, "quickest", stopped)
+    monkeypatch.setattr(tuning, "quickest", stopped)
     assert "Stopped after 1 of 10 cases." in run(LAYER, *QUICK)
     assert (chosen(), chosen(kept=False) == quicker) == (quicker, False)
 
