@@ -181,9 +181,7 @@ class Part:
                 f"copy the panel's {'x' if self.turned else 'dy'} of the block",
             ),
             Level(
-                s.vertical.kernel * self.runs * ceil_div(self.run_length, rows),
-                "tile",
-                f"of at most {rows} {weights}",
+                s.vertical.kernel * self.runs * ceil_div(self.run_length, rows), "tile", f"of at most {rows} {weights}"
             ),
             Level(blocks.rows * blocks.columns, "pixel", "added to every sum of the tile"),
         )

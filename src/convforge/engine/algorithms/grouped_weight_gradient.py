@@ -286,14 +286,7 @@ def build(module: ir.Module, dtype: str, target: Target, group: Group, tap_rows:
 
 
 def _gradient_tile(
-    module: ir.Module,
-    dtype: str,
-    target: Target,
-    group: Group,
-    depth: range,
-    tap_rows: int,
-    width: int,
-    stride: int,
+    module: ir.Module, dtype: str, target: Target, group: Group, depth: range, tap_rows: int, width: int, stride: int
 ) -> Function:
     """Adds to the sums of `tap_rows` × `width` taps × the channels of `depth`, for one vector of output channels, over
     some output rows.
@@ -376,12 +369,7 @@ def _collect(module: ir.Module, dtype: str, target: Target, group: Group, width:
     vectors = (a["channels"] + (lanes - 1)) // lanes
     sums = a["tap_rows"] * (width * group.depth * lanes)
     first, end = share(vectors, thread, threads)
-    with (
-        f.loop(end, start=first) as vector,
-        f.loop(a["kernel_h"]) as i,
-        f.loop(width) as j,
-        f.loop(group.depth) as c,
-    ):
+    with f.loop(end, start=first) as vector, f.loop(a["kernel_h"]) as i, f.loop(width) as j, f.loop(group.depth) as c:
         channel = (vector.index * lanes).at_most(a["channels"] - lanes)
         number = (i.index * width + j.index) * group.depth + c.index
         own = f.address(a["parts"]).at(vector.index * sums + number * lanes)

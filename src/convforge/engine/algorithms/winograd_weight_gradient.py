@@ -273,10 +273,7 @@ class WinogradWeightGradient(Plan):
                 f"V: transform the {n}×{n} input pixels that each tile sees",
             ),
             Level(
-                d.panels,
-                "panel",
-                f"of {panel} output channels",
-                f"W: transform the {m}×{m} pixels of dy of each tile",
+                d.panels, "panel", f"of {panel} output channels", f"W: transform the {m}×{m} pixels of dy of each tile"
             ),
             Level(d.vectors, "vector", f"of {channels} input channels"),
             Level(shape.products, "matrix product", "S[ξ] += Vᵀ[ξ]·W[ξ]"),
