@@ -10,7 +10,7 @@ from oracle import Case, Data, agree, check_each
 
 from convforge import Conv2dSpec, engine
 from convforge.engine import Problem, passes, select, target
-from convforge.engine.algorithms import grouped
+from convforge.engine.algorithms import groups
 from convforge.engine.plan import Pass
 
 NHWC = ("NHWC", "NCHW", "NHWC")
@@ -39,7 +39,7 @@ def test_every_kernel_and_stride_that_has_a_tile_and_the_next_that_has_none(kern
     spec = Conv2dSpec(19, 19, kernel, stride, padding=kernel // 2, groups=19)
     for size in ((9, 30), (12, 7)):
         check(Case(spec, size, layouts=NHWC))
-    tiled = kernel <= grouped.WIDEST and stride <= grouped.LARGEST_STRIDE
+    tiled = kernel <= groups.WIDEST and stride <= groups.LARGEST_STRIDE
     assert applying(spec, (9, 30)) == ({"depthwise", "depthwise packed"} if tiled else {"depthwise packed"})
 
 

@@ -24,18 +24,12 @@ from dataclasses import replace
 
 from ...spec import ceil_div
 from .. import traffic
-from ..geometry import Problem, Sliding
+from ..geometry import Sliding
 from ..nest import RegisterTile, largest_tile
 from ..plan import Job, Plan, Refusal
 from .direct import Direct
 from .direct_weight_gradient import DirectWeightGradient
-
-NOT_DEPTHWISE = Refusal("is for several groups of one channel each, in and out")
-
-
-def is_depthwise(problem: Problem) -> bool:
-    """One channel in, one channel out, in every group; a single group is what the direct algorithm is for."""
-    return problem.groups > 1 and problem.w_shape[1] == 1 and problem.w_shape[0] == problem.groups
+from .groups import NOT_DEPTHWISE, is_depthwise
 
 
 def plan(job: Job) -> Plan | Refusal:

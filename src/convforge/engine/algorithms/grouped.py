@@ -53,18 +53,7 @@ from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_til
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
 from ..target import Target
-from .depthwise import NOT_DEPTHWISE, is_depthwise
-
-WIDEST = 7
-"""Taps of a row: as many weights are held in registers."""
-LARGEST_STRIDE = 3
-"""Each width and stride is compiled for itself, and these are the ones that networks have."""
-
-_MOST_ROWS_AHEAD = 64
-"""Of the input, which the next output row adds and is asked for."""
-
-MOST_OUTPUTS, DEEPEST = 8, 16
-"""Channels of a group: from 16 outputs on the direct algorithm is as fast."""
+from .groups import MOST_OUTPUTS, groups_of_one, small_groups
 
 PACK = Arguments("w w_g w_k w_c w_i w_j channels kernel_h packed")
 
@@ -77,51 +66,19 @@ SLIDE = Arguments(
 
 def plan(job: Job) -> Plan | Refusal:
     """The forward pass and the input gradient of groups of few channels."""
-    group = group_of(job)
-    if job.problem.groups == 1:
-        return Refusal("is for several groups of channels")
-    if group == Group():
-        return Refusal("is what depthwise is for groups of one channel")
-    if group.outputs > MOST_OUTPUTS or group.depth > DEEPEST:
-        return Refusal("is for groups of few channels: with more of them direct fills its vectors")
-    return _plan(job, group)
+    return _plan(job, small_groups(job, MOST_OUTPUTS))
 
 
 def plan_depthwise(job: Job) -> Plan | Refusal:
     """The same of one channel a group, which needs no shuffles."""
-    return _plan(job, Group()) if is_depthwise(job.problem) else NOT_DEPTHWISE
+    return _plan(job, groups_of_one(job))
 
 
-def _plan(job: Job, group: Group) -> Plan | Refusal:
-    refusal = unfit(job, group)
-    if refusal:
-        return refusal
+def _plan(job: Job, group: Group | Refusal) -> Plan | Refusal:
+    if isinstance(group, Refusal):
+        return group
     cut = Cut.of(job, group)
     return Grouped(job, cycles(job, cut), cut)
-
-
-def unfit(job: Job, group: Group) -> Refusal | None:
-    """Why the kernels do not fit: they want channels side by side, enough of them for a vector, and a row of taps for
-    which there is a tile."""
-    problem, s = job.problem, job.problem.forward()
-    if not problem.x_strides[1] == problem.y_strides[1] == 1:
-        return Refusal("reads channels where they lie, side by side (channels_last)")
-    if min(problem.x_shape[1], problem.y_shape[1]) < job.lanes:
-        return Refusal(f"needs a vector of {job.lanes} channels")
-    if not group.fits(job.lanes):
-        return Refusal(f"needs whole groups of {group.outputs} in a vector of {job.lanes} channels")
-    if s.horizontal.kernel > WIDEST or s.horizontal.stride > LARGEST_STRIDE or s.horizontal.dilation > 1:
-        return Refusal(f"is for rows of at most {WIDEST} taps without gaps, at a stride of at most {LARGEST_STRIDE}")
-    if s.vertical.stride > _MOST_ROWS_AHEAD:
-        return Refusal(f"is for a stride of at most {_MOST_ROWS_AHEAD} down")
-    return None
-
-
-def group_of(job: Job) -> Group:
-    """The group of the pass; the input gradient sums over what the forward pass computes."""
-    problem = job.problem
-    depth, outputs = problem.w_shape[1], problem.w_shape[0] // problem.groups
-    return Group(outputs, depth) if job.backward else Group(depth, outputs)
 
 
 @dataclass(frozen=True, slots=True)

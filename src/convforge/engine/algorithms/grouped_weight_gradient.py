@@ -21,8 +21,7 @@ from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, many
 from ..plan import Job, Plan, Refusal
 from ..program import Layout, Prepared, Program, code, step
 from ..target import Target
-from .depthwise import NOT_DEPTHWISE, is_depthwise
-from .grouped import DEEPEST, MOST_OUTPUTS, group_of, unfit
+from .groups import MOST_OUTPUTS, groups_of_one, small_groups
 
 CORRELATE = Arguments(
     "x x_n x_h x_w dy dy_n dy_h dy_w images channels height out_height out_width width kernel_h tap_rows stride_h "
@@ -35,26 +34,17 @@ COLLECT = Arguments("parts splits tap_rows kernel_h channels w w_k w_c w_i w_j")
 
 def plan(job: Job) -> Plan | Refusal:
     """Of several channels a group."""
-    group = group_of(job)
-    if job.problem.groups == 1:
-        return Refusal("is for several groups of channels")
-    if group == Group():
-        return Refusal("is what depthwise is for groups of one channel")
-    most = max(MOST_OUTPUTS // 2, min(job.lanes // 2, MOST_OUTPUTS))
-    if group.outputs > most or group.depth > DEEPEST:
-        return Refusal("is for groups of few channels: with more of them direct fills its vectors")
-    return _plan(job, group)
+    return _plan(job, small_groups(job, max(MOST_OUTPUTS // 2, min(job.lanes // 2, MOST_OUTPUTS))))
 
 
 def plan_depthwise(job: Job) -> Plan | Refusal:
     """Of one channel a group."""
-    return _plan(job, Group()) if is_depthwise(job.problem) else NOT_DEPTHWISE
+    return _plan(job, groups_of_one(job))
 
 
-def _plan(job: Job, group: Group) -> Plan | Refusal:
-    refusal = unfit(job, group)
-    if refusal:
-        return refusal
+def _plan(job: Job, group: Group | Refusal) -> Plan | Refusal:
+    if isinstance(group, Refusal):
+        return group
     split = _Split.of(job, group)
     return GroupedWeightGradient(job, cycles(job, split), split)
 
