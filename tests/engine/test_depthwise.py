@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from oracle import Case, Data, agree, check_each
+from oracle import Case, Data, agree, check_each, choices
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import Problem, passes, select, target
+from convforge.engine import Problem, passes, target
 from convforge.engine.algorithms import groups
 from convforge.engine.plan import Pass
 
@@ -26,7 +26,7 @@ def applying(spec: Conv2dSpec, size: tuple[int, int], channels_last: bool = True
     return {
         choice.algorithm.name
         for which in Pass
-        for choice in select.choices(problem, which)
+        for choice in choices(problem, which)
         if choice.algorithm.name.startswith("depthwise")
     }
 

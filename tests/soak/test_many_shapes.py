@@ -20,7 +20,7 @@ KEPT = 4096
 """Entries of each cache."""
 CACHES = (
     plain._plain_plan, plans.forward_plan, plans.input_gradient_plan, plans.weight_gradient_plan,
-    passes.prepare_forward, passes.prepare_input_gradient, passes.prepare_weight_gradient,
+    passes._prepared,
 )  # fmt: skip
 A_SHAPE = 100_000
 """Bytes that a shape may take in all caches together, for all passes: programs of a few thousand numbers."""

@@ -48,6 +48,8 @@ def conv2d(
         SpecError (a RuntimeError): for padding='same' with a stride, naming the two rules to choose from.
         RuntimeError: torch's own, for shapes and numbers that do not fit.
 
+    >>> import torch
+    >>> from convforge import conv2d
     >>> conv2d(torch.ones(1, 3, 7, 7), torch.ones(8, 3, 3, 3), stride=2).shape
     torch.Size([1, 8, 3, 3])
     """

@@ -5,10 +5,13 @@ A copy is a step of its own, before the kernels or after them: whoever runs seve
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from .. import traffic
 from ..geometry import Sliding
 from ..kernels.pack import REORDER
+from ..plan import Job
 from ..program import Layout, Step, step
 
 
@@ -71,3 +74,13 @@ class Dense:
             numbers |= {f"{name}_{axis}": stride for axis, stride in zip("nchw", strides, strict=True)}
         at = {names[0]: (buffer, self.start * size), names[1]: ("work", self.offset)}
         return (step(kernel_address, REORDER, numbers, at),)
+
+
+def cycles(job: Job, s: Sliding) -> float:
+    """What copies of the images take, where their channels do not lie side by side: once through the caches each."""
+    total = 0.0
+    for images in (Dense.input(s, Layout(), job.size), Dense.output(s, Layout(), job.size)):
+        if images.offset is not None:
+            copied = math.prod(images.shape) * job.size
+            total += traffic.cycles(copied, copied, 2 * copied, job.target)
+    return total / job.threads

@@ -53,6 +53,7 @@ from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step, zeros_for
 from ..target import Target
+from . import relayout
 from .relayout import Dense
 
 _PRODUCTS_A_PART = 512
@@ -67,7 +68,8 @@ def plan(job: Job, shape: Shape) -> Plan | Refusal:
     if isinstance(tiled, Refusal):
         return tiled
     division = divided(job, tiled, job.kept)
-    return Winograd(job, cycles(job, tiled, division, job.kept), tiled, division)
+    moving = relayout.cycles(job, tiled.sliding)
+    return Winograd(job, cycles(job, tiled, division, job.kept) + moving, tiled, division)
 
 
 def in_tiles(job: Job, shape: Shape) -> Tiled | Refusal:
