@@ -66,10 +66,19 @@ def test_it_is_taken_for_few_channels_a_group_and_for_no_others() -> None:
     def chosen(channels: int, groups: int, channels_last: bool = True) -> set[str]:
         spec = Conv2dSpec(channels, channels, 3, padding=1, groups=groups)
         problem = Problem.of(spec, 1, (14, 14), channels_last=channels_last)
-        return {select.choose(Job.of(problem, which, 2), exact=True).algorithm.name for which in Pass}
+        gradients = (Pass.INPUT_GRADIENT, Pass.WEIGHT_GRADIENT)
+        return {select.choose(Job.of(problem, which, 2), exact=True).algorithm.name for which in gradients}
 
     assert chosen(128, 32) == {"grouped"}
     assert "grouped" in chosen(256, 32)
     assert chosen(128, 1) == chosen(128, 2) == {"direct"}
     assert chosen(128, 32, channels_last=False) == {"direct"}
     assert chosen(target.current().lanes("float32") // 2, 2) <= {"direct", "depthwise packed"}
+
+
+def test_exact_results_are_left_to_an_algorithm_for_every_memory_format() -> None:
+    problem = Problem.of(Conv2dSpec(128, 128, 3, padding=1, groups=32), 16, (14, 14))
+    job = Job.of(problem, Pass.FORWARD, 2)
+    assert select.choose(job).algorithm.name == "grouped"
+    assert select.choose(job, exact=True).algorithm.name == "direct"
+    assert "memory formats" in select.considered(job, exact=True).refused["grouped"]

@@ -364,13 +364,15 @@ class Problem:
             (batch, spec.out_channels, *spec.output_size(size)),
         )
 
-        def strides(shape: Strides) -> Strides:
-            _, c, h, w = shape
-            return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
-
         (top, _), (left, _) = spec.sides(size)
-        x, w, y = map(strides, shapes)
+        x, w, y = (_dense(shape, channels_last) for shape in shapes)
         return cls(dtype, *shapes, spec.stride, (top, left), spec.dilation, spec.groups, x, w, y)
+
+    def of_one_image(self) -> Problem:
+        """The same of the batch's first image, all tensors dense and channels_last."""
+        x, y = (1, *self.x_shape[1:]), (1, *self.y_shape[1:])
+        x_strides, w_strides, y_strides = (_dense(shape, channels_last=True) for shape in (x, self.w_shape, y))
+        return replace(self, x_shape=x, y_shape=y, x_strides=x_strides, w_strides=w_strides, y_strides=y_strides)
 
     def forward(self) -> Sliding:
         """x and w to y."""
@@ -432,6 +434,11 @@ class Problem:
             for horizontal in across:
                 if not many or vertical.kernel * horizontal.kernel:
                     yield replace(turned, vertical=vertical, horizontal=horizontal)
+
+
+def _dense(shape: Strides, channels_last: bool) -> Strides:
+    _, c, h, w = shape
+    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

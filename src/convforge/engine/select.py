@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import UserError
 from . import tuned
 from .algorithms import ALGORITHMS
-from .plan import ONLY_FLOAT32, REARRANGES, Algorithm, Job, Plan, Refusal
+from .plan import ONE_FORMAT, ONLY_FLOAT32, REARRANGES, Algorithm, Job, Pass, Plan, Refusal
 
 _CYCLES_A_CALL = 15_000.0
 """Whatever the algorithm: a call from Python, waking the threads and waiting for the last of them (4 µs)."""
@@ -35,11 +35,20 @@ class Choices:
 
 
 def considered(job: Job, exact: bool = False) -> Choices:
-    """Every algorithm that may be taken.
+    """Every algorithm that may be taken, the model's choice first.
 
-    Those that rearrange the products are for float32 only: who computes in float64 wants its digits.
+    Those that rearrange the products are for float32 only: who computes in float64 wants its digits. In the `exact`
+    forward pass the choice depends on neither batch, threads, memory format nor what is kept: it is that of one dense
+    image on one thread. So an image's result has the same bits however it comes.
     """
-    return _asked(job, REARRANGES if exact else None, ONLY_FLOAT32 if job.dtype != "float32" else None)
+    against = ONLY_FLOAT32 if job.dtype != "float32" else None
+    answers = _asked(job, REARRANGES if exact else against, exact)
+    if not exact or job.which is not Pass.FORWARD or len(answers.choices) < 2:
+        return answers
+    alone = replace(job, problem=job.problem.of_one_image(), threads=1, kept=False)
+    bits = _asked(alone, REARRANGES, exact).choices[0].algorithm.bits
+    first = sorted(answers.choices, key=lambda choice: choice.algorithm.bits != bits)  # else in their order
+    return Choices(tuple(first), answers.refused)
 
 
 def choose(job: Job, exact: bool = False, algorithm: str = "") -> Choice:
@@ -51,8 +60,9 @@ def choose(job: Job, exact: bool = False, algorithm: str = "") -> Choice:
     """
     if not algorithm:
         choices = considered(job, exact).choices
-        measured = tuned.chosen(job) if len(choices) > 1 else None
-        return next((choice for choice in choices if choice.algorithm.name == measured), choices[0])
+        of_bits = [c for c in choices if not exact or c.algorithm.bits == choices[0].algorithm.bits]
+        measured = tuned.chosen(job) if len(of_bits) > 1 else None
+        return next((choice for choice in of_bits if choice.algorithm.name == measured), choices[0])
     answers = _asked(job, REARRANGES if exact else None)
     for choice in answers.choices:
         if choice.algorithm.name == algorithm:
@@ -62,12 +72,14 @@ def choose(job: Job, exact: bool = False, algorithm: str = "") -> Choice:
     raise UserError(f"{algorithm!r} does not apply to the {job.which} of this convolution{why}; these do: {names}.")
 
 
-def _asked(job: Job, *against_rearranging: Refusal | None) -> Choices:
-    """What the algorithms answer, where those that rearrange products are refused for any of these reasons."""
+def _asked(job: Job, against_rearranging: Refusal | None, same_bits: bool = False) -> Choices:
+    """What the algorithms answer, the cheapest first. Those that rearrange products may be refused; and where the bits
+    are to be the same in all memory formats, those that cannot have them in the forward pass."""
     choices, refused = [], {}
-    reason = next(filter(None, against_rearranging), None)
     for algorithm in ALGORITHMS:
-        answer = reason if reason and not algorithm.exact else algorithm.plan(job)
+        answer = algorithm.plan(job) if algorithm.exact or not against_rearranging else against_rearranging
+        if same_bits and job.which is Pass.FORWARD and not algorithm.bits and not isinstance(answer, Refusal):
+            answer = ONE_FORMAT
         if isinstance(answer, Refusal):
             refused[algorithm.name] = answer
         else:

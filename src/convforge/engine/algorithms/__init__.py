@@ -44,11 +44,13 @@ ALGORITHMS = (
         "depthwise",
         _by_pass(grouped.plan_depthwise, grouped_weight_gradient.plan_depthwise),
         "every channel has a kernel of its own, so vectors run along channels, which are read where they lie",
+        bits="depthwise",
     ),
     Algorithm(
         "depthwise packed",
         depthwise.plan,
         "every channel has a kernel of its own, so vectors run along channels, which are brought side by side first",
+        bits="depthwise",
     ),
     Algorithm(
         "grouped",
@@ -59,11 +61,13 @@ ALGORITHMS = (
         "planar",
         planar.plan,
         "few output channels: vectors run along the pixels of a row instead, so that every lane has work",
+        bits="planar",
     ),
     Algorithm(
         "direct",
         _by_pass(direct.plan, direct_weight_gradient.plan),
         "it multiplies each input by each weight that it meets",
+        bits="direct",
     ),
 )
 """All algorithms; where two promise the same, the earlier one is taken."""
