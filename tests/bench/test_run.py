@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from convforge.bench.machine import Machine
 from convforge.bench.peers import Peer, PeerError, onnx_model
 from convforge.bench.run import Settings, measure
 from convforge.bench.timing import interleaved
+from convforge.engine import target
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.plan import Pass
 
@@ -74,6 +76,30 @@ def test_every_algorithm_that_applies_is_timed_beside_the_chosen_one() -> None:
         assert set(row.others) == {CHANNELS_LAST, PLAIN}
     direct = measure([LAYERS["depthwise"]], replace(QUICK, algorithm="direct", passes=(Pass.FORWARD,)))
     assert [row.algorithm for row in direct.rows] == ["direct"]
+
+
+def test_cold_layers_have_weights_and_input_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough copies for several caches; every contender is timed cold, by its name in the report."""
+    made: list[Work] = []
+
+    class Counted(Work):
+        def __init__(self, *arguments: Any, **how: Any) -> None:
+            super().__init__(*arguments, **how)
+            made.append(self)
+
+    monkeypatch.setattr(run, "Work", Counted)
+    monkeypatch.setattr(target, "current", lambda: replace(target.named(""), l3_bytes=1 << 16))
+    layer = LAYERS["3×3"]
+    report = measure([layer], replace(QUICK, cold=True))
+    assert 4 * sum(work.plain.x.numel() + work.plain.w.numel() for work in made) > 4 << 16
+    assert len({work.plain.x.data_ptr() for work in made}) == len(made) > 2
+    for row in report.rows:
+        assert set(row.cold) == {"convforge", *row.others}
+        assert row.cold_ratio == min(row.cold[name] for name in row.others) / row.cold["convforge"]
+    assert report.to_dict()["cold_geometric_mean"]["all"] == report.cold_mean()
+    by_name = measure([layer], replace(QUICK, cold=True, algorithm="direct", passes=(Pass.FORWARD,))).rows[0]
+    assert by_name.ours_is == "direct"
+    assert not measure([layer], QUICK).rows[0].cold
 
 
 def test_an_algorithm_is_left_out_where_it_does_not_apply() -> None:

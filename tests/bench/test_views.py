@@ -54,6 +54,17 @@ def test_the_table_is_as_it_was_judged_good(golden: Callable[[str, str], None]) 
     golden("bench_forward.txt", shown(replace(example(), rows=forward, memory_kept=False, notes=()), width=120))
 
 
+def test_a_cold_table(golden: Callable[[str, str], None]) -> None:
+    def cold(row: Row) -> Row:
+        times = {"convforge": 1.2 * row.ours.seconds} | {name: 1.1 * t.seconds for name, t in row.others.items()}
+        return replace(row, algorithms={}, cold=times)
+
+    rows = tuple(cold(row) for row in example().rows)
+    golden("bench_cold.txt", shown(replace(example(), rows=rows, notes=()), width=120))
+    assert rows[0].cold_ratio == pytest.approx(0.0006 * 1.1 / (0.00025 * 1.2))
+    assert rows[0].to_dict(example().limits)["cold_seconds"]["OpenVINO"] == pytest.approx(0.00066)
+
+
 def test_a_report_without_rows_is_not_an_error() -> None:
     assert "Stopped" in shown(replace(example(), rows=()), width=80)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .timing import burst
+from .timing import burst, in_turn
 
 Array = NDArray[np.float32]
 Run = Callable[[], object]
@@ -55,9 +55,10 @@ class Peer:
         if self._process.is_alive():
             self._process.terminate()
 
-    def load(self, model: bytes, x: Array) -> Array:
-        """Make this the layer that bursts run, and compute it once. Raises `PeerError`."""
-        result: Array = self._ask((model, x))
+    def load(self, model: bytes, x: Array, copies: int = 1) -> Array:
+        """Make this the layer that bursts run, in so many copies that take turns, and compute it once. Raises
+        `PeerError`."""
+        result: Array = self._ask((model, x, copies))
         return result
 
     def burst(self) -> list[float]:
@@ -65,7 +66,7 @@ class Peer:
         times: list[float] = self._ask(None)
         return times
 
-    def _ask(self, question: tuple[bytes, Array] | None) -> Any:
+    def _ask(self, question: tuple[bytes, Array, int] | None) -> Any:
         try:
             self._connection.send(question)
             worked, answer = self._connection.recv()
@@ -116,10 +117,11 @@ def _serve(connection: Connection, name: str, threads: int) -> None:
                 answer: Any = burst(run)
             else:
                 run = None  # frees the layer before
-                model, x = question
-                run, result = load(model, x, threads)
+                model, x, copies = question
+                loaded = [load(model, x.copy(), threads) for _ in range(copies)]
+                run = in_turn([one for one, _ in loaded])
                 run()
-                answer = result()
+                answer = loaded[0][1]()
             connection.send((True, answer))
         except KeyboardInterrupt:
             return

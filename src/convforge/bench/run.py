@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..engine import target
 from ..engine.algorithms import ALGORITHMS
 from ..engine.nest import many
 from ..engine.plan import Job, Pass
@@ -25,7 +26,7 @@ from .contenders import CHANNELS_LAST, OURS, PLAIN, Work, relative_error
 from .layers import Layer
 from .machine import Machine
 from .peers import Peer, PeerError, onnx_model
-from .timing import Burst, burst, interleaved
+from .timing import Burst, burst, in_turn, interleaved
 
 STEADY = 1.4
 """Memory that is at times so much faster than at others: the threads were moved between cores that share a cache and
@@ -50,6 +51,8 @@ class Settings:
     algorithm: str = ""
     peers: tuple[str, ...] = ()
     training: bool = False
+    cold: bool = False
+    """Whether to measure with weights and input that come from memory as well."""
 
     def kept(self, which: Pass) -> bool:
         """Whether the weights may be kept in the kernels' form: in inference, which is the forward pass alone."""
@@ -76,6 +79,8 @@ class Row:
     ours: Timing
     others: dict[str, Timing]
     algorithms: dict[str, Timing] = field(default_factory=dict)
+    cold: dict[str, float] = field(default_factory=dict)
+    """Seconds of each contender with weights and input from memory, where that was asked for."""
     memory: float = 0.0
     """The memory's bandwidth just after, in bytes a second: it tells which cores the threads had."""
 
@@ -92,6 +97,16 @@ class Row:
     def ratio(self) -> float:
         """The time of the fastest of the others over ours: above 1 we are faster."""
         return self.others[self.fastest].seconds / self.ours.seconds
+
+    @property
+    def cold_ratio(self) -> float:
+        """The same with weights and input from memory."""
+        return min(self.cold[name] for name in self.others) / self.cold[self.ours_is]
+
+    @property
+    def ours_is(self) -> str:
+        """By what name the engine was timed: its own, or the algorithm's that was asked for."""
+        return OURS if OURS in self.cold else self.algorithm
 
     @property
     def loss(self) -> float:
@@ -116,7 +131,7 @@ class Row:
             OURS: timed(self.ours), "others": {name: timed(timing) for name, timing in self.others.items()},
             "algorithms": {name: timed(timing) for name, timing in self.algorithms.items()},
             "fastest_other": self.fastest, "ratio": self.ratio, "memory_gb_per_s": self.memory / 1e9,
-        }  # fmt: skip
+        } | ({"cold_seconds": self.cold, "cold_ratio": self.cold_ratio} if self.cold else {})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,11 @@ class Report:
         ratios = [row.ratio for row in self.rows if which in (None, row.which)]
         return statistics.geometric_mean(ratios) if ratios else None
 
+    def cold_mean(self, which: Pass | None = None) -> float | None:
+        """The same with weights and input from memory."""
+        ratios = [row.cold_ratio for row in self.rows if row.cold and which in (None, row.which)]
+        return statistics.geometric_mean(ratios) if ratios else None
+
     def to_dict(self) -> dict[str, Any]:
         limits = self.limits
         return {
@@ -148,6 +168,9 @@ class Report:
             "rows": [row.to_dict(limits) for row in self.rows],
             "geometric_mean": {
                 "all": self.geometric_mean(), **{which.value: self.geometric_mean(which) for which in Pass}
+            },
+            "cold_geometric_mean": {
+                "all": self.cold_mean(), **{which.value: self.cold_mean(which) for which in Pass}
             },
             "notes": self.notes,
         }  # fmt: skip
@@ -230,13 +253,9 @@ def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], note
             continue
         wanted = "" if settings.algorithm == ALL else settings.algorithm
         chosen = choose(Job.of(work.problem, which, threads, kept), exact, wanted).algorithm.name
-        engine = partial(work.with_algorithm, which, threads, exact, kept)
-        own = {name: engine(name) for name in (names if settings.algorithm == ALL else [wanted] if wanted else [])}
-        libraries = {
-            CHANNELS_LAST: work.torch(which, channels_last=True),
-            PLAIN: work.torch(which, channels_last=False),
-        }
-        here = (own or {OURS: work.ours(which, kept)}) | libraries
+        asked = names if settings.algorithm == ALL else [wanted] if wanted else []
+        here = _contenders(work, which, settings, asked)
+        own = {name: here[name] for name in asked}
         bursts: dict[str, Burst] = {name: partial(burst, run) for name, run in here.items()}
         results: dict[str, torch.Tensor] = {}
         if which is Pass.FORWARD:
@@ -256,18 +275,61 @@ def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], note
         truth = work.truth(which)
         errors = {name: relative_error(here[name]() if name in here else results[name], truth) for name in bursts}
         del truth
+        cold = _cold(work, layer, which, settings, asked, [peer for peer in peers if peer.title in bursts])
         timings = {name: Timing(time, errors[name]) for name, time in zip(bursts, times, strict=True)}
         ours = timings[chosen if own else OURS]
         algorithms = {name: timings[name] for name in own} if settings.algorithm == ALL else {}
         others = {name: timing for name, timing in timings.items() if name != OURS and name not in own}
-        yield Row(layer, which, chosen, ours, others, algorithms)
+        yield Row(layer, which, chosen, ours, others, algorithms, cold)
 
 
-def _load(peer: Peer, work: Work) -> torch.Tensor:
+def _contenders(
+    work: Work, which: Pass, settings: Settings, algorithms: Sequence[str]
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Those that run in this process: the engine, as it chooses or with these algorithms, and torch."""
+    threads, exact, kept = settings.threads, settings.exact, settings.kept(which)
+    own = {name: work.with_algorithm(which, threads, exact, kept, name) for name in algorithms}
+    return (own or {OURS: work.ours(which, kept)}) | {
+        CHANNELS_LAST: work.torch(which, channels_last=True),
+        PLAIN: work.torch(which, channels_last=False),
+    }
+
+
+_CACHES_FULL = 4
+"""Times the L3 cache of a core that all copies together take: cores may have several."""
+_MOST_COPIES = 512
+
+
+def _cold(
+    work: Work, layer: Layer, which: Pass, settings: Settings, algorithms: Sequence[str], peers: Sequence[Peer]
+) -> dict[str, float]:
+    """Seconds of each contender where weights and input are in no cache, as in a network: copies of the layer take
+    turns, each with weights and input of its own."""
+    if not settings.cold:
+        return {}
+    size = 4 * (prod(layer.x_shape) + layer.spec.weights)
+    copies = min(_MOST_COPIES, 2 + _CACHES_FULL * target.current().l3_bytes // size)
+    works = [work, *(Work(layer, seed=seed) for seed in range(1, copies))]
+    several = [_contenders(one, which, settings, algorithms) for one in works]
+    for contenders in several:
+        for run in contenders.values():
+            run()  # weights are packed where they are kept
+            run()
+    bursts: dict[str, Burst] = {
+        name: partial(burst, in_turn([contenders[name] for contenders in several])) for name in several[0]
+    }
+    if which is Pass.FORWARD:
+        for peer in peers:
+            _load(peer, work, copies)
+            bursts[peer.title] = peer.burst
+    return dict(zip(bursts, interleaved(list(bursts.values()), settings.seconds), strict=True))
+
+
+def _load(peer: Peer, work: Work, copies: int = 1) -> torch.Tensor:
     s, layer = work.layer.spec, work.layer
     weights, x = work.plain.w.numpy(), work.plain.x.numpy()
     model = onnx_model(weights, layer.x_shape, layer.y_shape, s.stride, work.pads, s.dilation, s.groups)
-    return torch.from_numpy(peer.load(model, x))
+    return torch.from_numpy(peer.load(model, x, copies))
 
 
 def _versions(peers: Sequence[str]) -> dict[str, str]:

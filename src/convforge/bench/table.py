@@ -77,6 +77,8 @@ _OF_PEAK = _Column("Of\npeak", lambda row, limits: f"{row.operations_per_second 
 _OF_ROOF = _Column("Of\nroof", lambda row, limits: f"{row.operations_per_second / _roof(row, limits):.0%}")
 _RATIO = _Column("Ratio", lambda row, _: f"{row.ratio:.2f}")
 _OVER = _Column("to", lambda row, _: row.fastest, is_text=True)
+_COLD = _Column("Cold\ntime", lambda row, _: duration(row.cold[row.ours_is]) if row.cold else "–")
+_COLD_RATIO = _Column("Cold\nratio", lambda row, _: f"{row.cold_ratio:.2f}" if row.cold else "–")
 _ERROR = _Column("Error", lambda row, _: f"{row.ours.error:.1e}")
 _FASTER = _Column("Faster", lambda row, _: _faster(row), is_text=True)
 
@@ -90,6 +92,8 @@ def _all_columns(report: Report) -> list[_Column]:
     others = [_Column(_SHORT.get(name, name), partial(_ratio, name=name)) for name in names]
     if any(row.algorithms for row in report.rows):
         return [_ALGORITHM, _TIME, _OF_PEAK, *others, _RATIO, _ERROR, _FASTER]
+    if any(row.cold for row in report.rows):
+        return [_ALGORITHM, _TIME, _OF_PEAK, *others, _RATIO, _COLD, _COLD_RATIO, _ERROR]
     return [_ALGORITHM, _TIME, _SPEED, _OF_PEAK, _OF_ROOF, *others, _RATIO, _ERROR]
 
 
@@ -160,11 +164,14 @@ def _below(report: Report) -> Iterator[str]:
     )
     if any(row.algorithms for row in report.rows):
         yield "Faster: an algorithm that the engine did not choose, and how much longer the chosen one takes."
-    means = [(which.value, report.geometric_mean(which)) for which in Pass]
-    known = [f"{name} {mean:.2f}" for name, mean in means if mean is not None]
-    overall = report.geometric_mean()
-    if overall is not None:
-        yield f"Geometric mean of the ratios: {overall:.2f} ({', '.join(known)})."
+    if any(row.cold for row in report.rows):
+        yield "Cold: weights and input come from memory, as in a network; copies of the layer take turns."
+    for what, mean_of in (("the ratios", report.geometric_mean), ("the cold ratios", report.cold_mean)):
+        means = [(which.value, mean_of(which)) for which in Pass]
+        known = [f"{name} {mean:.2f}" for name, mean in means if mean is not None]
+        overall = mean_of()
+        if overall is not None:
+            yield f"Geometric mean of {what}: {overall:.2f} ({', '.join(known)})."
     if worst := _worst_error(report):
         yield worst
     compared = [row for row in report.rows if row.algorithms]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import TypeAlias
 
 Burst: TypeAlias = Callable[[], list[float]]
@@ -25,6 +26,18 @@ def burst(run: Callable[[], object]) -> list[float]:
         run()
         taken.append(time.perf_counter() - begin)
     return taken
+
+
+def in_turn(runs: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """One after the other, a call each, round and round: if they are enough, what one has used is out of the caches
+    when it is called again.
+
+    >>> run = in_turn([lambda: 1, lambda: 2])
+    >>> run(), run(), run()
+    (1, 2, 1)
+    """
+    turns = cycle(runs)
+    return lambda: next(turns)()
 
 
 def interleaved(bursts: Sequence[Burst], seconds: float) -> list[float]:

@@ -47,6 +47,9 @@ The list of a published network, sixteen images at once:
 A model's layers, as in inference, with a picture:
 [cyan]convforge bench torchvision:resnet50 --passes forward --plot roofline.png[/]
 
+Layers as a network meets them, with weights and input from memory:
+[cyan]convforge bench --list tests/shapes/resnet_50_v1_5.txt --cold[/]
+
 Was the right algorithm chosen?
 [cyan]convforge bench 64,56,64,3,padding=1 --algorithm all[/]
 
@@ -89,6 +92,9 @@ def register(app: typer.Typer) -> None:
         training: Annotated[
             bool, typer.Option("--training", help="Weights change before every forward pass, as they do in training.")
         ] = False,
+        cold: Annotated[
+            bool, typer.Option("--cold", help="Also with weights and input from memory, as they are in a network.")
+        ] = False,
         alone: Annotated[bool, typer.Option("--torch-only", help="Leave ONNX Runtime and OpenVINO out.")] = False,
         plot: Annotated[
             Path | None, typer.Option("--plot", metavar="FILE", help="Draw the roofline: .png, .svg or .pdf.")
@@ -125,6 +131,7 @@ def register(app: typer.Typer) -> None:
             algorithm,
             () if alone or "forward" not in wanted else tuple(peers.available()),
             training,
+            cold,
         )
         report = run.measure(found, settings, progress)
         if as_json:
