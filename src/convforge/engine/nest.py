@@ -1,6 +1,6 @@
 """What an algorithm does for one pass, as data: its loops, its register tile, and what lies in which cache.
 
-Each algorithm describes itself, in its own file, with the same numbers that it prepares its kernels with;
+A plan shows its nest, which it makes of the numbers that its kernels are given;
 `convforge explain` puts them into words.
 """
 

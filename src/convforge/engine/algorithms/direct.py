@@ -257,7 +257,7 @@ def _clear_step(kernel: int, s: Sliding, result: str, size: int) -> Step:
 
 
 def _pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:
-    """Bring the sliding's weights, in the buffer called `weights`, into the form that `_pack_weights` describes."""
+    """Bring the sliding's weights, in the buffer called `weights`, into the form of `pack_weights.py`."""
     at = {"w": (weights, s.w_start * size), "packed": (buffer, offset)}
     return step(kernel, PACK_WEIGHTS, panels_of(s, panel), at)
 
