@@ -351,7 +351,7 @@ def test_repeating_repeats_bit_for_bit() -> None:
 @pytest.fixture(params=["the engine", "torch"])
 def computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Who computes 16-bit numbers: that depends on the CPU, and on the size."""
-    monkeypatch.setattr(compute, "torch_is_faster", lambda dtype, macs: request.param == "torch")
+    monkeypatch.setattr(compute, "torch_is_faster", lambda dtype: request.param == "torch")
     return str(request.param)
 
 
@@ -374,7 +374,7 @@ def test_half_precision(dtype: torch.dtype, x_format: str) -> None:
 def test_half_precision_that_torch_computes_has_torchs_bits(
     dtype: torch.dtype, x_format: str, padding: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sixteen, "has_instructions", lambda dtype: True)
+    monkeypatch.setattr(compute, "torch_is_faster", lambda dtype: True)
     x = randn(2, 8, 17, 17, dtype=dtype).contiguous(memory_format=FORMATS[x_format]).requires_grad_()
     w, b = randn(66, 8, 3, 3, dtype=dtype, grad=True), randn(66, dtype=dtype, grad=True)
     y = convforge.conv2d(x, w, b, padding=padding)
@@ -390,18 +390,18 @@ def test_half_precision_that_torch_computes_has_torchs_bits(
 
 
 def test_layers_of_half_precision_go_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the CPU's instructions, and by size; the report says so."""
+    """By the CPU's instructions; the report says so."""
     model = convforge.optimize(torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3, dtype=torch.bfloat16)))
     for here in (True, False):
         monkeypatch.setattr(sixteen, "cpu_features", lambda: {"avx512bf16"} if here else set())  # noqa: B023
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-        sixteen.has_instructions.cache_clear()
-        assert sixteen.has_instructions(torch.bfloat16) == here
-        assert sixteen.torch_is_faster(torch.bfloat16, 10**9) == here
-        assert sixteen.torch_is_faster(torch.bfloat16, sixteen.FEW_MACS - 1)
+        sixteen.multiplied_here.cache_clear()
+        assert sixteen.torch_is_faster(torch.bfloat16) == here
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not sixteen.torch_is_faster(torch.bfloat16)
         assert ("this CPU multiplies bfloat16 itself" in convforge.report(model)[0].reason) == here
     monkeypatch.undo()
-    sixteen.has_instructions.cache_clear()
+    sixteen.multiplied_here.cache_clear()
 
 
 @pytest.mark.usefixtures("computed_by")

@@ -6,14 +6,13 @@ loaded, PyTorch computes, with one warning.
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import by_torch, kept
-from .arguments import as_geometry, out_size
+from .arguments import as_geometry
 from .by_engine import CannotLoad, Prepared
 from .layout import check_memory, in_format, is_channels_last, located
 from .plans import Plan, forward_plan, input_gradient_plan, settings, weight_gradient_plan
@@ -24,8 +23,7 @@ def forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, d
     """y = x ⋆ w + bias."""
     if x.dtype.itemsize == 2:
         check_memory(x, w, bias)
-        outputs = out_size(x.shape, w.shape, stride, pads, dilation)
-        if torch_is_faster(x.dtype, x.shape[0] * prod(outputs) * prod(w.shape)):
+        if torch_is_faster(x.dtype):
             return _forward_by_torch(x, w, bias, stride, pads, dilation, groups)
         wide = forward(x.float(), _wide(w), None if bias is None else bias.float(), stride, pads, dilation, groups)
         return wide.to(x.dtype)
@@ -73,7 +71,7 @@ def input_gradient(
     """x's gradient, of this height and width, from y's."""
     if g.dtype.itemsize == 2:
         check_memory(g, w)
-        if torch_is_faster(g.dtype, prod(g.shape) * prod(w.shape[1:])):
+        if torch_is_faster(g.dtype):
             return in_format(by_torch.input_gradient(g, w, size, stride, pads, dilation, groups), channels_last)
         return input_gradient(g.float(), _wide(w), size, stride, pads, dilation, groups, channels_last).to(g.dtype)
     dtype, geometry = _common_dtype(g, w), as_geometry(stride, pads, dilation, groups)
@@ -101,7 +99,7 @@ def weight_gradient(
     """w's gradient, of kernels of this height and width, from y's."""
     if x.dtype.itemsize == 2:
         check_memory(x, g)
-        if torch_is_faster(x.dtype, prod(g.shape) * prod(kernel) * x.shape[1] // groups):
+        if torch_is_faster(x.dtype):
             return in_format(by_torch.weight_gradient(x, g, kernel, stride, pads, dilation, groups), channels_last)
         return weight_gradient(x.float(), g.float(), kernel, stride, pads, dilation, groups, channels_last).to(x.dtype)
     dtype, geometry = _common_dtype(x, g), as_geometry(stride, pads, dilation, groups)

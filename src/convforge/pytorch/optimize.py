@@ -18,7 +18,7 @@ from . import by_engine
 from .kept import bytes_kept_for
 from .modules import Conv2d
 from .plans import settings
-from .sixteen import has_instructions
+from .sixteen import torch_is_faster
 
 __all__ = ["LayerReport", "Report", "optimize", "report"]
 
@@ -155,7 +155,7 @@ def _algorithm(module: _ConvNd) -> str:
     spec = Conv2dSpec(
         module.in_channels, module.out_channels, (kh, kw), tuple(module.stride), padding, (dh, dw), module.groups
     )
-    if module.weight.dtype.itemsize == 2 and has_instructions(module.weight.dtype):
+    if module.weight.dtype.itemsize == 2 and torch_is_faster(module.weight.dtype):
         name = str(module.weight.dtype).removeprefix("torch.")
         return f"PyTorch's own convolution: this CPU multiplies {name} itself, and the engine computes in float32"
     return by_engine.why(spec, size, *settings())
