@@ -397,7 +397,8 @@ def test_layers_of_half_precision_go_where_they_are_faster(monkeypatch: pytest.M
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
         sixteen.multiplied_here.cache_clear()
         assert sixteen.torch_is_faster(torch.bfloat16) == here
-        with torch.backends.mkldnn.flags(enabled=False):
+        with monkeypatch.context() as without:
+            without.setattr(torch._C, "_get_mkldnn_enabled", lambda: False)
             assert not sixteen.torch_is_faster(torch.bfloat16)
         assert ("this CPU multiplies bfloat16 itself" in convforge.report(model)[0].reason) == here
     monkeypatch.undo()
