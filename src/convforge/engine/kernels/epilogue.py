@@ -49,11 +49,6 @@ class Epilogue:
         if self.activation and self.activation not in ACTIVATIONS:
             raise UserError(f"{self.activation!r} is not an activation; these are: {', '.join(ACTIVATIONS)}.")
 
-    @property
-    def fused(self) -> bool:
-        """Whether there is more than a bias."""
-        return bool(self.activation) or self.residual
-
 
 def apply(f: Function, name: str, value: Value) -> Value:
     """The activation called `name`, of a vector; "" leaves it as it is."""

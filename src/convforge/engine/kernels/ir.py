@@ -418,9 +418,6 @@ class Vector:
     def __rsub__(self, other: float) -> Vector:
         return self._new(self.f.builder.fsub(self._lift(other), self.value))
 
-    def __rtruediv__(self, other: float) -> Vector:
-        return self._new(self.f.builder.fdiv(self._lift(other), self.value))
-
     __radd__, __rmul__ = __add__, __mul__
 
     def __neg__(self) -> Vector:
