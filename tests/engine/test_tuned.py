@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_a_measured_choice_is_taken_for_its_problem_alone_and_read_again_from_di
     tuned._table.cache_clear()
     assert _taken() == "direct"
     assert choose(Job.of(other, FORWARD, 2)).algorithm.name == "winograd 2×2"
+
+
+def test_what_another_process_has_measured_meanwhile_stays() -> None:
+    _taken()  # the file has been read, and there was nothing in it
+    other = Job.of(Problem.of(Conv2dSpec(64, 64, 3, padding=1), 1, (55, 56)), FORWARD, 2)
+    path = tuned.where()
+    assert path is not None
+    path.write_text(json.dumps({tuned._key(other): "direct"}))
+    path.chmod(0o600)
+    tuned.keep([(Job.of(PROBLEM, FORWARD, 2), "winograd 2×2")])
+    tuned._table.cache_clear()
+    assert choose(other).algorithm.name == "direct"
+    assert _taken() == "winograd 2×2"
 
 
 def test_exactness_is_not_given_up_for_a_measurement() -> None:

@@ -28,6 +28,7 @@ def chosen(job: Job) -> str | None:
 
 def keep(choices: Iterable[tuple[Job, str]]) -> Path | None:
     """Add choices, a job and the name of an algorithm, to those on disk; where they are now, if anywhere."""
+    _table.cache_clear()  # others may have written since
     table = _table()
     table |= {_key(job): name for job, name in choices}
     path = where()
