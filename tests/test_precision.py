@@ -61,7 +61,8 @@ def test_another_word_is_named_and_changes_nothing(word: object) -> None:
         Conv2dSpec(16, 24, 3, padding=1), Conv2dSpec(20, 3, 3, padding=1), Conv2dSpec(3, 40, 7, 2, padding=3),
         Conv2dSpec(37, 37, 3, padding=1, groups=37), Conv2dSpec(64, 64, 3, 2, padding=1, groups=64),
         Conv2dSpec(64, 64, 3, padding=1, groups=16), Conv2dSpec(700, 33, 1), Conv2dSpec(130, 5, 3, padding=1),
-        Conv2dSpec(8, 2, 5, padding=2, dilation=2), Conv2dSpec(32, 32, 3, padding=1, groups=32, dilation=2),
+        Conv2dSpec(8, 2, 5, padding=2, dilation=2), Conv2dSpec(16, 16, (80, 7), padding=(40, 3), groups=16),
+        Conv2dSpec(32, 32, 3, padding=1, groups=32, dilation=2),
     ],
     ids=str,
 )  # fmt: skip

@@ -64,6 +64,14 @@ def test_what_another_process_has_measured_meanwhile_stays() -> None:
     assert _taken() == "winograd 2×2"
 
 
+def test_exact_gradients_follow_measurements_and_exact_results_those_of_the_same_bits() -> None:
+    gradient = Job.of(PROBLEM, Pass.INPUT_GRADIENT, 2)
+    assert choose(gradient, exact=True).algorithm.name == "direct"
+    tuned.keep([(gradient, "planar"), (Job.of(PROBLEM, FORWARD, 2), "planar")])
+    assert choose(gradient, exact=True).algorithm.name == "planar"
+    assert _taken(exact=True) == "direct"
+
+
 def test_exactness_is_not_given_up_for_a_measurement() -> None:
     tuned.keep([(Job.of(PROBLEM, FORWARD, 2), "winograd 2×2")])
     assert _taken() == "winograd 2×2"

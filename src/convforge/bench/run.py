@@ -101,7 +101,7 @@ class Row:
     @property
     def cold_ratio(self) -> float:
         """The same with weights and input from memory."""
-        return min(self.cold[name] for name in self.others) / self.cold[self.ours_is]
+        return min(self.cold[name] for name in self.others if name in self.cold) / self.cold[self.ours_is]
 
     @property
     def ours_is(self) -> str:
@@ -252,7 +252,7 @@ def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], note
             notes[f"{settings.algorithm!r} does not apply to the {which} of some of the layers; left out."] = None
             continue
         wanted = "" if settings.algorithm == ALL else settings.algorithm
-        chosen = choose(Job.of(work.problem, which, threads, kept), exact, wanted).algorithm.name
+        chosen = choose(job, exact, wanted).algorithm.name
         asked = names if settings.algorithm == ALL else [wanted] if wanted else []
         here = _contenders(work, which, settings, asked)
         own = {name: here[name] for name in asked}
@@ -275,7 +275,7 @@ def _layer(work: Work, layer: Layer, settings: Settings, peers: list[Peer], note
         truth = work.truth(which)
         errors = {name: relative_error(here[name]() if name in here else results[name], truth) for name in bursts}
         del truth
-        cold = _cold(work, layer, which, settings, asked, [peer for peer in peers if peer.title in bursts])
+        cold = _cold(work, layer, which, settings, asked, [peer for peer in peers if peer.title in bursts], notes)
         timings = {name: Timing(time, errors[name]) for name, time in zip(bursts, times, strict=True)}
         ours = timings[chosen if own else OURS]
         algorithms = {name: timings[name] for name in own} if settings.algorithm == ALL else {}
@@ -301,14 +301,18 @@ _MOST_COPIES = 512
 
 
 def _cold(
-    work: Work, layer: Layer, which: Pass, settings: Settings, algorithms: Sequence[str], peers: Sequence[Peer]
-) -> dict[str, float]:
+    work: Work, layer: Layer, which: Pass, settings: Settings, algorithms: Sequence[str], peers: Sequence[Peer],
+    notes: dict[str, None],
+) -> dict[str, float]:  # fmt: skip
     """Seconds of each contender where weights and input are in no cache, as in a network: copies of the layer take
     turns, each with weights and input of its own."""
     if not settings.cold:
         return {}
-    size = 4 * (prod(layer.x_shape) + layer.spec.weights)
+    size = 4 * (prod(layer.x_shape) + prod(layer.y_shape) + layer.spec.weights)
     copies = min(_MOST_COPIES, 2 + _CACHES_FULL * target.current().l3_bytes // size)
+    if problem := memory.check_fits(4 * copies * size):  # in two memory formats, and packed
+        notes[f"{layer} was not measured cold: {problem}."] = None
+        return {}
     works = [work, *(Work(layer, seed=seed) for seed in range(1, copies))]
     several = [_contenders(one, which, settings, algorithms) for one in works]
     for contenders in several:
@@ -320,9 +324,18 @@ def _cold(
     }
     if which is Pass.FORWARD:
         for peer in peers:
-            _load(peer, work, copies)
-            bursts[peer.title] = peer.burst
-    return dict(zip(bursts, interleaved(list(bursts.values()), settings.seconds), strict=True))
+            try:
+                _load(peer, work, copies)
+                bursts[peer.title] = peer.burst
+            except PeerError as error:
+                notes[f"{error}, in {copies} copies."] = None
+    try:
+        times = interleaved(list(bursts.values()), settings.seconds)
+    except PeerError as error:
+        notes[f"{error}, in {copies} copies."] = None
+        bursts = {name: run for name, run in bursts.items() if name in several[0]}
+        times = interleaved(list(bursts.values()), settings.seconds)
+    return dict(zip(bursts, times, strict=True))
 
 
 def _load(peer: Peer, work: Work, copies: int = 1) -> torch.Tensor:

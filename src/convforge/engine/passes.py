@@ -55,7 +55,7 @@ def prepare_weight_gradient(
     return _prepared(problem, Pass.WEIGHT_GRADIENT, threads, False, Epilogue(), target or current(), exact, algorithm)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=3 * 4096)
 def _prepared(
     problem: Problem,
     which: Pass,

@@ -106,6 +106,11 @@ class Job:
         return self.lanes * self.target.tile_vectors
 
 
+PRODUCTS_A_SUM = 512
+"""The longest chain of float32 additions. Each rounding is relative to the sum so far, so a chain of n has an error of
+about √(n/2)·2.4e-8: 3.8e-7 here (see `direct.py`)."""
+
+
 class Refusal(str):
     """Why an algorithm does not do a job: the end of a sentence that begins with its name."""
 

@@ -28,7 +28,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What all algorithms answered: the `choices`, the cheapest first, and why the others were `refused`, by name."""
+    """What all algorithms answered: the `choices`, the one to take first, and by name why others were `refused`."""
 
     choices: tuple[Choice, ...]
     refused: dict[str, Refusal]
@@ -41,12 +41,12 @@ def considered(job: Job, exact: bool = False) -> Choices:
     forward pass the choice depends on neither batch, threads, memory format nor what is kept: it is that of one dense
     image on one thread. So an image's result has the same bits however it comes.
     """
-    against = ONLY_FLOAT32 if job.dtype != "float32" else None
-    answers = _asked(job, REARRANGES if exact else against, exact)
-    if not exact or job.which is not Pass.FORWARD or len(answers.choices) < 2:
+    against = REARRANGES if exact else ONLY_FLOAT32 if job.dtype != "float32" else None
+    answers = _asked(job, against, _promises_bits(job, exact))
+    if not _promises_bits(job, exact) or len(answers.choices) < 2:
         return answers
     alone = replace(job, problem=job.problem.of_one_image(), threads=1, kept=False)
-    bits = _asked(alone, REARRANGES, exact).choices[0].algorithm.bits
+    bits = _asked(alone, against, True).choices[0].algorithm.bits
     first = sorted(answers.choices, key=lambda choice: choice.algorithm.bits != bits)  # else in their order
     return Choices(tuple(first), answers.refused)
 
@@ -60,10 +60,11 @@ def choose(job: Job, exact: bool = False, algorithm: str = "") -> Choice:
     """
     if not algorithm:
         choices = considered(job, exact).choices
-        of_bits = [c for c in choices if not exact or c.algorithm.bits == choices[0].algorithm.bits]
-        measured = tuned.chosen(job) if len(of_bits) > 1 else None
-        return next((choice for choice in of_bits if choice.algorithm.name == measured), choices[0])
-    answers = _asked(job, REARRANGES if exact else None)
+        if _promises_bits(job, exact):
+            choices = tuple(choice for choice in choices if choice.algorithm.bits == choices[0].algorithm.bits)
+        measured = tuned.chosen(job) if len(choices) > 1 else None
+        return next((choice for choice in choices if choice.algorithm.name == measured), choices[0])
+    answers = _asked(job, REARRANGES if exact else None, _promises_bits(job, exact))
     for choice in answers.choices:
         if choice.algorithm.name == algorithm:
             return choice
@@ -72,13 +73,18 @@ def choose(job: Job, exact: bool = False, algorithm: str = "") -> Choice:
     raise UserError(f"{algorithm!r} does not apply to the {job.which} of this convolution{why}; these do: {names}.")
 
 
-def _asked(job: Job, against_rearranging: Refusal | None, same_bits: bool = False) -> Choices:
+def _promises_bits(job: Job, exact: bool) -> bool:
+    """Whether an image's result is to have the same bits however it comes."""
+    return exact and job.which is Pass.FORWARD
+
+
+def _asked(job: Job, against_rearranging: Refusal | None, same_bits: bool) -> Choices:
     """What the algorithms answer, the cheapest first. Those that rearrange products may be refused; and where the bits
-    are to be the same in all memory formats, those that cannot have them in the forward pass."""
+    are to be the same in all memory formats, those that cannot have them."""
     choices, refused = [], {}
     for algorithm in ALGORITHMS:
         answer = algorithm.plan(job) if algorithm.exact or not against_rearranging else against_rearranging
-        if same_bits and job.which is Pass.FORWARD and not algorithm.bits and not isinstance(answer, Refusal):
+        if same_bits and not algorithm.bits and not isinstance(answer, Refusal):
             answer = ONE_FORMAT
         if isinstance(answer, Refusal):
             refused[algorithm.name] = answer

@@ -1,8 +1,9 @@
 """Choices that were measured on this machine, kept on disk: what `convforge tune` writes and `select` asks first.
 
-The model of `select` is right to a few per cent for most layers; where it is not, a measurement is. The file is JSON,
-beside the compiled code in the cache folder: a table from the problem (sizes, layouts, threads, target) to the name of
-the algorithm. Nothing in it is executed; a name that does not apply, or a file that cannot be read, is left aside.
+The algorithms' models are right to a few per cent for most layers; where they are not, a measurement is. The file is
+JSON, beside the compiled code in the cache folder: a table from the job (pass, sizes, layouts, threads, target, whether
+weights are kept) to the name of the algorithm. Nothing in it is executed; a name that does not apply, or a file that
+cannot be read, is left aside.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ from ..kernels.pack_weights import (
 )
 from ..kernels.tile import Tiles, filled, forward_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
-from ..plan import Job, Plan, Refusal
+from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
 from ..target import DTYPE_BYTES, Target
 
@@ -66,9 +66,6 @@ SLIDING = Arguments(
     # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch
 )
 CLEAR = Arguments("y y_n y_c y_h y_w images channels height width")
-
-# The longest chain of float32 additions (see above).
-_PRODUCTS_A_PART = 512
 
 
 def plan(job: Job) -> Plan | Refusal:
@@ -264,18 +261,18 @@ def _pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: 
 
 def cut_of_sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
     """The sum as runs of numbers that lie side by side, and how much of (tap rows, runs, numbers of a run) makes a part
-    of at most `_PRODUCTS_A_PART` products.
+    of at most `PRODUCTS_A_SUM` products.
 
     Whether the taps of a row touch is a matter of the memory format; where the sum is cut is not, or the last bits
     would depend on it. So a part holds whole taps, or less than one.
     """
     numbers, taps = blocks.arguments(s), s.horizontal.kernel
     runs, length, depth = numbers["runs"], numbers["run_length"], max(s.depth, 1)
-    if depth > _PRODUCTS_A_PART:
+    if depth > PRODUCTS_A_SUM:
         runs, length = taps, s.depth
-    l_part = min(length, _PRODUCTS_A_PART // depth * depth or _PRODUCTS_A_PART)
-    v_part = min(runs, _PRODUCTS_A_PART // max(l_part, 1)) if l_part == length else 1
-    u_part = min(s.vertical.kernel, _PRODUCTS_A_PART // max(v_part * l_part, 1)) if v_part == runs else 1
+    l_part = min(length, PRODUCTS_A_SUM // depth * depth or PRODUCTS_A_SUM)
+    v_part = min(runs, PRODUCTS_A_SUM // max(l_part, 1)) if l_part == length else 1
+    u_part = min(s.vertical.kernel, PRODUCTS_A_SUM // max(v_part * l_part, 1)) if v_part == runs else 1
     return {
         "runs": runs, "run_length": length,
         "u_part": max(u_part, 1), "v_part": max(v_part, 1), "l_part": max(l_part, 1),
@@ -451,7 +448,7 @@ class _Part:
 
 @contextmanager
 def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
-    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `_sum` chooses them.
+    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `cut_of_sum` chooses them.
 
     A phase of an input gradient may have no tap at all; its one, empty part still writes the zeros.
     """

@@ -33,7 +33,8 @@ the next output row adds (one; `stride` of them forward), while it computes: at 
 Where input and output together exceed L3, the output goes past the caches, so that its lines are not read before they
 are written: 1.9 → 1.3 ms.
 
-The last vector of channels ends where the channels end and overlaps its neighbour, so no lane is ever masked.
+The last vector of channels ends where the channels end and overlaps its neighbour; only where there is a residual,
+which may be the result itself, are stores masked.
 """
 
 from __future__ import annotations

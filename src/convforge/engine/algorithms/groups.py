@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..geometry import Problem
 from ..kernels.groups import Group
-from ..plan import Job, Refusal
+from ..plan import PRODUCTS_A_SUM, Job, Refusal
 
 WIDEST = 7
 """Taps of a row: as many weights are held in registers."""
@@ -53,9 +53,14 @@ def _that_fit(job: Job, group: Group) -> Group | Refusal:
     if min(problem.x_shape[1], problem.y_shape[1]) < job.lanes:
         return Refusal(f"needs a vector of {job.lanes} channels")
     if not group.fits(job.lanes):
-        return Refusal(f"needs whole groups of {group.outputs} in a vector of {job.lanes} channels")
+        return Refusal(
+            f"needs whole groups of {group.outputs} in a vector of {job.lanes} channels, which meet two vectors of "
+            "inputs at most"
+        )
     if s.horizontal.kernel > WIDEST or s.horizontal.stride > LARGEST_STRIDE or s.horizontal.dilation > 1:
         return Refusal(f"is for rows of at most {WIDEST} taps without gaps, at a stride of at most {LARGEST_STRIDE}")
     if s.vertical.stride > MOST_ROWS_AHEAD:
         return Refusal(f"is for a stride of at most {MOST_ROWS_AHEAD} down")
+    if s.vertical.kernel * s.horizontal.kernel * group.depth > PRODUCTS_A_SUM:
+        return Refusal(f"sums a whole kernel in one chain, and has at most {PRODUCTS_A_SUM} products for that")
     return group

@@ -48,13 +48,12 @@ from ..kernels.epilogue import apply
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
-from ..plan import Job, Plan, Refusal
+from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
 from ..target import DTYPE_BYTES, Target
 
 PACK_WEIGHTS = Arguments(
-    "w w_k w_c w_i w_j rows outputs phase_outputs phases_h phases_w channels "
-    "kernel_h kernel_w taps_h taps_w turned packed"
+    "w w_k w_c w_i w_j outputs phase_outputs phases_h phases_w channels kernel_h kernel_w taps_h taps_w turned packed"
     # kernel: of the convolution at stride 1; taps: those that the weights have
 )
 
@@ -68,7 +67,6 @@ PLANAR = Arguments(
 
 _MOST_VECTORS = 8
 _LARGEST_STRIDE = 16
-_PRODUCTS_A_PART = 512  # as in direct.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +318,7 @@ class Planar(Plan):
             "phases_h": p.phases[0], "phases_w": p.phases[1], "channels": s.channels,
         }  # fmt: skip
         packing = common | {
-            "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step, "rows": rows,
+            "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step,
             "taps_h": p.taps[0], "taps_w": p.taps[1], "turned": int(p.turned),
         }  # fmt: skip
         numbers = common | {
@@ -357,7 +355,7 @@ class Planar(Plan):
 
 def _channels_a_part(s: Sliding) -> int:
     """Input channels of a part of the sum."""
-    return max(1, _PRODUCTS_A_PART // (s.vertical.kernel * s.horizontal.kernel))
+    return max(1, PRODUCTS_A_SUM // (s.vertical.kernel * s.horizontal.kernel))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

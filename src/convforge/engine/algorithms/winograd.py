@@ -27,15 +27,15 @@ Who does what: the threads are divided into `splits` of the tiles times `shares`
 thread writes and reads again is its own. That costs a little arithmetic, for each share of a split transforms the
 split's tiles again; but a cache line that one core writes and another one reads or writes next costs hundreds of
 cycles where the two have no cache in common, as on CPUs made of several dies: with V and M handed from core to core,
-the layers with small images took twice as long there. `scheduled` weighs one against the other.
+the layers with small images took twice as long there. `divided` weighs one against the other.
 
 - many tiles, few weights: splits. Each weight that is loaded meets T tiles of a chunk, so U takes 128/T bytes a cycle:
   9 for 14 tiles, 3 for 42; U comes from L3 once a chunk.
 - many channels, small images: shares. U (37 MB at 512×512) is streamed once, each panel of it to one core.
 
-The weights, as panels (`direct.py`), are transformed to U: [group][panel][ξ][c][lane]. In inference that is done once
-and kept; in training each thread transforms its own panels, for itself, when it comes to them. If all its tiles are one
-chunk, that is U of one panel in the place of the one before, and U never goes to memory at all.
+The weights, as panels (`pack_weights.py`), are transformed to U: [group][panel][ξ][c][lane]. In inference that is done
+once and kept; in training each thread transforms its own panels, for itself, when it comes to them. If all its tiles
+are one chunk, that is U of one panel in the place of the one before, and U never goes to memory at all.
 
 Tiles are numbered through all images, so the register tile's 14 rows are full even for images of four tiles.
 """
@@ -50,13 +50,12 @@ from ..kernels.pack_weights import panels_of
 from ..kernels.winograd import CHANNELS_A_PART, KERNELS, SLIDING, TRANSFORM_WEIGHTS, build, product_pitch
 from ..kernels.winograd_tiles import TABLE_BYTES, Shape, Tiled
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
-from ..plan import Job, Plan, Refusal
+from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step, zeros_for
 from ..target import Target
 from . import relayout
 from .relayout import Dense
 
-_PRODUCTS_A_PART = 512
 _PIECE = 64
 """Input channels whose U is made just before it is used: 36·64·32 numbers, 295 KB, that never leave L2. The products
 pay for it with a sum to load and to store after 64 multiply-adds, a twentieth of their time."""
@@ -76,11 +75,13 @@ def in_tiles(job: Job, shape: Shape) -> Tiled | Refusal:
     """The pass in tiles, for all three passes."""
     if job.problem.groups > 1 and job.problem.w_shape[1] == 1:
         return Refusal("saves products that are summed over channels, and here a group has but one")
+    strided = Refusal("is for stride 1")
     if len(job.slidings) > 1:
-        return Refusal("is for stride 1")
+        wide = Refusal("is for kernels that do not span far more than the image")
+        return strided if max(job.problem.stride) > 1 else wide
     (s,) = job.slidings
     if any(axis.stride > 1 for axis in (s.vertical, s.horizontal)):
-        return Refusal("is for stride 1")
+        return strided
     if any(axis.kernel != shape.taps for axis in (s.vertical, s.horizontal)):
         return Refusal(f"is for kernels of {shape.taps}×{shape.taps}")
     return Tiled(s, shape)
@@ -153,7 +154,7 @@ class Winograd(Plan):
                 "u": 0,
                 "u_step": panel_numbers,
                 "u_channels": s.channels,
-                "piece": _PRODUCTS_A_PART,
+                "piece": PRODUCTS_A_SUM,
                 "part": 0,
             }
             if not kept:
@@ -187,7 +188,7 @@ class Winograd(Plan):
         rows = largest_tile(division.chunk, target.tile_rows)
         vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
         m, n = shape.outputs, shape.points
-        products = min(s.channels, _PRODUCTS_A_PART)
+        products = min(s.channels, PRODUCTS_A_SUM)
         work = f"{many(division.splits, 'split')} of the tiles times {many(division.shares, 'share')} of the panels"
         levels = (
             Level(
@@ -204,7 +205,7 @@ class Winograd(Plan):
             ),
             Level(ceil_div(panels, division.shares), "panel", f"of {panel} result channels"),
             Level(shape.products, "matrix product", "M[ξ] = V[ξ]·U[ξ]"),
-            Level(ceil_div(s.channels, _PRODUCTS_A_PART), "part", f"of the sum, of at most {products} products each"),
+            Level(ceil_div(s.channels, PRODUCTS_A_SUM), "part", f"of the sum, of at most {products} products each"),
             Level(ceil_div(division.chunk, rows), "register tile", f"of at most {rows} tiles"),
             Level(products, "product", "added to every sum of the register tile"),
         )

@@ -331,7 +331,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             here = sums.at(xi.index * lanes * width)
             with f.if_(a["ahead"].compare("!=", 0)), f.loop(width * lanes, step=lanes) as line:
                 f.prefetch(here.at(width * lanes + line.index), write=True)
-            with tiles(f, rows, target.tile_rows) as tile:
+            with tiles(f, rows, products.most_rows) as tile:
                 products.call(
                     f, tile.size, width, x=v.at(xi.index * pitch * lanes + tile.first), row_step=1, step=lanes,
                     w=w.at(xi.index * pitch * width), count=count, y=here.at(tile.first * width), add=add,
@@ -380,15 +380,13 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             first, count = first_tile + first, after - first
             pitch = count // 2 * 2 + 1
             transform_images(
-                f, a, patch, spread_patch, first, count, channels, v, f.const(lanes), pitch * lanes,
+                f, patch, spread_patch, first, count, channels, v, f.const(lanes), pitch * lanes,
                 pitch * (shape.products * lanes), table,
             )  # fmt: skip
             with f.loop(end_panel, start=first_panel) as p:
                 outputs, width = _width(a, p.index, lanes, panel)
                 pixels = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + p.index * panel, zeros)
-                transform_images(
-                    f, a, pixels, spread_tile, first, count, outputs, w, width, pitch * width, lanes, table
-                )
+                transform_images(f, pixels, spread_tile, first, count, outputs, w, width, pitch * width, lanes, table)
                 with f.loop(vectors) as vector:
                     rows = (channels - vector.index * lanes).at_most(lanes)
                     sums = all_sums.at(((p.index - first_panel) * vectors + vector.index) * a["sums_step"])

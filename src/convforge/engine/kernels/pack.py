@@ -43,7 +43,7 @@ def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
                         # the same with the parts of i and j exchanged
                         f.call(transpose, to=to, to_j=di, source=from_, source_i=sj, width=length, length=width)
                     with scattered:
-                        _copy_scalars(f, to, di, dj, from_, si, sj, 0, width, 0, length)
+                        _copy_scalars(f, to, di, dj, from_, si, sj, width, length)
     f.done()
     return f
 
@@ -102,21 +102,10 @@ def _transposing(module: ir.Module, dtype: str, lanes: int) -> Function:
 
 
 def _copy_scalars(
-    f: Function,
-    to: Pointer,
-    di: Int | int,
-    dj: Int | int,
-    from_: Pointer,
-    si: Int | int,
-    sj: Int | int,
-    first_i: Int | int,
-    end_i: Int,
-    first_j: Int | int,
-    end_j: Int,
+    f: Function, to: Pointer, di: Int, dj: Int, from_: Pointer, si: Int, sj: Int, width: Int, length: Int
 ) -> None:
-    with f.loop(end_j, start=first_j) as j, f.loop(end_i, start=first_i) as i:
-        value = from_.at(i.index * si + j.index * sj).scalar()
-        to.at(i.index * di + j.index * dj).put(value)
+    with f.loop(length) as j, f.loop(width) as i:
+        to.at(i.index * di + j.index * dj).put(from_.at(i.index * si + j.index * sj).scalar())
 
 
 _PIXELS_A_TASK = 512

@@ -60,7 +60,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activatio
     )
     reorder(module, dtype, copy)
     part = transform_part(module, dtype, lanes, panel, shape, pack_function(module, dtype, lanes))
-    form = _Form(shape, lanes, panel, target.tile_rows)
+    form = _Form(shape, lanes, panel)
     transform_weights(module, dtype, part, form)
     blocks(module, dtype, functions, part, form)
 
@@ -125,7 +125,7 @@ class _Panel:
     width: Int
 
     @classmethod
-    def of(cls, f: Function, a: dict[str, Int], group: Int, index: Int, form: _Form) -> _Panel:
+    def of(cls, a: dict[str, Int], group: Int, index: Int, form: _Form) -> _Panel:
         outputs = (a["outputs"] - index * form.panel).at_most(form.panel)
         first = group * a["outputs"] + index * form.panel
         return cls(group, index, first, outputs, filled(outputs, form.lanes))
@@ -154,7 +154,7 @@ def transform_weights(module: ir.Module, dtype: str, part: Function, form: _Form
     begin, end = share(a["groups"] * a["panels"] * parts, thread, threads)
     with f.loop(end, start=begin) as task:
         first, which = task.index % parts * CHANNELS_A_PART, task.index // parts
-        p = _Panel.of(f, a, which // a["panels"], which % a["panels"], form)
+        p = _Panel.of(a, which // a["panels"], which % a["panels"], form)
         channels = (a["channels"] - first).at_most(CHANNELS_A_PART)
         to = f.address(a["weights"]).at(which * a_panel + first * p.width)
         pitch = product_pitch(a["channels"], p.width, form.lanes)
@@ -170,7 +170,6 @@ class _Form:
     shape: Shape
     lanes: int
     panel: int
-    tile_rows: int
 
 
 def _multiply(
@@ -179,7 +178,7 @@ def _multiply(
 ) -> None:  # fmt: skip
     """M[ξ] += V[ξ] · U[ξ] for `count` tiles, a panel, and the input channels from `first` on: rows of `pitch` numbers
     times `width` columns. The first channels write M, the others add to it."""
-    with tiles(f, count, form.tile_rows) as rows:
+    with tiles(f, count, functions.products.most_rows) as rows:
         functions.products.call(
             f, rows.size, p.width, x=v.at(rows.first * a["pitch"] + first), row_step=a["pitch"], step=1, w=weights,
             count=channels, y=m.at(rows.first * p.width), add=first,
@@ -234,11 +233,11 @@ def blocks(module: ir.Module, dtype: str, functions: _Functions, part: Function,
             first, count = first_tile + first, after - first
             v_step = odd_lines(count * a["pitch"], form.lanes)
             transform_images(
-                f, a, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first,
+                f, locate_input(f, a, functions.locate_input, form.shape.outputs, group), functions.spread, first,
                 count, a["channels"], v, a["pitch"], v_step, form.lanes, table,
             )  # fmt: skip
             with f.loop(last_panel, start=first_panel) as index:
-                p = _Panel.of(f, a, group, index.index, form)
+                p = _Panel.of(a, group, index.index, form)
                 m_step = odd_lines(count * p.width, form.lanes)
                 panel_u = u.at((index.index - first_panel) * a["u_step"])
                 u_pitch = product_pitch(a["u_channels"], p.width, form.lanes)

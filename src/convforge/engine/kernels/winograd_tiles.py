@@ -105,7 +105,7 @@ class PixelTile:
 
 
 def transform_images(
-    f: Function, a: dict[str, Int], locate: Callable[[Int, Pointer], None], spread: Function, first: Int, count: Int,
+    f: Function, locate: Callable[[Int, Pointer], None], spread: Function, first: Int, count: Int,
     channels: Int, to: Pointer, tile_step: Int, step_: Int, vector_step: Int | int, table: Pointer,
 ) -> None:  # fmt: skip
     """`count` tiles from number `first` on through `spread`; `locate` fills a table with the addresses of one.
