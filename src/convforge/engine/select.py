@@ -64,7 +64,7 @@ def choose(job: Job, exact: bool = False, algorithm: str = "") -> Choice:
             choices = tuple(choice for choice in choices if choice.algorithm.bits == choices[0].algorithm.bits)
         measured = tuned.chosen(job) if len(choices) > 1 else None
         return next((choice for choice in choices if choice.algorithm.name == measured), choices[0])
-    answers = _asked(job, REARRANGES if exact else None, _promises_bits(job, exact))
+    answers = _asked(job, REARRANGES if exact else None, False)
     for choice in answers.choices:
         if choice.algorithm.name == algorithm:
             return choice
