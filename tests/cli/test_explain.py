@@ -66,6 +66,16 @@ def test_what_rearranges_products_is_refused_where_exactness_is_asked_for(run: C
     assert refused["depthwise"] == "is for several groups of one channel each, in and out"
 
 
+def test_what_exact_precision_would_not_choose_is_explained_on_request(run: Callable[..., str]) -> None:
+    layer = "64,14,64,3,padding=1,groups=16"
+    data = json.loads(run(layer, "--exact", "--algorithm", "grouped", "--passes", "forward", "--json"))["passes"][0]
+    assert data["algorithm"] == "grouped"
+    assert "grouped" in {c["name"] for c in data["considered"]}
+    assert "grouped" not in data["refused"]
+    unasked = json.loads(run(layer, "--exact", "--passes", "forward", "--json"))["passes"][0]
+    assert "memory formats" in unasked["refused"]["grouped"]
+
+
 def test_another_algorithm_is_explained_on_request(run: Callable[..., str]) -> None:
     shown = run("16,9,16,3,padding=1,groups=16", "--algorithm", "direct", "--passes", "forward")
     assert "direct: it multiplies each input" in shown

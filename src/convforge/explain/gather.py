@@ -127,6 +127,8 @@ def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assem
     job = Job.of(problem, which, threads, kept)
     choice, answers = choose(job, exact, settings.algorithm), considered(job, exact)
     chosen, choices = choice.algorithm, answers.choices
+    if chosen.name in answers.refused:  # it was asked for by name
+        choices = (*choices, choice)
     names = [choice.algorithm.name for choice in choices]
     reason = chosen.reason
     if not settings.algorithm and chosen.name != names[0]:
@@ -147,7 +149,7 @@ def _explain(work: Work, which: Pass, limits: Machine, settings: Settings, assem
         algorithm=chosen.name,
         reason=reason,
         considered=tuple(Considered(name, predicted[name], times[name]) for name in names),
-        refused={name: str(why) for name, why in answers.refused.items()},
+        refused={name: str(why) for name, why in answers.refused.items() if name not in names},
         description=nest,
         bytes=layer.bytes(which),
         intensity=intensity,
