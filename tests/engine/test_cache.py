@@ -6,12 +6,14 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from processes import CROWDED, SWEEP, answer, python, sweep
 
 from convforge.engine import runtime
+from convforge.engine.target import current
 
 # Counts what is compiled and what is loaded while a program convolves.
 PROGRAM = """
@@ -200,6 +202,27 @@ def test_what_killed_writers_left_is_removed(filled: Path) -> None:
     assert not old.exists()
     assert new.exists(), "somebody may be writing it at this moment"
     assert other.exists(), "it is not ours"
+
+
+def test_reading_an_entry_takes_the_memory_of_the_entry(tmp_path: Path) -> None:
+    """And not of the largest that there may be, which a full address space has no room for."""
+    entry = tmp_path / "entry"
+    runtime.write_ours(entry, b"code" * 1000)
+    tracemalloc.start()
+    try:
+        assert runtime.read_ours(entry, 256 << 20) == b"code" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_cannot_be_loaded_says_why_though_memory_errors_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(runtime, "_object_code", full)
+    with pytest.raises(runtime.CannotLoad, match=r"memory is exhausted"):
+        runtime.code("a kernel that only this test asks for", lambda _: None, [], current())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/maps and MAP_FIXED_NOREPLACE")

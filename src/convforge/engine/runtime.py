@@ -90,7 +90,7 @@ def _made(key: str, build: Callable[[ir.Module], None], kernels: Sequence[str], 
     try:
         return _load(_object_code(key, build, target), kernels)
     except (RuntimeError, OSError, MemoryError) as problem:  # no memory, no threads, nothing that LLVM can link
-        return f"its machine code cannot be made or loaded here ({problem})."
+        return f"its machine code cannot be made or loaded here ({str(problem) or 'memory is exhausted'})."
 
 
 def _object_code(key: str, build: Callable[[ir.Module], None], target: Target) -> bytes:
@@ -182,7 +182,7 @@ def read_ours(path: Path, most: int) -> bytes | None:
         if not (stat.S_ISREG(status.st_mode) and only_ours(status) and status.st_size <= most):
             return None
         with open(handle, "rb", closefd=False) as file:
-            return file.read(most)
+            return file.read(status.st_size)  # Python takes memory for as much as is asked for before it reads
     except OSError:
         return None
     finally:
