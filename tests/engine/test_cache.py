@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import CROWDED, SWEEP, answer, python, sweep
 
-from convforge.engine import runtime
+from convforge.engine import disk, runtime
 from convforge.engine.target import current
 
 # Counts what is compiled and what is loaded while a program convolves.
@@ -20,7 +20,7 @@ PROGRAM = """
 import json, sys
 import numpy as np
 from convforge import Conv2dSpec, engine
-from convforge.engine import runtime
+from convforge.engine import disk, runtime
 
 compiled, loaded, compile_parts, load = [], [], runtime.compile_parts, runtime._load
 def counting_compile(*arguments):
@@ -35,7 +35,7 @@ x, w = np.ones((1, 3, 9, 9), np.float32), np.ones((20, 3, 3, 3), np.float32)
 y = engine.conv2d(x, w, None, spec, threads=2)
 dw = engine.weight_gradient(x, y, spec, threads=2)
 print(json.dumps({"compiled": len(compiled), "loaded": len(loaded), "y": float(y.sum()), "dw": float(dw.sum()),
-                  "folder": str(runtime.cache_folder())}))
+                  "folder": str(disk.cache_folder())}))
 """
 Y = 20 * 3 * 25.0**2  # ones convolved with ones: the taps that meet the 9×9 image, summed over the image
 
@@ -125,9 +125,9 @@ def test_a_folder_that_others_can_write_is_not_used(mode: int, filled: Path) -> 
 def test_a_folder_of_someone_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
     tmp_path.chmod(0o700)
-    assert runtime.cache_folder() == tmp_path
+    assert disk.cache_folder() == tmp_path
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
-    assert runtime.cache_folder() is None
+    assert disk.cache_folder() is None
 
 
 def test_a_folder_that_cannot_be_written_is_read(filled: Path) -> None:
@@ -207,10 +207,10 @@ def test_what_killed_writers_left_is_removed(filled: Path) -> None:
 def test_reading_an_entry_takes_the_memory_of_the_entry(tmp_path: Path) -> None:
     """And not of the largest that there may be, which a full address space has no room for."""
     entry = tmp_path / "entry"
-    runtime.write_ours(entry, b"code" * 1000)
+    disk.write_ours(entry, b"code" * 1000)
     tracemalloc.start()
     try:
-        assert runtime.read_ours(entry, 256 << 20) == b"code" * 1000
+        assert disk.read_ours(entry, 256 << 20) == b"code" * 1000
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

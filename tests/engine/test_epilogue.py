@@ -56,8 +56,7 @@ def applied(name: str, x: Array, to: target.Target) -> Array:
     dtype, lanes = x.dtype.name, to.lanes(x.dtype.name)
 
     def build(module: Any) -> None:
-        f, array, _, _ = kernel(module, "apply", dtype)
-        a = NUMBERS.read(array)
+        f, a = kernel(module, "apply", dtype, NUMBERS)
         with f.loop(a["count"], step=lanes) as at:
             number = f.address(a["x"]).at(at.index).vector(lanes)
             f.address(a["y"]).at(at.index).put(epilogue.apply(f, name, number))

@@ -44,7 +44,7 @@ def lent(prepared: Prepared, at_end: bool) -> Iterator[None]:
         memories.append(Fenced(size, at_end, LINE))
         return memories[-1].address
 
-    def fenced_call(block: Any, address: int, copy: int, threads: int, *buffers: int) -> None:
+    def fenced_call(block: Any, address: int, copy: int, *buffers: int) -> None:
         *given, packed, work, _ = buffers
         room = copy - work
         zeros = Fenced(prepared.zeros.nbytes, at_end, LINE)
@@ -56,7 +56,7 @@ def lent(prepared: Prepared, at_end: bool) -> Iterator[None]:
         else:
             own = memory(room)
             at = [own if packed == work else packed, own]
-        call(block, address, memory(8 * int(block[runtime._LENGTH])), threads, *given, *at, zeros.address)
+        call(block, address, memory(8 * int(block[runtime._LENGTH])), *given, *at, zeros.address)
         for each in memories:
             each.check()
 

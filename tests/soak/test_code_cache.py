@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from convforge.engine import runtime, target
-from convforge.engine.kernels.ir import kernel
+from convforge.engine.kernels.ir import I64, Arguments, kernel
 
 from .conftest import Soak
 
@@ -28,13 +28,15 @@ IN_TIME = 120
 
 def doubling(module: Any) -> None:
     """The smallest kernel that shows that it ran: its second number is twice the first."""
-    f, block, _, _ = kernel(module, "double", "float32")
+    f, _ = kernel(module, "double", "float32", Arguments(""))
+    block = f.pointer("arguments", I64)
     block.at(1).put((block.at(0).integer() * 2).value)
     f.done()
 
 
 def tripling(module: Any) -> None:
-    f, block, _, _ = kernel(module, "double", "float32")
+    f, _ = kernel(module, "double", "float32", Arguments(""))
+    block = f.pointer("arguments", I64)
     block.at(1).put((block.at(0).integer() * 3).value)
     f.done()
 

@@ -25,7 +25,7 @@ from llvmlite import ir
 
 from . import runtime
 from . import target as targets
-from .kernels.ir import I32, I64, Arguments, Function, Int, Pointer, Value, kernel, share
+from .kernels.ir import I32, I64, Arguments, Function, Int, Pointer, Value, kernel, tasks
 from .program import Program, step
 
 _CHAINS = 4
@@ -43,10 +43,10 @@ def fingerprint(address: int, size: int, threads: int = 1) -> int:
     """Of the `size` bytes at `address`, a multiple of 4; the same for any number of `threads`."""
     if size <= _SHARED_BYTES:
         return _at_once()(address, size // 4)
-    program, results = _program(size), (ctypes.c_uint64 * _PIECES)()
+    program, results = _program(size, threads), (ctypes.c_uint64 * _PIECES)()
     work, alive = runtime.workspace(program.bytes)
     buffers = (address, 0, ctypes.addressof(results), 0, 0, 0, 0, 0)
-    runtime.call(program.block, program.address, work, threads, *buffers)
+    runtime.call(program.block, program.address, work, *buffers)
     del alive  # the workspace is ours until here
     return int.from_bytes(results, "little")
 
@@ -67,9 +67,9 @@ def _at_once() -> Callable[[int, int], int]:
 
 
 @lru_cache(maxsize=256)
-def _program(size: int) -> Program:
+def _program(size: int, threads: int) -> Program:
     at = {"memory": ("x", 0), "results": ("y", 0)}
-    return Program((step(_code()["piecewise"], _PIECEWISE, {"words": size // 4}, at),))
+    return Program((step(_code()["piecewise"], threads, _PIECEWISE, {"words": size // 4}, at),))
 
 
 def _build(module: ir.Module, lanes: int) -> None:
@@ -79,12 +79,10 @@ def _build(module: ir.Module, lanes: int) -> None:
     f = Function(module, "at_once", "*memory count", "float32", result=I64)
     f.done(f.builder.call(words.function, [f.pointer("memory", I32).value, f.integer("count").value]))
 
-    f, array, thread, threads = kernel(module, "piecewise", "float32")
-    a = _PIECEWISE.read(array)
+    f, a = kernel(module, "piecewise", "float32", _PIECEWISE)
     memory, results = f.address(a["memory"], I32), f.address(a["results"], I64)
     piece = a["words"] // _PIECES
-    first, end = share(f.const(_PIECES), thread, threads)
-    with f.loop(end, start=first) as task:
+    with tasks(f, f.const(_PIECES)) as task:
         rest = a["words"] - piece * task.index
         count = f.choose(task.index.compare("==", _PIECES - 1), rest, piece)
         begin = memory.at(piece * task.index)

@@ -14,6 +14,7 @@ from . import target as targets
 from .kernels.ir import Arguments, kernel, share
 
 _STEPS = 80_000  # a quarter of a millisecond: long beside a fork and join
+_PEAK = Arguments("")  # they are the numbers themselves
 _STREAM = Arguments("data vectors times sink")
 
 
@@ -24,7 +25,7 @@ def fma_peak(threads: int) -> float:
     sums, lanes = min(24, here.registers - 4), here.lanes("float32")
 
     def build(module: ir.Module) -> None:
-        f, _, _, _ = kernel(module, "peak", "float32")
+        f, _ = kernel(module, "peak", "float32", _PEAK)
         x = f.pointer("arguments").vector(lanes)
         start = [f.pointer("arguments").at(n * lanes).vector(lanes) for n in range(sums)]
         with f.loop(_STEPS, carry=start) as step:
@@ -34,7 +35,7 @@ def fma_peak(threads: int) -> float:
         f.done()
 
     address = runtime.code(f"{__name__}.fma_peak", build, ["peak"], here)["peak"]
-    # The arguments are the numbers themselves: zeros, so that nothing overflows.
+    # Zeros, so that nothing overflows.
     return 2 * lanes * sums * _STEPS * threads / _best(_program(address, [0] * (32 * lanes), threads))
 
 
@@ -44,10 +45,10 @@ def bandwidth(threads: int, size: int) -> float:
     lanes, sums = here.lanes("float32"), 8
 
     def build(module: ir.Module) -> None:
-        f, array, thread, count = kernel(module, "stream", "float32")
-        a = _STREAM.read(array)
+        f, a = kernel(module, "stream", "float32", _STREAM)
         data = f.address(a["data"])
-        first, end = share(a["vectors"] // sums, thread, count)
+        thread, threads = f.integers("thread threads")
+        first, end = share(a["vectors"] // sums, thread, threads)
         with f.loop(a["times"], carry=[f.zeros(lanes)] * sums) as again:
             with f.loop(end, start=first, carry=again.values) as step:
                 vectors = [data.at(step.index * (sums * lanes) + n * lanes).vector(lanes) for n in range(sums)]
@@ -69,9 +70,9 @@ def bandwidth(threads: int, size: int) -> float:
 
 
 def _program(address: int, arguments: list[int], threads: int) -> Callable[[], None]:
-    block, _ = runtime.program([(address, arguments)])
+    block, _ = runtime.program([(address, threads, arguments)])
     program = (ctypes.c_int64 * len(block))(*block)
-    return lambda: runtime.run(program, threads)
+    return lambda: runtime.run(program)
 
 
 def _best(run: Callable[[], None]) -> float:

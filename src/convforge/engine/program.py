@@ -7,7 +7,7 @@ immutable, so threads may run the same one at the same time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from ..spec import round_up
 from . import runtime
 from .kernels.ir import Arguments
+from .target import LINE as LINE  # to which every piece of work memory is aligned
 from .target import Target
-
-LINE = 64
-"""Bytes of a cache line, to which every piece of work memory is aligned."""
 
 _FEW_ZEROS = np.zeros(64)
 
@@ -36,17 +34,21 @@ _MACS_WORTH_A_THREAD = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kernel call: its address, its numbers, and which of them are addresses: (position, buffer, byte offset)."""
+    """One kernel call: its address, its threads, its numbers, and which of these are addresses: (position, buffer,
+    byte offset)."""
 
     kernel: int
+    threads: int
     numbers: tuple[int, ...]
     addresses: tuple[tuple[int, str, int], ...]
 
 
-def step(kernel: int, arguments: Arguments, numbers: dict[str, int], at: dict[str, tuple[str, int]]) -> Step:
+def step(
+    kernel: int, threads: int, arguments: Arguments, numbers: dict[str, int], at: dict[str, tuple[str, int]]
+) -> Step:
     """A call of `kernel` with these numbers; `at` says for each address the buffer it is in and the offset in bytes."""
     addresses = tuple((arguments.position(name), buffer, offset) for name, (buffer, offset) in at.items())
-    return Step(kernel, tuple(arguments.pack(numbers | dict.fromkeys(at, 0))), addresses)
+    return Step(kernel, threads, tuple(arguments.pack(numbers | dict.fromkeys(at, 0))), addresses)
 
 
 class Layout:
@@ -67,7 +69,7 @@ class Program:
 
     def __init__(self, steps: tuple[Step, ...], work_bytes: int = 0) -> None:
         self.steps, self.work_bytes = steps, work_bytes
-        block, starts = runtime.program([(s.kernel, s.numbers) for s in steps])
+        block, starts = runtime.program([(s.kernel, s.threads, s.numbers) for s in steps])
         addresses = [
             (start + position, buffer, offset)
             for s, start in zip(steps, starts, strict=True)
@@ -102,7 +104,7 @@ class Prepared:
     @cached_property
     def form(self) -> bytes:
         """Says how the weights are packed: passes that agree in it can use each other's packed weights."""
-        return self.packed_bytes.to_bytes(8, "little") + self.weights.block.tobytes()
+        return repr((self.packed_bytes, [replace(step, threads=1) for step in self.weights.steps])).encode()
 
     @cached_property
     def _from_weights(self) -> tuple[Program, int, int]:
@@ -131,7 +133,7 @@ class Prepared:
         work, alive = runtime.workspace(room + program.bytes)
         at = packed or work + offset
         buffers = (x, w, y, bias, residual, at, work, self._zeros)
-        runtime.call(program.block, program.address, work + room, self.threads, *buffers)
+        runtime.call(program.block, program.address, work + room, *buffers)
         del alive  # the workspace is ours until here
 
     def pack(self, w: int, packed: int) -> None:
@@ -140,7 +142,7 @@ class Prepared:
         room = program.work_bytes
         work, alive = runtime.workspace(room + program.bytes)
         buffers = (0, w, 0, 0, 0, packed, work, self._zeros)
-        runtime.call(program.block, program.address, work + room, self.threads, *buffers)
+        runtime.call(program.block, program.address, work + room, *buffers)
         del alive
 
 

@@ -14,27 +14,25 @@ import hashlib
 import os
 import platform
 import re
-import stat
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
 import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
-import platformdirs
 from llvmlite import ir
 from numpy.typing import NDArray
 
 from . import target as targets
 from .compiler import compile_parts, host, objects_of
-from .kernels.ir import I32, I64, PTR, VOID, Function, Int, Pointer, kernel
+from .disk import cache_folder, read_ours, write_ours
+from .kernels.ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer
 from .target import Target
 
 T = TypeVar("T")
@@ -147,72 +145,6 @@ def _hash_of_source() -> str:
 _SOURCE_HASH = _hash_of_source()
 
 
-def cache_folder(other: str | None = None) -> Path | None:
-    """Where compiled code is kept: `CONVFORGE_CACHE`, else the user's cache folder; or the folder for something `other`
-    that is kept between processes. None where there is no folder that is ours alone to write; then every process
-    compiles for itself."""
-    wanted = os.environ.get("CONVFORGE_CACHE")
-    if wanted:
-        folder = Path(wanted) / (other or "")
-    else:
-        folder = Path(platformdirs.user_cache_dir("convforge")) / (other or "code")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder if only_ours(os.stat(folder)) else None
-    except OSError:
-        return None
-
-
-def only_ours(status: os.stat_result) -> bool:
-    """Whether nobody but this user can write a file or folder."""
-    if os.name != "posix":
-        return True  # Windows: the user's cache folder inherits an access list that admits its owner
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def read_ours(path: Path, most: int) -> bytes | None:
-    """What an ordinary file holds, at most so many bytes; None where it is no such file or others can write it."""
-    try:
-        # Without waiting: a pipe under that name would keep us for ever.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except OSError:
-        return None
-    try:
-        status = os.fstat(handle)
-        if not (stat.S_ISREG(status.st_mode) and only_ours(status) and status.st_size <= most):
-            return None
-        with open(handle, "rb", closefd=False) as file:
-            return file.read(status.st_size)  # Python takes memory for as much as is asked for before it reads
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
-
-
-def write_ours(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; raises OSError."""
-    _sweep(path.parent)
-    handle, temporary = tempfile.mkstemp(_PART, _OURS, path.parent)  # created readable by its owner only
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-@cache
-def _sweep(folder: Path) -> None:
-    """Remove, once a process, what writers have left that were killed: files being written for over an hour."""
-    for left in folder.glob(f"{_OURS}*{_PART}"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > _LONGEST_WRITE:
-                left.unlink()
-
-
-_OURS, _PART, _LONGEST_WRITE = "convforge-", ".part", 3600.0
 _MOST_CODE_BYTES = 256 << 20
 
 
@@ -276,10 +208,11 @@ def _openmp() -> OpenMP | None:
     return None
 
 
-# A program is one block of numbers: first what `program` names here, then (kernel, where its arguments begin) for each
-# phase, then the arguments; after these `length` numbers come `patches` triples (position, buffer, offset): where the
-# address of a buffer belongs.
+# A program is one block of numbers: first what `program` names here, then what a phase is made of for each of them,
+# then, a phase after the other, the counters of its threads (`ir.tasks`) and its arguments; after these `length`
+# numbers come `patches` triples (position, buffer, offset): where the address of a buffer belongs.
 _HEADER = ("parallel", "thread_number", "thread_count", "phases", "length", "patches")
+_PHASE = ("kernel", "start", "threads")
 _LENGTH, _PATCHES = _HEADER.index("length"), _HEADER.index("patches")
 
 BUFFERS = ("x", "w", "y", "bias", "residual", "packed", "work", "zeros")
@@ -290,18 +223,21 @@ _Block = Any  # a ctypes array of int64
 _COPIED_AT_ONCE = 8
 
 
-def program(phases: Sequence[tuple[int, Sequence[int]]]) -> tuple[list[int], list[int]]:
-    """Kernels with their arguments as one block, and where in it each one's arguments begin."""
+def program(phases: Sequence[tuple[int, int, Sequence[int]]]) -> tuple[list[int], list[int]]:
+    """Kernels, each with its threads and its arguments, as one block, and where in it each one's arguments begin."""
     omp = _openmp()
     control = [0, 0, 0] if omp is None else [omp.parallel, omp.thread_number, omp.thread_count]
     starts: list[int] = []
     table: list[int] = []
     numbers: list[int] = []
-    for kernel_address, arguments in phases:
-        starts.append(len(_HEADER) + 2 * len(phases) + len(numbers))
-        table += [kernel_address, starts[-1]]
+    begin = len(_HEADER) + len(_PHASE) * len(phases)
+    for kernel_address, threads, arguments in phases:
+        to_a_line = -(begin + len(numbers)) % COUNTERS
+        numbers += [0] * (to_a_line + COUNTERS * threads)
+        starts.append(begin + len(numbers))
+        table += [kernel_address, starts[-1], threads]
         numbers += arguments
-    length = len(_HEADER) + len(table) + len(numbers)
+    length = begin + len(numbers)
     padding = -length % _COPIED_AT_ONCE
     header = [*control, len(phases), length + padding, 0]
     return [*header, *table, *numbers, *[0] * padding], starts
@@ -316,12 +252,12 @@ def with_addresses(block: list[int], addresses: Sequence[tuple[int, str, int]]) 
 
 
 def _build_run(module: ir.Module) -> None:
-    """`run(block, ·, threads)`: each phase of a program, a kernel and its arguments, on all threads; then the next.
-    `call(block, copy, threads, addresses of the buffers …)`: the same on a copy, with the addresses in their places.
+    """`run(block)`: each phase of a program, a kernel and its arguments, on its threads; then the next.
+    `call(block, copy, addresses of the buffers …)`: the same on a copy, with the addresses in their places.
 
     Written in IR, so that one call from Python does all phases, each with a fork and a join of about half a
     microsecond, and so that the addresses of a call cost nanoseconds and the program stays as it is: other threads may
-    be running it.
+    be running it, and the counters of the copy begin at 0.
     """
     body_type = ir.FunctionType(VOID, [PTR, I64, I64])
     query = ir.FunctionType(I32, [])
@@ -335,28 +271,27 @@ def _build_run(module: ir.Module) -> None:
     b.call(_callee(b, words[0], body_type), [b.inttoptr(words[1].value, PTR), number, count])
     member.done()
 
-    f, block, _, threads = kernel(module, "run", "float32")
-    b = f.builder
+    f = Function(module, "run", "*block", "float32")
+    b, block = f.builder, f.pointer("block", I64)
     team = b.alloca(I64, 4)
-    alone = threads.compare("==", 1)
     with f.loop(block.at(_HEADER.index("phases")).integer()) as phase:
-        entry = block.at(phase.index * 2 + len(_HEADER))
-        body, arguments = entry.integer(), block.at(entry.at(1).integer())
-        with f.if_else(alone) as (yes, no):
-            with yes:
+        entry = block.at(phase.index * len(_PHASE) + len(_HEADER))
+        body, start, threads = (entry.at(n).integer() for n in range(len(_PHASE)))
+        arguments = block.at(start)
+        with f.if_else(threads.compare("==", 1)) as (alone, together):
+            with alone:
                 one_thread = [arguments.value, f.const(0).value, f.const(1).value]
                 b.call(_callee(b, body, body_type), one_thread)
-            with no:
-                address = Int(b, b.ptrtoint(arguments.value, I64))
-                for n, value in enumerate((body, address, block.at(1).integer(), block.at(2).integer())):
+            with together:
+                for n, value in enumerate((body, arguments.number(), block.at(1).integer(), block.at(2).integer())):
                     b.store(value.value, b.gep(team, [ir.Constant(I64, n)], source_etype=I64))
                 fork = [member.function, team, b.trunc(threads.value, I32), ir.Constant(I32, 0)]
                 b.call(_callee(b, block.at(0).integer(), parallel), fork)
     f.done()
     run = f
 
-    f = Function(module, "call", f"*block *copy threads {' '.join(BUFFERS)}", "float32")
-    block, copy, threads = f.pointer("block", I64), f.pointer("copy", I64), f.integer("threads")
+    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32")
+    block, copy = f.pointer("block", I64), f.pointer("copy", I64)
     buffers = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
     for n, name in enumerate(BUFFERS):
         buffers.at(n).put(f.integer(name).value)
@@ -366,7 +301,7 @@ def _build_run(module: ir.Module) -> None:
     with f.loop(patches) as patch:
         position, buffer, offset = (block.at(length + patch.index * 3 + n).integer() for n in range(3))
         copy.at(position).put((buffers.at(buffer).integer() + offset).value)
-    f.call(run, arguments=copy, thread=0, threads=threads)
+    f.call(run, block=copy)
     f.done()
 
 
@@ -404,32 +339,44 @@ if hasattr(os, "register_at_fork"):
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
-def run(block: _Block, threads: int) -> None:
-    """Run a program, each phase on `threads` threads."""
-    if threads > 1 and not block[0]:
-        _run_on_pool(block, threads)
+def run(block: _Block) -> None:
+    """Run a program. Its counters are used up by that: it is for kernels that have no `tasks`."""
+    if _without_openmp(block):
+        _run_on_pool(block)
     else:
-        _runner()(block, 0, threads)
+        _runner()(block)
 
 
-def _run_on_pool(block: _Block, threads: int) -> None:
-    """The same where there is no OpenMP runtime."""
+def _phases(block: _Block) -> Iterator[tuple[int, int, int]]:
+    """Kernel, where its arguments begin, and threads."""
     for phase in range(block[_HEADER.index("phases")]):
-        kernel_address, start = block[len(_HEADER) + 2 * phase], block[len(_HEADER) + 2 * phase + 1]
+        first = len(_HEADER) + len(_PHASE) * phase
+        kernel_address, start, threads = block[first : first + len(_PHASE)]
+        yield int(kernel_address), int(start), int(threads)
+
+
+def _without_openmp(block: _Block) -> bool:
+    return not block[0] and any(threads > 1 for _, _, threads in _phases(block))
+
+
+def _run_on_pool(block: _Block) -> None:
+    """The same where there is no OpenMP runtime."""
+    for kernel_address, start, threads in _phases(block):
         arguments = ctypes.addressof(block) + 8 * start
-        list(_pool(threads).map(lambda t: _KERNEL(kernel_address)(arguments, t, threads), range(threads)))  # noqa: B023
+        one = partial(_KERNEL(kernel_address), arguments)
+        list(_pool(threads).map(one, range(threads), repeat(threads)))
 
 
-def call(block: NDArray[np.int64], address: int, copy: int, threads: int, *buffers: int) -> None:
+def call(block: NDArray[np.int64], address: int, copy: int, *buffers: int) -> None:
     """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`."""
-    if threads > 1 and not block[0]:
-        length = int(block[_LENGTH])
-        patched = block[:length].copy()
-        for position, buffer, offset in block[length:].reshape(-1, 3):
-            patched[position] = buffers[buffer] + offset
-        _run_on_pool((ctypes.c_int64 * length)(*patched.tolist()), threads)
-    else:
-        _caller()(address, copy, threads, *buffers)
+    if block[0] or not _without_openmp(block):
+        _caller()(address, copy, *buffers)
+        return
+    length = int(block[_LENGTH])
+    patched = block[:length].copy()
+    for position, buffer, offset in block[length:].reshape(-1, 3):
+        patched[position] = buffers[buffer] + offset
+    _run_on_pool((ctypes.c_int64 * length)(*patched.tolist()))
 
 
 @cache
@@ -444,14 +391,14 @@ def ready(prepared: T) -> T:
 
 
 @cache
-def _runner() -> Callable[[object, int, int], None]:
-    return _KERNEL(_control()["run"])
+def _runner() -> Callable[[object], None]:
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_control()["run"])
 
 
 @cache
 def _caller() -> Callable[..., None]:
     # Addresses and numbers alike: ctypes takes a c_void_p in half the time of a c_int64.
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (3 + len(BUFFERS)))(_control()["call"])
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (2 + len(BUFFERS)))(_control()["call"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,28 @@ from ..errors import UserError
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
 
+LINE = 64
+"""Bytes of a cache line, on every CPU that there is a target for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the ways to a core's registers, and waiting, cost while all cores work. A cycle here is the time of two
+    multiply-adds of a vector, so that the algorithms' models count the same on CPUs that do more or fewer in a clock.
+
+    What stands here was found on Zen 5, with AVX-512. `convforge tune`, `bench` and `explain` measure another machine
+    once (`costs.py`); the models scale with it.
+    """
+
+    l2: float = 48.0
+    """Bytes a cycle that a core reads from its L2."""
+    l3: float = 20.0
+    memory: float = 7.0
+    fork: float = 3_500.0
+    """Cycles from one step of a program to the next, on several threads."""
+    call: float = 15_000.0
+    """Cycles of a call from Python, whatever it computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -39,10 +61,17 @@ class Target:
     l3_bytes: int
     triple: str = ""
     """The machine, as LLVM names it; "" for the one that is here."""
+    costs: Costs = Costs()
+    """Of the machine that the choices are for; the code does not depend on them."""
 
     def lanes(self, dtype: str) -> int:
         """Numbers of `dtype` in one vector."""
         return self.vector_bytes // DTYPE_BYTES[dtype]
+
+    @property
+    def loads_add(self) -> bool:
+        """Whether a load adds up two registers and a constant by itself, as on x86."""
+        return "aarch64" not in self.triple and platform.machine().lower() not in ("arm64", "aarch64")
 
 
 # name: (what the CPU must have, bytes in a vector, registers, rows and vectors of the tile)

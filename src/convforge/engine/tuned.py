@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from . import runtime
+from . import disk
 from .geometry import Problem
 from .plan import Job
 
@@ -35,13 +35,13 @@ def keep(choices: Iterable[tuple[Job, str]]) -> Path | None:
     path = where()
     if path is None:
         return None
-    runtime.write_ours(path, json.dumps(table, indent=0, sort_keys=True).encode())
+    disk.write_ours(path, json.dumps(table, indent=0, sort_keys=True).encode())
     return path
 
 
 def where() -> Path | None:
     """The file of the choices, whether it exists or not; None where nothing can be kept."""
-    folder = runtime.cache_folder()
+    folder = disk.cache_folder()
     return None if folder is None else folder / _NAME
 
 
@@ -80,7 +80,7 @@ def _table() -> dict[str, str]:
     path = where()
     if path is None:
         return {}
-    content = runtime.read_ours(path, _MOST_BYTES)
+    content = disk.read_ours(path, _MOST_BYTES)
     try:
         found = json.loads(content or b"{}")
     except (ValueError, RecursionError):

@@ -87,8 +87,7 @@ class Arm64:
         given["zeros"] = (prepared.zeros.copy(),) * 2
 
         block = program.block
-        header = len(runtime._HEADER)
-        job = [np.array([prepared.threads, header, block.size], np.int64), block]
+        job = [np.array([len(runtime._HEADER), len(runtime._PHASE), block.size], np.int64), block]
         job.append(np.array([len(runtime.BUFFERS)], np.int64))
         nothing = (np.empty(0),) * 2
         buffers = [given.get(name, nothing) for name in runtime.BUFFERS]

@@ -1,7 +1,7 @@
 /* Runs a program of kernels in an emulator: harness KERNELS JOB RESULT
  *
  * KERNELS: a line for each kernel, "library symbol"; a program calls them by line number. Line 0 is the runner.
- * JOB, in words of 64 bits: threads; how many words the program's header has, and the program; the program; how many
+ * JOB, in words of 64 bits: how many words the program's header has, a phase of it, and the program; the program; how many
  * buffers; for each of them its bytes, where in it the address lies that the kernels are given, and its content.
  * RESULT: the buffers' contents, one after the other.
  */
@@ -59,11 +59,11 @@ int main(int count, char **names) {
     check(kernels && job && result, "a file does not open");
     for (int line = 0; line < MOST_KERNELS && fscanf(kernels, "%255s %63s", paths[line], symbols[line]) == 2; line++) {}
 
-    int64_t threads = word(job), header = word(job), length = word(job);
+    int64_t header = word(job), a_phase = word(job), length = word(job);
     int64_t *program = (int64_t *)bytes(job, length * 8);
     program[0] = (int64_t)parallel, program[1] = (int64_t)thread_number, program[2] = (int64_t)thread_count;
     for (int64_t phase = 0; phase < program[3]; phase++) {
-        int64_t *kernel = &program[header + 2 * phase];
+        int64_t *kernel = &program[header + a_phase * phase];
         *kernel = address_of_kernel(*kernel);
     }
 
@@ -79,8 +79,8 @@ int main(int count, char **names) {
 
     /* The runner takes as many addresses as it knows buffers; those beyond stay unread. */
     void (*call)(int64_t *, int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                 int64_t, int64_t, int64_t, int64_t) = (void *)address_of_kernel(0);
-    call(program, malloc(length * 8), threads, at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9],
+                 int64_t, int64_t, int64_t) = (void *)address_of_kernel(0);
+    call(program, malloc(length * 8), at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9],
          at[10], at[11]);
 
     for (int64_t n = 0; n < buffers; n++) check(fwrite(memory[n], 1, size[n], result) == (size_t)size[n], "disk full");

@@ -41,7 +41,7 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import copy_function, fill_zeros
 from ..kernels.pack_weights import (
     CHANNELS_A_TASK,
@@ -126,7 +126,7 @@ class Direct(Plan):
         for part in self.parts:
             s, blocks, panels = part.sliding, part.blocks, part.panels
             if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
-                steps.append(_clear_step(kernels["clear"], s, result, size))
+                steps.append(_clear_step(kernels["clear"], job, s))
                 unpacked.append(steps[-1])
                 continue
             layout = Layout()  # the slidings run one after the other and share the memory
@@ -136,7 +136,8 @@ class Direct(Plan):
             staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * job.panel
             per_thread = round_up((staging + staged) * size, LINE)
             scratch = layout.take(per_thread * job.threads)
-            packing.append(_pack_weights_step(kernels["pack_weights"], s, job.panel, weights, size, "packed", packed))
+            at = {"w": (weights, s.w_start * size), "packed": ("packed", packed)}
+            packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
             slide = blocks.arguments(s) | cut_of_sum(s, blocks) | {
                 "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
                 "bias_step": int(job.finish.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
@@ -153,12 +154,12 @@ class Direct(Plan):
             }
             if job.finish.residual:
                 at["residual"] = ("residual", s.y_start * size)
-            steps.append(step(kernels["sliding"], SLIDING, slide, at))
+            steps.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
             work_bytes = max(work_bytes, layout.size)
             if self.each_packs(part):
                 slide |= {"each_packs": 1, "packed": per_thread // size}
                 slide["scratch_bytes"] += round_up(s.taps * job.panel * size, LINE)
-                unpacked.append(step(kernels["sliding"], SLIDING, slide, at))
+                unpacked.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
                 unpacked_bytes = max(unpacked_bytes, scratch + slide["scratch_bytes"] * job.threads)
         every_one = len(unpacked) == len(steps)
         return Prepared(
@@ -245,18 +246,12 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
     return total
 
 
-def _clear_step(kernel: int, s: Sliding, result: str, size: int) -> Step:
+def _clear_step(kernel: int, job: Job, s: Sliding) -> Step:
     numbers = {
         "y_n": s.y_n, "y_c": s.y_c, "y_h": s.vertical.y_step, "y_w": s.horizontal.y_step, "images": s.images,
         "channels": s.all_outputs, "height": s.vertical.out, "width": s.horizontal.out,
     }  # fmt: skip
-    return step(kernel, CLEAR, numbers, {"y": (result, s.y_start * size)})
-
-
-def _pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:
-    """Bring the sliding's weights, in the buffer called `weights`, into the form of `pack_weights.py`."""
-    at = {"w": (weights, s.w_start * size), "packed": (buffer, offset)}
-    return step(kernel, PACK_WEIGHTS, panels_of(s, panel), at)
+    return step(kernel, job.threads, CLEAR, numbers, {"y": (job.which.roles[2], s.y_start * job.size)})
 
 
 def cut_of_sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
@@ -291,7 +286,7 @@ def clear_weights(job: Job) -> Step:
         "width": width,
     }  # fmt: skip
     kernels = code(build, KERNELS, job.dtype, job.target, False, "")
-    return step(kernels["clear"], CLEAR, numbers, {"y": ("w", 0)})
+    return step(kernels["clear"], job.threads, CLEAR, numbers, {"y": ("w", 0)})
 
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False, activation: str = "") -> None:
@@ -303,15 +298,13 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
     _clear(module, dtype, lanes)
     forward = forward_tiles(module, dtype, target, lanewise, activation)
 
-    f, array, thread, threads = kernel(module, "sliding", dtype)
-    a = SLIDING.read(array)
-    scratch = thread_scratch(f, a, thread)
+    f, a = kernel(module, "sliding", dtype, SLIDING)
+    scratch = f.address(thread_scratch(f, a))
     blocks = a["images"] * a["groups"] * a["row_blocks"] * a["column_blocks"]
-    first, end = share(blocks * a["panels"], thread, threads)
     none_yet = f.const(-1).value
     each_packs = a["each_packs"].compare("!=", 0)
     taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
-    with f.loop(end, start=first, carry=[none_yet, none_yet]) as task:
+    with tasks(f, blocks * a["panels"], carry=[none_yet, none_yet]) as task:
         packed_block, packed_panel = (Int(f.builder, value) for value in task.values)
         index = f.choose(each_packs, task.index % blocks, task.index // a["panels"])
         panel_index = f.choose(each_packs, task.index // blocks, task.index % a["panels"])
@@ -331,10 +324,8 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
 
 def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
     """Zeros in the pixels of a phase that no tap meets."""
-    f, array, thread, threads = kernel(module, "clear", dtype)
-    a = CLEAR.read(array)
-    first, end = share(a["images"] * a["height"], thread, threads)
-    with f.loop(end, start=first) as task:
+    f, a = kernel(module, "clear", dtype, CLEAR)
+    with tasks(f, a["images"] * a["height"]) as task:
         image, row = task.index // a["height"], task.index % a["height"]
         y = f.address(a["y"]).at(image * a["y_n"] + row * a["y_h"])
         with f.loop(a["width"]) as column:

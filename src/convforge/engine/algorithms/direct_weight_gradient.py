@@ -35,7 +35,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import Axis, Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.collect import COLLECT, add_collect
-from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
+from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share, tasks
 from ..kernels.pack import copy_function, fill_zeros
 from ..kernels.pack_weights import panels_of
 from ..kernels.tile import Tiles, filled, gradient_tiles
@@ -141,9 +141,9 @@ class Part:
             "parts": ("work", parts),
             "w": w,
         }
-        steps = [step(kernels["accumulate"], ACCUMULATE, accumulate, at)]
+        steps = [step(kernels["accumulate"], job.threads, ACCUMULATE, accumulate, at)]
         if not self.straight:
-            steps.append(step(kernels["collect"], COLLECT, collect, {"parts": ("work", parts), "w": w}))
+            steps.append(step(kernels["collect"], job.threads, COLLECT, collect, {"parts": ("work", parts), "w": w}))
         return steps, layout.size
 
     def nest(self, job: Job) -> Nest:
@@ -283,14 +283,12 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
     copy = copy_function(module, dtype, lanes)
     gradients = gradient_tiles(module, dtype, target, lanewise)
 
-    f, array, thread, threads = kernel(module, "accumulate", dtype)
-    a = ACCUMULATE.read(array)
-    scratch = thread_scratch(f, a, thread)
+    f, a = kernel(module, "accumulate", dtype, ACCUMULATE)
+    scratch = f.address(thread_scratch(f, a))
     images_blocks = a["row_blocks"] * a["column_blocks"]
     blocks = a["images"] * images_blocks  # of one group
     taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
-    first, end = share(a["splits"] * a["groups"] * a["chunks"] * a["slices"], thread, threads)
-    with f.loop(end, start=first) as unit:
+    with tasks(f, a["splits"] * a["groups"] * a["chunks"] * a["slices"]) as unit:
         slice_, rest = unit.index % a["slices"], unit.index // a["slices"]
         chunk, rest = rest % a["chunks"], rest // a["chunks"]
         group, split = rest % a["groups"], rest // a["groups"]

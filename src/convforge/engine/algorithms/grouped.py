@@ -46,9 +46,10 @@ from llvmlite import ir
 
 from ...spec import ceil_div, round_up
 from .. import traffic
+from ..kernels.blocks import thread_scratch
 from ..kernels.epilogue import apply
 from ..kernels.groups import Group
-from ..kernels.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, share, tasks
 from ..kernels.transforms import NO_RESIDUAL
 from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile, many
 from ..plan import Job, Plan, Refusal
@@ -231,11 +232,13 @@ class Grouped(Plan):
         }
         if job.finish.residual:
             at["residual"] = ("residual", 0)
-        packing = step(kernels["pack"], PACK, pack, {"w": (weights, s.w_start * size), "packed": ("packed", 0)})
+        packing = step(
+            kernels["pack"], job.threads, PACK, pack, {"w": (weights, s.w_start * size), "packed": ("packed", 0)}
+        )
         return Prepared(
             name,
             job.threads,
-            Program((step(kernels["slide"], SLIDE, slide, at),), layout.size),
+            Program((step(kernels["slide"], job.threads, SLIDE, slide, at),), layout.size),
             Program((packing,)),
             cut.vectors * cut.taps * lanes * size,
         )
@@ -316,13 +319,12 @@ def build(
         for guarded in guards
     }
 
-    f, array, thread, threads = kernel(module, "slide", dtype)
-    a = SLIDE.read(array)
-    rows = f.address(a["scratch"] + thread * a["scratch_bytes"], I64)
+    f, a = kernel(module, "slide", dtype, SLIDE)
+    rows = f.address(thread_scratch(f, a), I64)
     vectors = (a["channels"] + (lanes - 1)) // lanes
     # By rows, so that threads meet at one row and not at each pixel, where the CPU's prefetch for one thread's stores
     # takes the lines of the other's; by channels where rows would leave a thread without enough to do.
-    all_rows = a["images"] * a["out_height"]
+    all_rows, (thread, threads) = a["images"] * a["out_height"], f.integers("thread threads")
     by_rows = f.any_of((all_rows % threads).compare("==", 0), all_rows.compare(">=", threads * _ROWS_A_THREAD))
     first, end = share(all_rows * f.choose(by_rows, 1, a["chunks"]), thread, threads)
     aligned = (a["y"] % target.vector_bytes).compare("==", 0)
@@ -491,12 +493,10 @@ def _tile(
 def _pack(module: ir.Module, dtype: str, target: Target, group: Group, width: int) -> None:
     """Weights of any layout as [vector][i][c][j][lane]; the last vector overlaps its neighbour."""
     lanes = target.lanes(dtype)
-    f, array, thread, threads = kernel(module, "pack", dtype)
-    a = PACK.read(array)
+    f, a = kernel(module, "pack", dtype, PACK)
     taps = a["kernel_h"] * width
-    first, end = share((a["channels"] + (lanes - 1)) // lanes * group.depth, thread, threads)
     one_piece = f.all_of(a["w_j"].compare("==", 1), a["w_i"].compare("==", width))
-    with f.loop(end, start=first) as task:
+    with tasks(f, (a["channels"] + (lanes - 1)) // lanes * group.depth) as task:
         vector, c = task.index // group.depth, task.index % group.depth
         channel = (vector * lanes).at_most(a["channels"] - lanes)
         start = channel // group.outputs * a["w_g"] + channel % group.outputs * a["w_k"]

@@ -15,7 +15,7 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from .. import traffic
 from ..kernels.groups import Group
-from ..kernels.ir import I32, I64, Arguments, Function, Loop, Pointer, Value, kernel, share
+from ..kernels.ir import I32, I64, Arguments, Function, Loop, Pointer, Value, kernel, share, tasks
 from ..kernels.pack import fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, many
 from ..plan import Job, Plan, Refusal
@@ -204,8 +204,8 @@ class GroupedWeightGradient(Plan):
         sums = ("work", parts)
         at = {"x": ("x", 0), "dy": ("y", 0), "parts": sums, "zeros": ("zeros", 0)}
         steps = (
-            step(kernels["correlate"], CORRELATE, correlate, at),
-            step(kernels["collect"], COLLECT, collect, {"parts": sums, "w": w}),
+            step(kernels["correlate"], job.threads, CORRELATE, correlate, at),
+            step(kernels["collect"], job.threads, COLLECT, collect, {"parts": sums, "w": w}),
         )
         return Prepared(name, job.threads, Program(steps, layout.size))
 
@@ -241,12 +241,10 @@ def build(module: ir.Module, dtype: str, target: Target, group: Group, tap_rows:
         _gradient_tile(module, dtype, target, group, depth, tap_rows, width, stride)
         for depth in _depths(group, target, tap_rows, width)
     ]
-    f, array, thread, threads = kernel(module, "correlate", dtype)
-    a = CORRELATE.read(array)
+    f, a = kernel(module, "correlate", dtype, CORRELATE)
     vectors = (a["channels"] + (lanes - 1)) // lanes
     sums = a["tap_rows"] * (width * group.depth * lanes)  # of one vector of channels
-    first, end = share(a["splits"] * a["chunks"], thread, threads)
-    with f.loop(end, start=first) as unit:
+    with tasks(f, a["splits"] * a["chunks"]) as unit:
         first_vector, end_vector = share(vectors, unit.index % a["chunks"], a["chunks"])
         split = unit.index // a["chunks"]
         parts = f.address(a["parts"]).at(split * vectors * sums)
@@ -268,8 +266,8 @@ def build(module: ir.Module, dtype: str, target: Target, group: Group, tap_rows:
                 to = parts.at(vector.index * sums + tap_row.index * (width * group.depth * lanes))
                 for tile in tiles:
                     f.call(
-                        tile, arguments=array, x=x, dy=dy, to=to, first=block.index, end=block.index + rows,
-                        first_tap=tap_row.index,
+                        tile, arguments=f.pointer("arguments", I64), x=x, dy=dy, to=to, first=block.index,
+                        end=block.index + rows, first_tap=tap_row.index,
                     )  # fmt: skip
     f.done()
     _collect(module, dtype, target, group, width)
@@ -354,12 +352,10 @@ def _gradient_tile(
 def _collect(module: ir.Module, dtype: str, target: Target, group: Group, width: int) -> None:
     """dw = the sum of the parts, in the layout of the weights."""
     lanes = target.lanes(dtype)
-    f, array, thread, threads = kernel(module, "collect", dtype)
-    a = COLLECT.read(array)
+    f, a = kernel(module, "collect", dtype, COLLECT)
     vectors = (a["channels"] + (lanes - 1)) // lanes
     sums = a["tap_rows"] * (width * group.depth * lanes)
-    first, end = share(vectors, thread, threads)
-    with f.loop(end, start=first) as vector, f.loop(a["kernel_h"]) as i, f.loop(width) as j, f.loop(group.depth) as c:
+    with tasks(f, vectors) as vector, f.loop(a["kernel_h"]) as i, f.loop(width) as j, f.loop(group.depth) as c:
         channel = (vector.index * lanes).at_most(a["channels"] - lanes)
         number = (i.index * width + j.index) * group.depth + c.index
         own = f.address(a["parts"]).at(vector.index * sums + number * lanes)

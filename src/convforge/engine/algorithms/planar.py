@@ -45,7 +45,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.epilogue import apply
-from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
+from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import copy_function, fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
@@ -347,9 +347,13 @@ class Planar(Plan):
         if job.finish.residual:
             at["residual"] = ("residual", 0)
         pack = step(
-            kernels["pack_weights"], PACK_WEIGHTS, packing, {"w": (weights, s.w_start * size), "packed": ("packed", 0)}
+            kernels["pack_weights"],
+            job.threads,
+            PACK_WEIGHTS,
+            packing,
+            {"w": (weights, s.w_start * size), "packed": ("packed", 0)},
         )
-        compute = step(kernels["planar"], PLANAR, numbers, at)
+        compute = step(kernels["planar"], job.threads, PLANAR, numbers, at)
         return Prepared(name, job.threads, Program((compute,), layout.size), Program((pack,)), packed.size)
 
 
@@ -370,12 +374,10 @@ def build(module: ir.Module, dtype: str, target: Target, rows: int, activation: 
     _pack_weights(module, dtype, rows)
     tile_of = {v: _tile(module, dtype, lanes, rows, v) for v in range(1, most + 1)}
 
-    f, array, thread, threads = kernel(module, "planar", dtype)
-    a = PLANAR.read(array)
-    scratch = thread_scratch(f, a, thread)
+    f, a = kernel(module, "planar", dtype, PLANAR)
+    scratch = f.address(thread_scratch(f, a))
     blocks = a["images"] * a["row_blocks"] * a["column_blocks"]
-    first, end = share(blocks * a["row_groups"], thread, threads)
-    with f.loop(end, start=first, carry=[f.const(-1).value]) as task:
+    with tasks(f, blocks * a["row_groups"], carry=[f.const(-1).value]) as task:
         index, group = task.index // a["row_groups"], task.index % a["row_groups"]
         block = _Block(f, a, index, group, rows, lanes)
         packed = Int(f.builder, task.values[0])
@@ -566,12 +568,10 @@ def _tile(module: ir.Module, dtype: str, lanes: int, rows: int, vectors: int) ->
 
 def _pack_weights(module: ir.Module, dtype: str, rows: int) -> None:
     """Weights of any layout as [group of rows][c][i][j][row], zeros where there is no output channel or no tap."""
-    f, array, thread, threads = kernel(module, "pack_weights", dtype)
-    a = PACK_WEIGHTS.read(array)
+    f, a = kernel(module, "pack_weights", dtype, PACK_WEIGHTS)
     taps = a["kernel_h"] * a["kernel_w"]
     padded = (a["outputs"] + (rows - 1)) // rows * rows
-    first, end = share(padded * taps, thread, threads)
-    with f.loop(end, start=first) as task:
+    with tasks(f, padded * taps) as task:
         output, tap = task.index // taps, task.index % taps
         i, j = tap // a["kernel_w"], tap % a["kernel_w"]
         phase, k = output // a["phase_outputs"], output % a["phase_outputs"]

@@ -61,7 +61,7 @@ class Dense:
     def address(self, buffer: str, size: int) -> tuple[str, int]:
         return (buffer, self.start * size) if self.offset is None else ("work", self.offset)
 
-    def copies(self, kernel_address: int, buffer: str, size: int, back: bool = False) -> tuple[Step, ...]:
+    def copies(self, kernel_address: int, threads: int, buffer: str, size: int, back: bool = False) -> tuple[Step, ...]:
         """The step that makes the copy, or brings it `back` into the tensor."""
         if self.offset is None:
             return ()
@@ -73,7 +73,7 @@ class Dense:
         for name, strides in zip(names, (self.strides, self.used), strict=True):
             numbers |= {f"{name}_{axis}": stride for axis, stride in zip("nchw", strides, strict=True)}
         at = {names[0]: (buffer, self.start * size), names[1]: ("work", self.offset)}
-        return (step(kernel_address, REORDER, numbers, at),)
+        return (step(kernel_address, threads, REORDER, numbers, at),)
 
 
 def cycles(job: Job, s: Sliding) -> float:

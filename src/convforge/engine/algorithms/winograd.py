@@ -119,6 +119,7 @@ class Winograd(Plan):
         part_bytes = _part_bytes(shape, panel, size)
         packing = step(
             kernels["transform_weights"],
+            job.threads,
             TRANSFORM_WEIGHTS,
             panels_of(s, panel)
             | {"scratch_bytes": part_bytes, "past_caches": int(packed_bytes > _in_caches(job.target))},
@@ -136,12 +137,12 @@ class Winograd(Plan):
             "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
             "zeros": ("zeros", 0),
         }
-        before = x.copies(kernels["reorder"], source, size)
+        before = x.copies(kernels["reorder"], job.threads, source, size)
         if job.finish.residual:
             residual = Dense.output(s, layout, size)
             at["residual"] = residual.address("residual", size)
-            before += residual.copies(kernels["reorder"], "residual", size)
-        after = y.copies(kernels["reorder"], result, size, back=True)
+            before += residual.copies(kernels["reorder"], job.threads, "residual", size)
+        after = y.copies(kernels["reorder"], job.threads, result, size, back=True)
 
         def program(kept: bool) -> Program:
             """The steps where U is kept, or made by each thread for itself."""
@@ -172,7 +173,7 @@ class Winograd(Plan):
                 "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
                 "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
             }  # fmt: skip
-            blocks = step(kernels["blocks"], SLIDING, sliding, at | {"scratch": ("work", layout.size)})
+            blocks = step(kernels["blocks"], job.threads, SLIDING, sliding, at | {"scratch": ("work", layout.size)})
             return Program((*before, blocks, *after), layout.size + scratch.size * job.threads)
 
         return Prepared(

@@ -49,10 +49,10 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ...spec import ceil_div
-from ..kernels.blocks import tiles
+from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.collect import COLLECT, add_collect
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Int, Pointer, kernel, share
+from ..kernels.ir import I64, Arguments, Int, Pointer, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import panels_of
 from ..kernels.tile import filled, product_tiles
@@ -237,11 +237,16 @@ class WinogradWeightGradient(Plan):
             "dw": ("w", s.w_start * size),
             "scratch": ("work", layout.take(scratch.size * job.threads)),
         }
-        steps = [*x.copies(kernels["reorder"], "x", size), *dy.copies(kernels["reorder"], "y", size)]
-        steps.append(step(kernels["accumulate"], ACCUMULATE, numbers, at))
+        steps = [
+            *x.copies(kernels["reorder"], job.threads, "x", size),
+            *dy.copies(kernels["reorder"], job.threads, "y", size),
+        ]
+        steps.append(step(kernels["accumulate"], job.threads, ACCUMULATE, numbers, at))
         if d.splits > 1:
             collected = {"parts": at["parts"], "w": at["dw"]}
-            steps.append(step(kernels["collect"], COLLECT, panels_of(s, panel) | {"splits": d.splits}, collected))
+            steps.append(
+                step(kernels["collect"], job.threads, COLLECT, panels_of(s, panel) | {"splits": d.splits}, collected)
+            )
         zeros = zeros_for(max(s.all_channels, s.all_outputs))
         return Prepared(name, job.threads, Program(tuple(steps), layout.size), zeros=zeros)
 
@@ -313,13 +318,12 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     spread_patch = spread_function(module, dtype, lanes, forward.into)
     spread_tile = spread_function(module, dtype, lanes, backward.kernel)
     gather = gather_function(module, dtype, lanes, backward.out)
-    products = product_tiles(module, dtype, target, min(lanes, target.tile_rows))
+    products = product_tiles(module, dtype, target, min(lanes, target.tile_rows), transposed=True)
     reorder(module, dtype, copy)
     add_collect(module, dtype, copy, lanes, panel)
 
-    f, array, thread, threads = kernel(module, "accumulate", dtype)
-    a = ACCUMULATE.read(array)
-    scratch = a["scratch"] + thread * a["scratch_bytes"]
+    f, a = kernel(module, "accumulate", dtype, ACCUMULATE)
+    scratch = thread_scratch(f, a)
     table, zeros = f.address(scratch, I64), f.address(a["zeros"])
     v, w, all_sums, own_part = (f.address(scratch + a[name]) for name in ("v", "w", "sums", "part"))
 
@@ -333,7 +337,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
                 f.prefetch(here.at(width * lanes + line.index), write=True)
             with tiles(f, rows, products.most_rows) as tile:
                 products.call(
-                    f, tile.size, width, x=v.at(xi.index * pitch * lanes + tile.first), row_step=1, step=lanes,
+                    f, tile.size, width, x=v.at(xi.index * pitch * lanes + tile.first), step=lanes,
                     w=w.at(xi.index * pitch * width), count=count, y=here.at(tile.first * width), add=add,
                 )  # fmt: skip
 
@@ -363,8 +367,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
                 length=rows,
             )  # fmt: skip
 
-    begin, end = share(a["splits"] * a["groups"] * a["k_parts"] * a["c_parts"], thread, threads)
-    with f.loop(end, start=begin) as unit:
+    with tasks(f, a["splits"] * a["groups"] * a["k_parts"] * a["c_parts"]) as unit:
         c_part, rest = unit.index % a["c_parts"], unit.index // a["c_parts"]
         k_part, rest = rest % a["k_parts"], rest // a["k_parts"]
         group, split = rest % a["groups"], rest // a["groups"]

@@ -122,6 +122,6 @@ def tiles(f: Function, columns: Int, rows: int) -> Iterator[Tile]:
         yield Tile(first, (loop.index + 1) * columns // count - first)
 
 
-def thread_scratch(f: Function, a: dict[str, Int], thread: Int) -> Pointer:
-    """The calling thread's own scratch memory."""
-    return f.address(a["scratch"] + thread * a["scratch_bytes"])
+def thread_scratch(f: Function, a: dict[str, Int]) -> Int:
+    """Where the calling thread's own scratch memory is."""
+    return a["scratch"] + f.integer("thread") * a["scratch_bytes"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from .ir import Arguments, Function, kernel, share
+from .ir import Arguments, Function, kernel, tasks
 from .tile import filled
 
 COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
@@ -12,12 +12,10 @@ COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel
 
 def add_collect(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:
     """dw = the sum of the parts, in the layout of the weights."""
-    f, array, thread, threads = kernel(module, "collect", dtype)
-    a = COLLECT.read(array)
+    f, a = kernel(module, "collect", dtype, COLLECT)
     kernel_size = a["kernel_h"] * a["kernel_w"]
-    first, end = share(a["groups"] * a["panels"] * kernel_size, thread, threads)
     part_size = a["groups"] * a["panels"] * panel * kernel_size * a["channels"]
-    with f.loop(end, start=first) as task:
+    with tasks(f, a["groups"] * a["panels"] * kernel_size) as task:
         tap, panel_index = task.index % kernel_size, task.index // kernel_size % a["panels"]
         group = task.index // kernel_size // a["panels"]
         outputs = (a["outputs"] - panel_index * panel).at_most(panel)

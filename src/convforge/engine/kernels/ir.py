@@ -114,6 +114,19 @@ class Pointer:
     def integer(self) -> Int:
         return Int(self.builder, self.scalar())
 
+    def unexplained(self) -> Pointer:
+        """The same address, with nothing that LLVM could know about where it comes from.
+
+        LLVM's strength reduction writes every address of a loop as the one before it and a step, whatever was meant. In
+        a tile of 14×2 sums with four steps a round this ties the loads together, and a hundred sums go by the stack.
+        """
+        same = ir.InlineAsm(ir.FunctionType(PTR, [PTR]), "", "=r,0")
+        return Pointer(self.builder, self.builder.call(same, [self.value]), self.element)
+
+    def count(self) -> Int:
+        """The integer here, which is one more afterwards; threads that count at once all get different ones."""
+        return Int(self.builder, self.builder.atomic_rmw("add", self.value, ir.Constant(I64, 1), "monotonic"))
+
     def number(self) -> Int:
         """The address itself as an integer."""
         return Int(self.builder, self.builder.ptrtoint(self.value, I64))
@@ -470,15 +483,58 @@ class Vector:
 VectorLike: TypeAlias = Vector | float
 
 
-def kernel(module: ir.Module, name: str, dtype: str) -> tuple[Function, Pointer, Int, Int]:
-    """An exported `void name(int64 *arguments, int64 thread, int64 threads)`: the function and its three arguments."""
+def kernel(module: ir.Module, name: str, dtype: str, arguments: Arguments) -> tuple[Function, dict[str, Int]]:
+    """An exported `void name(int64 *arguments, int64 thread, int64 threads)`: the function, and its `arguments`."""
     f = Function(module, name, "*arguments thread threads", dtype)
-    return f, f.pointer("arguments", I64), f.integer("thread"), f.integer("threads")
+    return f, arguments.read(f.pointer("arguments", I64))
 
 
-def share(total: Int, thread: Int, threads: Int) -> tuple[Int, Int]:
-    """The part [first, last) of `total` tasks that one thread does: equal up to one."""
-    return total * thread // threads, total * (thread + 1) // threads
+def share(total: Int, part: Int, parts: Int) -> tuple[Int, Int]:
+    """One part [first, last) of `total` things: equal up to one."""
+    return total * part // parts, total * (part + 1) // parts
+
+
+COUNTERS = 8
+"""Numbers before a kernel's arguments that each thread has for `tasks`: a cache line, so that threads do not meet."""
+
+
+@contextmanager
+def tasks(f: Function, total: Int, carry: Sequence[Value] = ()) -> Iterator[Loop]:
+    """The loop over those of `total` tasks that this thread of a kernel does; they may come in any order.
+
+    Each thread has a part of them (`share`), which it does from the first on, so that from call to call it meets what
+    is in its caches. When it has done them it takes from the others' parts, from the last on: a thread whose core is
+    slower, or busy with something else, holds up the others for no more than the task in its hands.
+
+    Two counters for each thread, which are 0 before a kernel runs, stand before the kernel's arguments: how many of its
+    tasks were taken, by whomever, and how many of them by others.
+    """
+    b, arguments = f.builder, f.pointer("arguments", I64)
+    thread, threads = f.integer("thread"), f.integer("threads")
+    with f.loop(threads, carry=carry) as other:
+        around = thread + other.index
+        whose = f.choose(around.compare("<", threads), around, around - threads)
+        first, end = share(total, whose, threads)
+        counters = arguments.at((whose - threads) * COUNTERS)
+        before = b.block
+        head, body, done = (b.append_basic_block(name) for name in ("take", "task", "taken"))
+        b.branch(head)
+        b.position_at_end(head)
+        mine, *phis = (b.phi(type_) for type_ in (I64, *(value.type for value in carry)))
+        for phi, value in zip((mine, *phis), (first.value, *other.values), strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(counters.count().compare("<", end - first), body, done)
+        b.position_at_end(body)
+        (index,) = f.only_if(other.index.compare("!=", 0), [mine], lambda: [(end - 1 - counters.at(1).count()).value])
+        task = Loop(Int(b, index), list(phis))
+        yield task
+        following = [b.add(mine, ir.Constant(I64, 1)), *(task.following or ())]
+        for phi, value in zip((mine, *phis), following, strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(done)
+        other.carry(phis)
+    task.values = other.values
 
 
 def _intrinsic_suffix(type_: Any) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from .ir import Arguments, Function, Int, Pointer, kernel, share
+from .ir import Arguments, Function, Int, Pointer, kernel, tasks
 
 REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 
@@ -113,11 +113,9 @@ _PIXELS_A_TASK = 512
 
 def reorder(module: ir.Module, dtype: str, copy: Function) -> None:
     """Images from one layout to another: row by row, in pieces."""
-    f, array, thread, threads = kernel(module, "reorder", dtype)
-    a = REORDER.read(array)
+    f, a = kernel(module, "reorder", dtype, REORDER)
     pieces = (a["width"] + (_PIXELS_A_TASK - 1)) // _PIXELS_A_TASK
-    first, end = share(a["images"] * a["height"] * pieces, thread, threads)
-    with f.loop(end, start=first) as task:
+    with tasks(f, a["images"] * a["height"] * pieces) as task:
         piece, rest = task.index % pieces, task.index // pieces
         image, row = rest // a["height"], rest % a["height"]
         pixel = piece * _PIXELS_A_TASK

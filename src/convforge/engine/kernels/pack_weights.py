@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from ...spec import ceil_div
 from ..geometry import Sliding
-from .ir import Arguments, Function, Int, Pointer, Value, kernel, share
+from .ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from .tile import filled
 
 PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
@@ -48,12 +48,10 @@ def where_weights_are(a: dict[str, Int]) -> dict[str, Int]:
 
 def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, lanes: int, panel: int) -> None:
     """All weights, zeros in the lanes beyond the last output channel."""
-    f, array, thread, threads = kernel(module, "pack_weights", dtype)
-    a = PACK_WEIGHTS.read(array)
+    f, a = kernel(module, "pack_weights", dtype, PACK_WEIGHTS)
     taps = a["kernel_h"] * a["kernel_w"]
     parts = (a["channels"] + (CHANNELS_A_TASK - 1)) // CHANNELS_A_TASK
-    first, end = share(a["groups"] * a["panels"] * parts, thread, threads)
-    with f.loop(end, start=first) as task:
+    with tasks(f, a["groups"] * a["panels"] * parts) as task:
         panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
         first_channel = task.index % parts * CHANNELS_A_TASK
         channels = (a["channels"] - first_channel).at_most(CHANNELS_A_TASK)

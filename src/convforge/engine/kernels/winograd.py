@@ -8,9 +8,9 @@ from typing import Any
 from llvmlite import ir
 
 from ..target import Target
-from .blocks import tiles
+from .blocks import thread_scratch, tiles
 from .cook_toom import short_convolution
-from .ir import I64, Arguments, Function, Int, Pointer, kernel, share
+from .ir import I64, Arguments, Function, Int, Pointer, kernel, share, tasks
 from .pack import copy_function, reorder
 from .pack_weights import pack_function
 from .tile import Tiles, filled, product_tiles
@@ -147,18 +147,16 @@ def _transform_panel(
 
 def transform_weights(module: ir.Module, dtype: str, part: Function, form: _Form) -> None:
     """All of U, to be kept."""
-    f, array, thread, threads = kernel(module, "transform_weights", dtype)
-    a = TRANSFORM_WEIGHTS.read(array)
+    f, a = kernel(module, "transform_weights", dtype, TRANSFORM_WEIGHTS)
     parts = (a["channels"] + (CHANNELS_A_PART - 1)) // CHANNELS_A_PART
     a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
-    begin, end = share(a["groups"] * a["panels"] * parts, thread, threads)
-    with f.loop(end, start=begin) as task:
+    with tasks(f, a["groups"] * a["panels"] * parts) as task:
         first, which = task.index % parts * CHANNELS_A_PART, task.index // parts
         p = _Panel.of(a, which // a["panels"], which % a["panels"], form)
         channels = (a["channels"] - first).at_most(CHANNELS_A_PART)
         to = f.address(a["weights"]).at(which * a_panel + first * p.width)
         pitch = product_pitch(a["channels"], p.width, form.lanes)
-        scratch = a["scratch"] + thread * a["scratch_bytes"]
+        scratch = thread_scratch(f, a)
         _transform_panel(f, a, part, form, p, first, channels, to, pitch, scratch)
     f.done()
 
@@ -180,7 +178,7 @@ def _multiply(
     times `width` columns. The first channels write M, the others add to it."""
     with tiles(f, count, functions.products.most_rows) as rows:
         functions.products.call(
-            f, rows.size, p.width, x=v.at(rows.first * a["pitch"] + first), row_step=a["pitch"], step=1, w=weights,
+            f, rows.size, p.width, x=v.at(rows.first * a["pitch"] + first), step=a["pitch"], w=weights,
             count=channels, y=m.at(rows.first * p.width), add=first,
         )  # fmt: skip
 
@@ -213,22 +211,23 @@ def odd_lines(numbers: Int, lanes: int) -> Int:
 
 def blocks(module: ir.Module, dtype: str, functions: _Functions, part: Function, form: _Form) -> None:
     """All stages for a split of the tiles and a share of the panels, by one thread."""
-    f, array, thread, threads = kernel(module, "blocks", dtype)
-    a = SLIDING.read(array)
-    scratch = a["scratch"] + thread * a["scratch_bytes"]
+    f, a = kernel(module, "blocks", dtype, SLIDING)
+    scratch = thread_scratch(f, a)
     table, outside = f.address(scratch, I64), f.address(scratch + 2 * TABLE_BYTES)
     v, m, own_u = (f.address(scratch + a[name]) for name in "vmu")
     a_panel = form.shape.products * product_pitch(a["channels"], form.panel, form.lanes)
     tiles_ = a["images"] * a["tiles_h"] * a["tiles_w"]
-    begin, end = share(a["groups"] * a["shares"] * a["splits"], thread, threads)
-    with f.loop(end, start=begin) as task:
-        split, rest = task.index % a["splits"], task.index // a["splits"]
+    # Chunks are tasks of their own, unless a thread makes U in the first of them for those that follow.
+    chunks_apart = f.choose(a["own"].compare("!=", 0), 1, a["chunks"])
+    with tasks(f, a["groups"] * a["shares"] * a["splits"] * chunks_apart) as task:
+        first_chunk, rest = task.index % chunks_apart, task.index // chunks_apart
+        split, rest = rest % a["splits"], rest // a["splits"]
         group = rest // a["shares"]
         first_panel, last_panel = share(a["panels"], rest % a["shares"], a["shares"])
         kept_u = f.address(a["weights"]).at((group * a["panels"] + first_panel) * a_panel)
         u = f.pick(a["own"].compare("!=", 0), own_u, kept_u)
         first_tile, last_tile = share(tiles_, split, a["splits"])
-        with f.loop(a["chunks"]) as chunk:
+        with f.loop(f.choose(a["own"].compare("!=", 0), a["chunks"], first_chunk + 1), start=first_chunk) as chunk:
             first, after = share(last_tile - first_tile, chunk.index, a["chunks"])
             first, count = first_tile + first, after - first
             v_step = odd_lines(count * a["pitch"], form.lanes)
