@@ -1,15 +1,23 @@
-"""What the models of cycles must hold whatever their constants are."""
+"""What the models of cycles must hold whatever their constants are, and the constants that a machine has measured."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from oracle import applies, choices
 
 from convforge.bench.layers import parse
+from convforge.engine import costs
 from convforge.engine import target as targets
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass, Plan
+from convforge.engine.select import choose, considered
+from convforge.engine.target import USUAL, Costs
 
 LAYERS = (
     "64,28,64,3,padding=1,groups=64", "32,30,32,3,stride=2,padding=1,groups=32", "40,20,40,5,padding=2,groups=40",
@@ -54,3 +62,87 @@ def test_algorithms_of_small_groups_are_taken_where_they_were_measured_to_be_fas
     assert turned[0].algorithm.name == "depthwise packed"
     fours = choices(problem_of("128,56,128,3,padding=1,groups=32", 16, True), which)
     assert fours[0].algorithm.name == "grouped"
+
+
+SLOW_MEMORY = replace(USUAL, memory=0.5, l3=2.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a machine's costs are kept; nothing is there yet."""
+    monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
+    targets.named.cache_clear()
+    yield tmp_path
+    targets.named.cache_clear()
+
+
+def test_what_was_measured_is_taken_by_this_process_and_the_next(folder: Path) -> None:
+    assert targets.current().costs == USUAL
+    found = costs.keep(1)
+    assert all(value > 0 for value in asdict(found).values())
+    assert found.l2 > found.memory, "a cache is faster than the memory"
+    for _ in range(2):
+        assert targets.current().costs == found
+        targets.named.cache_clear()
+
+
+def test_costs_of_other_machines_stay_in_the_file(folder: Path) -> None:
+    others = {"avx9 z99": asdict(SLOW_MEMORY)}
+    (folder / "costs.json").write_text(json.dumps(others))
+    assert targets.current().costs == USUAL
+    costs.keep(1)
+    assert json.loads((folder / "costs.json").read_text())["avx9 z99"] == others["avx9 z99"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["", "{", "[]", "7", '{"l2": 1.0}', "NaN", "-1.0", "0.0", '"fast"', "true", "1e300", "null"],
+)
+def test_costs_that_cannot_be_are_left_aside(kept: str, folder: Path) -> None:
+    """Whole files, and single numbers in the place of one."""
+    try:
+        table = {targets.current().machine: asdict(USUAL) | {"memory": json.loads(kept)}}
+        content = kept if kept in ("[]", "7") else json.dumps(table)
+    except ValueError:
+        content = kept
+    (folder / "costs.json").write_text(content)
+    targets.named.cache_clear()
+    assert targets.current().costs == USUAL
+
+
+def test_where_memory_is_slow_smaller_forms_of_the_weights_are_dearer_to_leave() -> None:
+    """Winograd's packed weights are 1.8 to 4 times as large: from slow memory, they are not worth it."""
+    here = targets.named("baseline")
+    problem = problem_of("512,7,512,3,padding=1", 1, True)
+    usual, slow = (
+        considered(Job.of(problem, Pass.FORWARD, 2, True, target=replace(here, costs=each)))
+        for each in (USUAL, SLOW_MEMORY)
+    )
+    assert usual.choices[0].algorithm.name.startswith("winograd")
+    assert not slow.choices[0].algorithm.name.startswith("winograd")
+
+
+def test_code_does_not_depend_on_costs() -> None:
+    problem = problem_of("16,9,16,3,padding=1", 1, True)
+    here = targets.current()
+    kernels = {
+        choose(Job.of(problem, Pass.FORWARD, 2, True, target=replace(here, costs=each)), algorithm="direct")
+        .plan.prepared("direct")
+        .compute.steps[0]
+        .kernel
+        for each in (USUAL, Costs(l2=1.0), SLOW_MEMORY)
+    }
+    assert len(kernels) == 1
+
+
+@pytest.mark.parametrize("text", LAYERS)
+def test_exact_results_do_not_depend_on_what_was_measured(text: str) -> None:
+    """The choice with the same bits for all is made without it."""
+    problem = problem_of(text, 1, True)
+    bits = {
+        choose(
+            Job.of(problem, Pass.FORWARD, 2, True, target=replace(targets.current(), costs=each)), exact=True
+        ).algorithm.bits
+        for each in (USUAL, SLOW_MEMORY, Costs(l2=1000.0, l3=1000.0, memory=1000.0, fork=1.0))
+    }
+    assert len(bits) == 1

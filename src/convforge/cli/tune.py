@@ -23,7 +23,8 @@ _HELP = """
 Measure once which algorithms are the quickest on this machine, and keep that on disk.
 
 The engine chooses among its algorithms by a model of the machine, which is right to a few per cent for most layers. \
-This is for the others, and optional. Every algorithm that applies is timed, in float32, in both memory formats, with \
+First this measures what the model takes for granted otherwise: how fast a core reads from its caches and from memory. \
+The rest is for layers that the model gets wrong, and optional. Every algorithm that applies is timed, in float32, in both memory formats, with \
 weights that stay as in inference and weights that change as in training. Where the model's choice takes more than 3 % \
 longer than the quickest, twice in a row, the quickest is kept: programs that start from then on take it. Last \
 digits may change with the algorithm; those that [cyan]convforge.set_precision("exact")[/] rules out stay ruled out.
@@ -94,11 +95,12 @@ def register(app: typer.Typer) -> None:
         from ..bench import layers as notation
         from ..bench import tune as tuning
         from ..bench.table import WIDTH
-        from ..engine import target
+        from ..engine import costs, target
         from ..models.resolve import parse_shape
         from .bench import parse_passes, progress
 
         path, wanted, threads = _file(), parse_passes(passes), threads or torch.get_num_threads()
+        costs.keep(threads)
         image = parse_shape(input) if input is not None else None
         found, said = notation.gather(layers or [], list_ or [], image, batch)
         cases = tuning.cases(notation.merged(found), wanted, threads)

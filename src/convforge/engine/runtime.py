@@ -17,7 +17,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import repeat
 from pathlib import Path
@@ -72,7 +72,7 @@ def code(
     `name` and `parameters` identify it; two builds that differ must differ in them. Raises `CannotLoad`, then and at
     every later call, where threads or memory for it are not to be had.
     """
-    key = (name, target, *parameters)
+    key = (name, replace(target, costs=targets.USUAL), *parameters)
     found = _compiled.get(key)
     if found is None:
         with compiling:

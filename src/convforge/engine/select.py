@@ -8,9 +8,7 @@ from ..errors import UserError
 from . import tuned
 from .algorithms import ALGORITHMS
 from .plan import ONE_FORMAT, ONLY_FLOAT32, REARRANGES, Algorithm, Job, Pass, Plan, Refusal
-
-_CYCLES_A_CALL = 15_000.0
-"""Whatever the algorithm: a call from Python, waking the threads and waiting for the last of them (4 µs)."""
+from .target import USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,7 @@ class Choice:
     @property
     def cycles(self) -> float:
         """What a call takes by the model."""
-        return _CYCLES_A_CALL + self.plan.cycles
+        return self.plan.job.target.costs.call + self.plan.cycles
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +36,15 @@ def considered(job: Job, exact: bool = False) -> Choices:
     """Every algorithm that may be taken, the model's choice first.
 
     Those that rearrange the products are for float32 only: who computes in float64 wants its digits. In the `exact`
-    forward pass the choice depends on neither batch, threads, memory format nor what is kept: it is that of one dense
-    image on one thread. So an image's result has the same bits however it comes.
+    forward pass the choice depends on neither batch, threads, memory format, what is kept nor what was measured of the
+    machine: it is that of one dense image on one thread. So an image's result has the same bits however it comes.
     """
     against = REARRANGES if exact else ONLY_FLOAT32 if job.dtype != "float32" else None
     answers = _asked(job, against, _promises_bits(job, exact))
     if not _promises_bits(job, exact) or len(answers.choices) < 2:
         return answers
-    alone = replace(job, problem=job.problem.of_one_image(), threads=1, kept=False)
+    usual = replace(job.target, costs=USUAL)
+    alone = replace(job, problem=job.problem.of_one_image(), target=usual, threads=1, kept=False)
     bits = _asked(alone, against, True).choices[0].algorithm.bits
     first = sorted(answers.choices, key=lambda choice: choice.algorithm.bits != bits)  # else in their order
     return Choices(tuple(first), answers.refused)

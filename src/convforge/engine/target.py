@@ -6,15 +6,19 @@ arm64). The best one that the CPU has is taken; the environment variable `CONVFO
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
 from ..errors import UserError
+from . import disk
+
+_MOST_BYTES = 1 << 20
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
 
@@ -27,8 +31,8 @@ class Costs:
     """What the ways to a core's registers, and waiting, cost while all cores work. A cycle here is the time of two
     multiply-adds of a vector, so that the algorithms' models count the same on CPUs that do more or fewer in a clock.
 
-    What stands here was found on Zen 5, with AVX-512. `convforge tune`, `bench` and `explain` measure another machine
-    once (`costs.py`); the models scale with it.
+    What stands here is Zen 5's with AVX-512, on which the models were made. Another machine's are measured (`costs.py`)
+    and the models scale with them.
     """
 
     l2: float = 48.0
@@ -39,6 +43,9 @@ class Costs:
     """Cycles from one step of a program to the next, on several threads."""
     call: float = 15_000.0
     """Cycles of a call from Python, whatever it computes."""
+
+
+USUAL = Costs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,13 @@ class Target:
     l3_bytes: int
     triple: str = ""
     """The machine, as LLVM names it; "" for the one that is here."""
-    costs: Costs = Costs()
+    costs: Costs = USUAL
     """Of the machine that the choices are for; the code does not depend on them."""
+
+    @property
+    def machine(self) -> str:
+        """The name under which its costs are kept."""
+        return f"{self.name} {self.cpu or platform.machine()}"
 
     def lanes(self, dtype: str) -> int:
         """Numbers of `dtype` in one vector."""
@@ -112,7 +124,34 @@ def named(wanted: str) -> Target:
     # 'baseline' must run on every CPU of the architecture; the others are tuned for the one that is here.
     cpu = "" if name == "baseline" else llvm.get_host_cpu_name()
     features = "" if name == "baseline" else _feature_string(name, needs)
-    return Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_cache_bytes())
+    made = Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_cache_bytes())
+    return replace(made, costs=_costs(costs_kept().get(made.machine)))
+
+
+def costs_file() -> Path | None:
+    """Where the costs of this machine are kept, whether there is a file or not; None where nothing can be kept."""
+    folder = disk.cache_folder()
+    return None if folder is None else folder / "costs.json"
+
+
+def costs_kept() -> dict[str, object]:
+    """What is kept, by `Target.machine`; nothing where there is no such file, or what is in it is no such thing."""
+    path = costs_file()
+    content = None if path is None else disk.read_ours(path, _MOST_BYTES)
+    try:
+        found = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _costs(kept: object) -> Costs:
+    """What is kept, if it can be: numbers above 0 that are not absurd."""
+    names = {field.name for field in fields(Costs)}
+    if not isinstance(kept, dict) or kept.keys() != names:
+        return USUAL
+    sane = all(isinstance(value, float) and 1e-3 < value < 1e9 for value in kept.values())
+    return Costs(**kept) if sane else USUAL
 
 
 def arm64() -> Target:

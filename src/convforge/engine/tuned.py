@@ -16,6 +16,7 @@ from pathlib import Path
 from . import disk
 from .geometry import Problem
 from .plan import Job
+from .target import costs_file
 
 _NAME = "choices.json"
 _MOST_BYTES = 16 << 20
@@ -46,10 +47,10 @@ def where() -> Path | None:
 
 
 def forget() -> bool:
-    """Remove all choices from disk; whether there was a file."""
-    path = where()
-    existed = path is not None and path.exists()
-    if path is not None:
+    """Remove all choices, and what was measured of the machine (`costs.py`), from disk; whether there was anything."""
+    paths = [path for path in (where(), costs_file()) if path is not None]
+    existed = any(path.exists() for path in paths)
+    for path in paths:
         path.unlink(missing_ok=True)
     _table.cache_clear()
     return existed

@@ -71,6 +71,7 @@ class Explanation:
             "layer": layer.text(), "input": layer.x_shape, "output": layer.y_shape, "weights": layer.spec.weights,
             "flops": layer.flops,
             "machine": asdict(self.limits) | {"l1_bytes": self.target.l1_bytes, "l2_bytes": self.target.l2_bytes},
+            "costs": asdict(self.target.costs),
             "passes": [self._pass(p) for p in self.passes],
         }  # fmt: skip
 

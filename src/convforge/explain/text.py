@@ -14,7 +14,7 @@ from ..bench.layers import Layer
 from ..bench.machine import Machine
 from ..bench.table import duration, limits_sentence
 from ..engine.nest import Nest, RegisterTile, many
-from ..engine.target import Target
+from ..engine.target import USUAL, Costs, Target
 from ..planning.table import human, human_bytes
 from .assembly import InnerLoop
 from .gather import Explanation, PassExplained
@@ -66,7 +66,18 @@ def _machine(limits: Machine, target: Target) -> str:
     caches = f"L1 {human_bytes(target.l1_bytes)}, L2 {human_bytes(target.l2_bytes)} a core"
     return (
         f"{limits_sentence(limits)}\n{vector}, {caches}\n"
-        f"From {limits.ridge:.0f} operations a byte on the FMA peak is the limit, below it the memory"
+        f"From {limits.ridge:.0f} operations a byte on the FMA peak is the limit, below it the memory\n"
+        f"{_costs(target.costs)}"
+    )
+
+
+def _costs(costs: Costs) -> str:
+    source = (
+        "as on Zen 5; convforge tune measures this machine" if costs == USUAL else "measured here by convforge tune"
+    )
+    return (
+        f"The model takes {costs.l2:.0f} bytes a cycle from L2, {costs.l3:.0f} from L3, {costs.memory:.1f} from "
+        f"memory ({source})"
     )
 
 

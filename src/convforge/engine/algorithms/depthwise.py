@@ -80,7 +80,7 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
         inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
         total += tiles * (taps * tile.cycles + _CYCLES_A_TILE)
         total += vectors * _COPIED * (inputs + (outputs if s.y_c != 1 else 0))
-        packing += 0.0 if job.kept else traffic.packing(vectors * taps * job.lanes * job.size, job.threads)
+        packing += 0.0 if job.kept else traffic.packing(vectors * taps * job.lanes * job.size, job.threads, target)
         read += inputs * s.all_channels * job.size
         written += outputs * s.all_channels * job.size
     moving = traffic.cycles(read, written, traffic.bytes_of(job.problem), target)

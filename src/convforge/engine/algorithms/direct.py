@@ -217,9 +217,9 @@ class Direct(Plan):
         )
 
 
-# Weights, packed or on their way to it, from beyond L2.
-_BYTES_A_CYCLE = 4.5
-_PACKING_BYTES_A_CYCLE = 10.0
+# Weights, packed or on their way to it, from beyond L2: shares of the rate at which a core reads from L3 alone.
+_OF_L3 = 4.5 / 20
+_PACKING_OF_L3 = 10 / 20
 # What groups of few channels wait for: a tile being called and its sums stored, and a pixel of a group being copied.
 _CYCLES_A_TILE = 100.0
 _CYCLES_A_PIXEL = 10.0
@@ -240,9 +240,9 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
             product += s.images * row_tiles * s.groups * ceil_div(outputs, 2) * _CYCLES_A_TILE
             if s.taps > s.channels:  # else it is read where it is
                 product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
-        total += max(product, weights / _BYTES_A_CYCLE) / job.threads
+        total += max(product, weights / (target.costs.l3 * _OF_L3)) / job.threads
         if not job.kept:
-            total += 2 * weights / _PACKING_BYTES_A_CYCLE / job.threads
+            total += 2 * weights / (target.costs.l3 * _PACKING_OF_L3) / job.threads
     return total
 
 

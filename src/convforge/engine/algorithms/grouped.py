@@ -146,7 +146,7 @@ def cycles(job: Job, cut: Cut) -> float:
     if group.depth > 1 and group.outputs < lanes:
         row += tile.multiply_adds / s.horizontal.kernel * _CYCLES_A_SHUFFLE
     computing = s.images * cut.height * cut.vectors * count * rows * row
-    packing = 0.0 if job.kept else traffic.packing(cut.vectors * cut.taps * lanes * size, job.threads)
+    packing = 0.0 if job.kept else traffic.packing(cut.vectors * cut.taps * lanes * size, job.threads, target)
     together = traffic.bytes_of(job.problem)
     written = s.images * cut.channels * cut.height * cut.width * size
     moving = traffic.cycles(together - written, written, together, target, past_caches=together > target.l3_bytes)

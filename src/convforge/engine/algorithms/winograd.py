@@ -264,14 +264,15 @@ def divided(job: Job, tiled: Tiled, kept: bool) -> Division:
     return min(divisions, key=lambda division: cycles(job, tiled, division, kept))
 
 
-# What the model of `cycles` is made of, measured on one core of Zen 5; other CPUs differ by less than the algorithms.
-L3_BYTES_A_CYCLE = 12.0
+# What the model of `cycles` is made of: shares of the rates at which a core reads while it does nothing else
+# (`target.Costs`), measured on Zen 5.
+_OF_L3 = 12 / 20
 """What comes from L3 or goes there."""
-BYTES_A_CYCLE = 3.0
+OF_MEMORY = 3 / 7
 """Memory that is written for the first time, or comes from beyond L3."""
-PACKING_BYTES_A_CYCLE = 14.0
+_PACKING_OF_L3 = 14 / 20
 """Weights being transformed, where the caches hold the result."""
-PAST_CACHES_BYTES_A_CYCLE = 6.0
+_PACKING_OF_MEMORY = 6 / 7
 """The same where it goes to memory."""
 
 
@@ -299,23 +300,23 @@ def cycles(job: Job, tiled: Tiled, division: Division, kept: bool) -> float:
     u_bytes = shape.products * s.channels * outputs * lanes * size
     v_bytes = shape.products * inputs * lanes * division.chunk * size
     all_weights = shape.products * s.channels * s.outputs * size
-    streaming = 0.0
+    streaming, l3 = 0.0, target.costs.l3 * _OF_L3
     in_passing = not kept and division.chunks == 1
     if not kept and in_pieces(job, tiled):
         product *= 1.05  # a sum to load and to store for each piece
     elif (u_bytes / own_panels if in_passing else u_bytes) > target.l2_bytes // 2:
         in_caches = in_passing or all_weights * division.splits < target.l3_bytes
-        streaming += u_bytes * division.chunks / (L3_BYTES_A_CYCLE if in_caches else BYTES_A_CYCLE)
+        streaming += u_bytes * division.chunks / (l3 if in_caches else target.costs.memory * OF_MEMORY)
     v_in_l3 = v_bytes > target.l2_bytes * 3 // 4
     if v_in_l3:
-        streaming += v_bytes * division.chunks * own_panels / L3_BYTES_A_CYCLE
+        streaming += v_bytes * division.chunks * own_panels / l3
     # Groups that do not fill a vector are loaded and stored in parts, four times as slowly.
     few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
     total = max(product, streaming) + mine * (inputs + outputs) * few * cycles_of_transform(shape)
     if v_in_l3:
-        total += 2 * v_bytes * division.chunks / L3_BYTES_A_CYCLE
+        total += 2 * v_bytes * division.chunks / l3
     if not kept:
         in_caches = in_passing or all_weights * division.splits <= _in_caches(target)
-        rate = PACKING_BYTES_A_CYCLE if in_caches else PAST_CACHES_BYTES_A_CYCLE
+        rate = target.costs.l3 * _PACKING_OF_L3 if in_caches else target.costs.memory * _PACKING_OF_MEMORY
         total += u_bytes * (1 + shape.taps**2 / shape.products) / rate
     return ceil_div(s.groups, max(1, min(job.threads, s.groups))) * total

@@ -64,7 +64,7 @@ from ..program import Layout, Prepared, Program, code, step, zeros_for
 from ..runtime import KEPT_BYTES
 from ..target import Target
 from .relayout import Dense
-from .winograd import BYTES_A_CYCLE, cycles_of_transform, in_tiles
+from .winograd import OF_MEMORY, cycles_of_transform, in_tiles
 
 ACCUMULATE = Arguments(
     TILE_ARGUMENTS + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts dw part v w sums sums_step ahead"
@@ -165,22 +165,21 @@ _CYCLES_A_TABLE = 80.0
 """Finding a tile's pixels."""
 _CYCLES_OF_X, _CYCLES_OF_DY = 2.7, 1.4
 """Transforming a vector, for each of the n² results; of dy there are fewer pixels than half."""
-_CYCLES_A_STAGE = 3500.0
-"""A fork, a join, and waiting for the slowest thread."""
-_PIXEL_BYTES_A_CYCLE = 18.0
+# Of what a core reads from L3 while it does nothing else:
+_PIXELS_OF_L3 = 18 / 20
 """x and dy, on their way to a core that has asked for them before."""
-_V_BYTES_A_CYCLE = 50.0
-"""V that comes from L3, beside the multiplications."""
-_SUMS_BYTES_A_CYCLE = 25.0
+_V_OF_L3 = 50 / 20
+"""V, of which the multiplications hide the most."""
+_SUMS_OF_L3 = 25 / 20
 """S that is kept, read and written."""
-_DW_BYTES_A_CYCLE = 10.0
+_DW_OF_L3 = 10 / 20
 """dw, written or added up."""
 
 
 def cycles(job: Job, tiled: Tiled, d: Division) -> float:
     """What the thread with the most units takes: products, transforms, and what pixels, V and S cost on their way."""
     s, shape, lanes, target, threads = tiled.sliding, tiled.shape, job.lanes, job.target, job.threads
-    outputs = min(d.panels * target.tile_vectors, ceil_div(s.outputs, lanes))
+    costs, outputs = target.costs, min(d.panels * target.tile_vectors, ceil_div(s.outputs, lanes))
     count = d.chunks * d.chunk
     # A register tile of fewer than four rows waits for the multiply-add's latency.
     rows = min(s.channels, lanes)
@@ -192,16 +191,16 @@ def cycles(job: Job, tiled: Tiled, d: Division) -> float:
     pixels = count * shape.outputs**2 * (d.vectors + outputs) * target.vector_bytes
     v, sums = d.chunks * d.panels * d.v_bytes, 2 * (d.chunks - 1) * d.sums_bytes
     far = max(0.0, 1 - target.l3_bytes / 2 / (d.v_bytes * threads))
-    ways = pixels / _PIXEL_BYTES_A_CYCLE + sums / _SUMS_BYTES_A_CYCLE + far * v / BYTES_A_CYCLE
+    ways = (pixels / _PIXELS_OF_L3 + sums / _SUMS_OF_L3) / costs.l3 + far * v / (costs.memory * OF_MEMORY)
     if d.v_bytes + d.w_bytes > target.l2_bytes:
-        ways += v / _V_BYTES_A_CYCLE
-    dw = shape.taps**2 * target.vector_bytes / _DW_BYTES_A_CYCLE  # of a channel and a vector
+        ways += v / (costs.l3 * _V_OF_L3)
+    dw = shape.taps**2 * target.vector_bytes / (costs.l3 * _DW_OF_L3)  # of a channel and a vector
     back = d.vectors * lanes * outputs * (cycles_of_transform(shape) / 2 + dw)
     units = ceil_div(s.groups * d.splits * d.k_parts * d.c_parts, threads)
-    total = units * (product + transforms + ways + back) + _CYCLES_A_STAGE
+    total = units * (product + transforms + ways + back) + costs.fork
     if d.splits > 1:
         parts = (d.splits + 1) * s.groups * s.channels * ceil_div(s.outputs, lanes)
-        total += parts * dw / threads + _CYCLES_A_STAGE
+        total += parts * dw / threads + costs.fork
     return total
 
 

@@ -1,0 +1,76 @@
+"""What ways and waiting cost on this machine (`target.Costs`): measured in half a second, and kept on disk.
+
+`convforge tune` does that, and processes that start afterwards read it. Nothing measures by itself, for a choice should
+not depend on what the machine was busy with when it was first asked for; and in exact precision, where an image's
+result always has the same bits, the choice does not look at it at all (`select.py`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import time
+from dataclasses import asdict
+
+from llvmlite import ir
+
+from . import disk, runtime
+from . import target as targets
+from .kernels.ir import Arguments, kernel
+from .limits import bandwidth, fma_peak
+from .target import Costs
+
+_PHASES, _TRIES = 50, 40
+_BEYOND_CACHES = 64 << 20
+"""Bytes, at least."""
+
+
+def measured(threads: int) -> Costs:
+    """Of this machine, while so many threads do the same."""
+    target = targets.current()
+    cycles_a_second = fma_peak(threads) / threads / (4 * target.lanes("float32"))
+
+    def bytes_a_cycle(all_threads: int) -> float:
+        return bandwidth(threads, all_threads) / threads / cycles_a_second
+
+    # L3: what no L2 has room for, and not so much that others who use the same L3 leave no room for it.
+    in_l3 = max(3 * target.l2_bytes * threads, target.l3_bytes // 4)
+    return Costs(
+        l2=bytes_a_cycle(target.l2_bytes // 2 * threads),
+        l3=bytes_a_cycle(in_l3),
+        memory=bytes_a_cycle(max(2 * target.l3_bytes, _BEYOND_CACHES)),
+        fork=_fork(threads) * cycles_a_second,
+    )
+
+
+def _fork(threads: int) -> float:
+    """Seconds from one step of a program to the next."""
+
+    def build(module: ir.Module) -> None:
+        f, _ = kernel(module, "nothing", "float32", Arguments(""))
+        f.done()
+
+    address = runtime.code(f"{__name__}.fork", build, ["nothing"], targets.current())["nothing"]
+
+    def shortest(phases: int) -> float:
+        block, _ = runtime.program([(address, threads, [])] * phases)
+        program = (ctypes.c_int64 * len(block))(*block)
+        times = []
+        for _ in range(_TRIES):
+            begin = time.perf_counter()
+            runtime.run(program)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    return max(0.0, shortest(_PHASES) - shortest(1)) / (_PHASES - 1)
+
+
+def keep(threads: int) -> Costs:
+    """Measure this machine's, and keep them for processes to come, where anything can be kept."""
+    costs = measured(threads)
+    path = targets.costs_file()
+    if path is not None:
+        table = targets.costs_kept() | {targets.current().machine: asdict(costs)}
+        disk.write_ours(path, json.dumps(table, indent=0, sort_keys=True).encode())
+        targets.named.cache_clear()  # this process reads it, too
+    return costs
