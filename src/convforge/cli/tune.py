@@ -24,10 +24,11 @@ Measure once which algorithms are the quickest on this machine, and keep that on
 
 The engine chooses among its algorithms by a model of the machine, which is right to a few per cent for most layers. \
 First this measures what the model takes for granted otherwise: how fast a core reads from its caches and from memory. \
-The rest is for layers that the model gets wrong, and optional. Every algorithm that applies is timed, in float32, in both memory formats, with \
-weights that stay as in inference and weights that change as in training. Where the model's choice takes more than 3 % \
-longer than the quickest, twice in a row, the quickest is kept: programs that start from then on take it. Last \
-digits may change with the algorithm; those that [cyan]convforge.set_precision("exact")[/] rules out stay ruled out.
+The rest is for layers that the model gets wrong, and optional. Every algorithm that applies is timed, in float32, in \
+both memory formats, with weights that stay as in inference and weights that change as in training. Where the model's \
+choice takes more than 3 % longer than the quickest, twice in a row, the quickest is kept: programs that start from \
+then on take it. Last digits may change with the algorithm; those that \
+[cyan]convforge.set_precision("exact")[/] rules out stay ruled out.
 
 A choice holds for exactly the sizes, batch and threads that it was measured with, so tune your own model:
 

@@ -61,9 +61,10 @@ SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    + " each_packs packed w w_k w_c w_i w_j"
+    + " each_packs packed w w_k w_c w_i w_j input_ahead"
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
-    # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch
+    # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch; input_ahead:
+    # whether a tile asks for the next tile's input, not for the weights of the next part of the sum
 )
 CLEAR = Arguments("y y_n y_c y_h y_w images channels height width")
 
@@ -114,6 +115,13 @@ class Direct(Plan):
         small = pixels * s.channels * self.job.size <= self.job.target.l2_bytes
         return s.groups == 1 and not s.lanewise and small and (part.blocks.in_place or part.count == 1)
 
+    def input_ahead(self, part: Part) -> bool:
+        """Whether tiles ask for the next tile's input: where pixels touch, so that it is what follows, and the weights
+        stay in L2 from block to block. Else they ask for the next part's weights, which come from further away."""
+        s = part.sliding
+        weights = s.groups * part.panels * self.job.panel * s.taps * self.job.size
+        return part.blocks.in_place and s.taps == s.depth and weights <= self.job.target.l2_bytes // 2
+
     def prepared(self, name: str) -> Prepared:
         job, size = self.job, self.job.size
         source, weights, result = job.which.roles
@@ -141,7 +149,7 @@ class Direct(Plan):
             slide = blocks.arguments(s) | cut_of_sum(s, blocks) | {
                 "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
                 "bias_step": int(job.finish.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
-                "each_packs": 0, "packed": 0,
+                "each_packs": 0, "packed": 0, "input_ahead": int(self.input_ahead(part)),
             } | {name: s.weights[name] for name in ("w_k", "w_c", "w_i", "w_j")}  # fmt: skip
             at = {
                 "x": (source, s.x_start * size),
@@ -396,24 +404,32 @@ def _panel(
     residual = f.pick(straight, residual, staged)
 
     begin_step = f.choose(has_residual, to_column, 0)
-    pointwise = f.all_of(a["in_place"].compare("!=", 0), (a["kernel_h"] * a["runs"]).compare("==", 1))
-    ahead_step = f.choose(pointwise, LINE // DTYPE_BYTES[f.dtype], 0)
+    line = LINE // DTYPE_BYTES[f.dtype]
+    input_ahead = a["input_ahead"].compare("!=", 0)
 
     with _parts(f, a) as part:
         part_weights = weights.at(((part.u * a["runs"] + part.v) * a["run_length"] + part.l) * width)
         part_input = x.at(part.u * a["slot_i"] * a["row_pitch"] + part.v * a["run_step"] + part.l)
+        # What follows in memory: the next part's weights, and after the last part the next panel's. Each tile asks for
+        # as much of them as it has of the block's pixels.
+        numbers = part.u_count * part.v_count * part.l_count * width
+        next_weights, a_pixel = part_weights.at(numbers), numbers // (block.rows * block.columns) + 1
+        rounds = (part.u_count * part.v_count * part.l_count // 4).at_least(1)
         with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as tile:
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
             offset = row.index * to_row + tile.first * to_column
             target = to.at(offset)
             base = f.pick(part.first, residual.at(offset), target)
             base_step = f.choose(part.first, begin_step, to_column)
+            weights_ahead = next_weights.at((row.index * block.columns + tile.first) * a_pixel)
+            ahead = f.pick(input_ahead, pixel.at(tile.size * a["stride_w"] * a["pitch"]), weights_ahead)
+            ahead_step = f.choose(input_ahead, line, (tile.size * a_pixel + rounds - 1) // rounds)
             forward.call(
                 f, tile.size, width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=part.u_count, v_count=part.v_count, length=part.l_count, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(part.first, bias, zeros), base=base, base_step=base_step,
                 channels=outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
-                ahead_step=ahead_step,
+                ahead=ahead, ahead_step=ahead_step,
             )  # fmt: skip
     with f.if_(a["y_c"].compare("!=", 1)), f.loop(rows) as row:
         here, there = staged.at(row.index * columns * panel), y.at(row.index * a["y_h"])

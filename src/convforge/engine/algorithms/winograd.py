@@ -169,7 +169,9 @@ class Winograd(Plan):
                     u_numbers = shape.products * product_pitch(_PIECE, panel, lanes)
                 offsets["u"] = scratch.take(u_numbers * size)
             past_caches = division.chunks > 1 and packed_bytes * division.splits > _in_caches(job.target)
+            ask = kept and panel_numbers * size * ceil_div(panels, division.shares) > job.target.l2_bytes // 2
             sliding = panels_of(s, panel) | numbers | offsets | {
+                "ask": int(ask),
                 "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
                 "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
             }  # fmt: skip

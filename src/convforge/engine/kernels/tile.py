@@ -77,6 +77,10 @@ class Tile:
             results += [f.fma(inputs[v], weights[v], sums[r * self.vectors + v]) for v in range(self.vectors)]
         return results
 
+    def fetches(self, dtype: str) -> int:
+        """Cache lines that a round asks for: as many as it has input, had each of the rows whole lines."""
+        return ceil_div(self.rows * self.steps * DTYPE_BYTES[dtype], LINE)
+
     def multiply_run(
         self,
         f: Function,
@@ -85,11 +89,10 @@ class Tile:
         w: Pointer,
         count: Int,
         sums: list[Value],
-        ahead: tuple[Pointer, Int] | None = None,
+        ahead: tuple[Pointer, Int, int],
     ) -> tuple[Pointer, list[Value]]:
         """`count` steps over numbers that lie side by side: sums[r, v] + Σ_l x[r·row_step + l] · w[l, v]; and where w
-        ends. On the way it asks for cache lines that are so far apart, from an address `ahead` on: as many as the tile
-        has input, had each of its rows whole lines.
+        ends. Each round asks for cache lines: `ahead` says from where on, how far apart, how many.
 
         Several steps a round, for their own instructions are what a core that is shared by two hardware threads has too
         few slots for: at four a round the 12 multiply-adds of a 6×2 tile take 24 instructions instead of 29, and where
@@ -99,14 +102,13 @@ class Tile:
         if self.lanewise or self.steps == 1:
             return self._multiply_rest(f, x, row_step, w, 0, count, sums)
         starts = [x.at(row_step * r) for r in range(0, self.rows, _ROWS_A_POINTER)]
-        lines, line_step = ([ahead[0]], ahead[1]) if ahead else ([], 0)
-        fetched = ceil_div(self.rows * self.steps * DTYPE_BYTES[f.dtype], LINE) if ahead else 0
-        moving = [w, *starts, *lines]
+        line, line_step, lines = ahead
+        moving = [w, *starts, line]
         whole = count // self.steps * self.steps
         with f.loop(whole, step=self.steps, carry=[*(pointer.value for pointer in moving), *sums]) as c:
-            w, *rows = (Pointer(f.builder, value, f.float) for value in c.values[: len(moving)])
-            for n in range(fetched):
-                f.prefetch(rows[-1].at(line_step * n))
+            w, *rows, line = (Pointer(f.builder, value, f.float) for value in c.values[: len(moving)])
+            for n in range(lines):
+                f.prefetch(line.at(line_step * n))
             sums = c.values[len(moving) :]
             for step in range(self.steps):
                 weights = [w.at(step * self.width + v * self.lanes).vector(self.lanes) for v in range(self.vectors)]
@@ -115,9 +117,12 @@ class Tile:
                     factor, first = f.splat(number, self.lanes), r * self.vectors
                     for v in range(self.vectors):
                         sums[first + v] = f.fma(factor, weights[v], sums[first + v])
-            distances = [self.steps * self.width, *(self.steps for _ in starts), *(line_step * fetched for _ in lines)]
-            following = [p.at(distance).unexplained().value for p, distance in zip((w, *rows), distances, strict=True)]
-            c.carry([*following, *sums])
+            following = [
+                w.at(self.steps * self.width),
+                *(row.at(self.steps) for row in rows),
+                line.at(line_step * lines),
+            ]
+            c.carry([*(pointer.unexplained().value for pointer in following), *sums])
         w = Pointer(f.builder, c.values[0], f.float)
         return self._multiply_rest(f, x, row_step, w, whole, count, c.values[len(moving) :])
 
@@ -215,28 +220,28 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
 
     `bias` is where the sums begin: the bias, or zeros. `base` is what they are added to: y itself when a part of the
     sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels` are stored.
-    When the sum is `finished` (1, else 0), the activation is applied to what is stored. It asks for the cache
-    lines of the next tile's input, `ahead_step` numbers apart, where a pixel is one run and pixels touch (0: nothing
-    new): just in time, which counts where the input comes from memory.
+    When the sum is `finished` (1, else 0), the activation is applied to what is stored. On the way, what is needed next
+    and may come from memory is asked for, from `ahead` on, at `ahead_step` numbers' distance (`Tile.fetches` times).
     """
 
     def make(tile: Tile) -> Function:
         names = "*x x_u x_v u_count v_count length *w *y y_step *bias *base base_step channels pixel_step finished"
         name = f"forward_{tile.rows}x{tile.vectors}"
-        f = Function(module, name, f"{names} ahead_step", dtype, internal=True)
-        x, w, y, bias, base = f.pointers("x w y bias base")
+        f = Function(module, name, f"{names} *ahead ahead_step", dtype, internal=True)
+        x, w, y, bias, base, ahead = f.pointers("x w y bias base ahead")
         x_u, x_v, u_count, v_count, length = f.integers("x_u x_v u_count v_count length")
         y_step, base_step, channels, pixel_step = f.integers("y_step base_step channels pixel_step")
         finished, ahead_step = f.integers("finished ahead_step")
 
+        ahead_run = length // tile.steps * tile.fetches(dtype) * ahead_step
         masks = tile.masks(f, channels)
         biases = [f.load_masked(bias.at(v * tile.lanes), tile.lanes, masks[v]) for v in range(tile.vectors)]
         with f.loop(u_count, carry=[w.value, *tile.filled_with(biases)]) as tap_row:
             with f.loop(v_count, carry=tap_row.values) as tap_run:
                 run = x.at(tap_row.index * x_u + tap_run.index * x_v)
                 weights = Pointer(f.builder, tap_run.values[0], f.float)
-                ahead = run.at(pixel_step * tile.rows), ahead_step
-                weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, tap_run.values[1:], ahead)
+                lines = ahead.at((tap_row.index * v_count + tap_run.index) * ahead_run), ahead_step, tile.fetches(dtype)
+                weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, tap_run.values[1:], lines)
                 tap_run.carry([weights.value, *sums])
             tap_row.carry(tap_run.values)
 
@@ -289,14 +294,15 @@ def product_tiles(module: ir.Module, dtype: str, target: Target, most_rows: int 
 
         y[r, :] = Σ_l  x[r·step + l] · w[l, :]        (+ y[r, :] where `add` is not 0)
 
-    Rows of w and y are dense. Where x is `transposed`, its numbers are at x[r + l·step].
+    Rows of w and y are dense. Where x is `transposed`, its numbers are at x[r + l·step]; else what is needed next is
+    asked for, from `ahead` on, as in `forward_tiles`, a line a round.
     """
 
     def make(tile: Tile) -> Function:
         name = f"product_{tile.rows}x{tile.vectors}"
-        f = Function(module, name, "*x step *w count *y add", dtype, internal=True)
-        x, w, y = f.pointers("x w y")
-        step, count, add = f.integers("step count add")
+        f = Function(module, name, "*x step *w count *y add *ahead ahead_step", dtype, internal=True)
+        x, w, y, ahead = f.pointers("x w y ahead")
+        step, count, add, ahead_step = f.integers("step count add ahead_step")
         sums = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
         if transposed:
             with f.loop(count, carry=[x.value, w.value, *sums]) as c:
@@ -305,7 +311,7 @@ def product_tiles(module: ir.Module, dtype: str, target: Target, most_rows: int 
                 c.carry([here.at(step).value, weights.at(tile.width).value, *sums])
             sums = c.values[2:]
         else:
-            _, sums = tile.multiply_run(f, x, step, w, count, sums)
+            _, sums = tile.multiply_run(f, x, step, w, count, sums, (ahead, ahead_step, 1))
         tile.store(f, sums, (y, tile.width), (y, tile.width), add.compare("!=", 0))
         f.done()
         return f

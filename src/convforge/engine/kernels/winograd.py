@@ -24,10 +24,10 @@ TRANSFORM_WEIGHTS = Arguments(
 SLIDING = Arguments(
     TILE_ARGUMENTS
     + "weights bias bias_step residual pitch v m u u_step u_channels piece part own splits shares chunks "
-    "w w_g w_k w_c w_i w_j past_caches"
+    "w w_g w_k w_c w_i w_j past_caches ask"
     # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made
     # there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
-    # piece: those whose products are summed at once; chunks: of a split
+    # piece: those whose products are summed at once; chunks: of a split; ask: whether U comes from beyond L2
 )
 
 
@@ -172,14 +172,20 @@ class _Form:
 
 def _multiply(
     f: Function, a: dict[str, Int], functions: _Functions, form: _Form, p: _Panel, weights: Pointer, first: Int,
-    channels: Int, v: Pointer, m: Pointer, count: Int,
+    channels: Int, v: Pointer, m: Pointer, count: Int, following: Pointer,
 ) -> None:  # fmt: skip
     """M[ξ] += V[ξ] · U[ξ] for `count` tiles, a panel, and the input channels from `first` on: rows of `pitch` numbers
-    times `width` columns. The first channels write M, the others add to it."""
+    times `width` columns. The first channels write M, the others add to it. Where U does not stay
+    in L2, that of the `following` ξ is asked for: by each tile its share."""
+    a_tile, rounds = (
+        f.choose(a["ask"].compare("!=", 0), channels * p.width // count + 1, 0),
+        (channels // 4).at_least(1),
+    )
     with tiles(f, count, functions.products.most_rows) as rows:
         functions.products.call(
             f, rows.size, p.width, x=v.at(rows.first * a["pitch"] + first), step=a["pitch"], w=weights,
             count=channels, y=m.at(rows.first * p.width), add=first,
+            ahead=following.at(rows.first * a_tile), ahead_step=(rows.size * a_tile + rounds - 1) // rounds,
         )  # fmt: skip
 
 
@@ -251,6 +257,19 @@ def blocks(module: ir.Module, dtype: str, functions: _Functions, part: Function,
                     with f.loop(form.shape.products) as xi:
                         v_xi, m_xi = v.at(xi.index * v_step), m.at(xi.index * m_step)
                         weights = piece_u.at(xi.index * u_pitch)
-                        _multiply(f, a, functions, form, p, weights, piece.index, channels, v_xi, m_xi, count)
+                        _multiply(
+                            f,
+                            a,
+                            functions,
+                            form,
+                            p,
+                            weights,
+                            piece.index,
+                            channels,
+                            v_xi,
+                            m_xi,
+                            count,
+                            weights.at(u_pitch),
+                        )
                 _transform_output(f, a, functions, form, p, first, count, m, m_step, table, outside)
     f.done()
