@@ -188,15 +188,13 @@ class Axis:
             gap = d // math.gcd(s, d) if taps else 1
             # p = p' − (i·d − ρ)/s falls as the tap rises: the taps are taken from the last to the first
             reach = (taps[-1] * d - phase) // s if taps else 0
-            axis = Axis(
-                size=self.out,
+            axis = replace(
+                self.exchanged(),
                 out=out,
                 kernel=len(taps),
                 stride=1,
                 dilation=gap,
                 pad=reach - base,
-                x_step=self.y_step,
-                x_start=self.y_start,
                 w_step=-every * self.w_step,
                 w_start=self.w_start + (taps[-1] * self.w_step if taps else 0),
                 y_step=s * self.x_step if out > 1 else self.x_step,
@@ -206,9 +204,13 @@ class Axis:
 
     def cleared(self) -> Axis:
         """The input gradient along this axis as if no tap met the image."""
+        return replace(self.exchanged(), kernel=0, stride=1, dilation=1, pad=0)
+
+    def exchanged(self) -> Axis:
+        """With x's and y's part in each other's place."""
         return replace(
-            self, size=self.out, out=self.size, kernel=0, stride=1, dilation=1, pad=0, x_step=self.y_step,
-            x_start=self.y_start, y_step=self.x_step, y_start=self.x_start,
+            self, size=self.out, out=self.size, x_step=self.y_step, x_start=self.y_start, y_step=self.x_step,
+            y_start=self.x_start,
         )  # fmt: skip
 
 
@@ -273,6 +275,23 @@ class Sliding:
                 one = replace(one, x_step=self.images * self.x_n, y_step=self.images * self.y_n)
                 joined = replace(joined, images=1, vertical=one, horizontal=whole)
         return joined
+
+    def exchanged(self) -> Sliding:
+        """With x's and y's part in each other's place, and so the channels of the weights."""
+        return replace(
+            self,
+            channels=self.outputs,
+            outputs=self.channels,
+            all_channels=self.groups * self.outputs,
+            vertical=self.vertical.exchanged(),
+            horizontal=self.horizontal.exchanged(),
+            x_n=self.y_n,
+            x_c=self.y_c,
+            y_n=self.x_n,
+            y_c=self.x_c,
+            w_k=self.w_c,
+            w_c=self.w_k,
+        )
 
     @property
     def blank(self) -> bool:
@@ -412,18 +431,7 @@ class Problem:
         """y's gradient and w to x's: input and output change places, and so do the channels of the weights."""
         straight = self.forward()
         v, h = straight.vertical, straight.horizontal
-        turned = replace(
-            straight,
-            channels=straight.outputs,
-            outputs=straight.channels,
-            x_n=straight.y_n,
-            x_c=straight.y_c,
-            y_n=straight.x_n,
-            y_c=straight.x_c,
-            w_k=straight.w_c,
-            w_c=straight.w_k,
-            all_channels=self.y_shape[1],
-        )
+        turned = straight.exchanged()
         many = v.phase_count * h.phase_count > _MANY_PHASES
         if many:
             yield replace(turned, vertical=v.cleared(), horizontal=h.cleared())

@@ -26,13 +26,13 @@ Packed dw: [split][group][panel][i][j][c][lane].
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
-from ..geometry import Axis, Blocking, Sliding, blocking
+from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.collect import COLLECT, add_collect
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
@@ -97,7 +97,7 @@ class Part:
     def of(cls, job: Job, s: Sliding) -> Part:
         """A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input."""
         turned = _turns(s, job)
-        s = _turned(s) if turned else s
+        s = s.exchanged() if turned else s
         panel_bytes = job.target.tile_vectors * job.target.vector_bytes
         blocks = blocking(s, job.dtype, job.target, job.target.l1_bytes * 5 // 8 // panel_bytes, 1)
         panels, numbers = ceil_div(s.outputs, job.panel), blocks.arguments(s)
@@ -220,26 +220,6 @@ def _turns(s: Sliding, job: Job) -> bool:
         return False
     pointwise = v.kernel == h.kernel == v.stride == h.stride == 1 and v.pad == h.pad == 0
     return pointwise and (v.size, h.size) == (v.out, h.out) and not s.lanewise and s.w_c == 1 and s.groups == 1
-
-
-def _turned(s: Sliding) -> Sliding:
-    def axis(a: Axis) -> Axis:
-        return replace(a, x_step=a.y_step, y_step=a.x_step, x_start=a.y_start, y_start=a.x_start)
-
-    return replace(
-        s,
-        channels=s.outputs,
-        outputs=s.channels,
-        all_channels=s.outputs,
-        vertical=axis(s.vertical),
-        horizontal=axis(s.horizontal),
-        x_n=s.y_n,
-        x_c=s.y_c,
-        y_n=s.x_n,
-        y_c=s.x_c,
-        w_k=s.w_c,
-        w_c=s.w_k,
-    )
 
 
 # To copy a pixel of a group: groups of few channels wait for that.

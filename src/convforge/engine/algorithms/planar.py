@@ -36,7 +36,7 @@ not aligned and count twice: 16 of the 24 loads that 12 cycles have room for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llvmlite import ir
@@ -116,42 +116,21 @@ def input_gradient(problem: Problem) -> Phased | Refusal:
 
     def together(a: Axis) -> Axis:
         taps, first = ceil_div(a.kernel, a.stride), a.pad // a.stride
-        return Axis(
-            size=a.out,
+        return replace(
+            a.exchanged(),
             out=(a.size - 1 + a.pad) // a.stride - first + 1,
             kernel=taps,
             stride=1,
-            dilation=a.dilation,
             pad=(taps - 1) * a.dilation - first,
-            x_step=a.y_step,
-            w_step=a.w_step,
-            y_step=a.x_step,
-            w_start=a.w_start,
         )
 
-    v, h = (together(a) for a in axes)
-    turned = Sliding(
-        images=s.images,
-        groups=1,
-        channels=s.outputs,
-        outputs=s.channels,
-        vertical=v,
-        horizontal=h,
-        x_n=s.y_n,
-        x_c=s.y_c,
-        y_n=s.x_n,
-        y_c=s.x_c,
-        w_g=0,
-        w_k=s.w_c,
-        w_c=s.w_k,
-        all_channels=s.outputs,
-    )
+    v, h = axes
     return Phased(
-        turned,
-        (s.vertical.stride, s.horizontal.stride),
-        (s.vertical.pad % s.vertical.stride, s.horizontal.pad % s.horizontal.stride),
-        (s.vertical.size, s.horizontal.size),
-        (s.vertical.kernel, s.horizontal.kernel),
+        replace(s.exchanged(), vertical=together(v), horizontal=together(h)),
+        (v.stride, h.stride),
+        (v.pad % v.stride, h.pad % h.stride),
+        (v.size, h.size),
+        (v.kernel, h.kernel),
         turned=True,
     )
 
