@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
 from . import target as targets
 from .geometry import Problem, Sliding
-from .kernels.epilogue import Epilogue
+from .kernels.epilogue import NOTHING, Epilogue
 from .nest import Nest
 from .program import Prepared, worth
 from .target import DTYPE_BYTES, Target
@@ -55,7 +55,7 @@ class Job:
     target: Target
     threads: int
     kept: bool = False
-    finish: Epilogue = field(default_factory=Epilogue)
+    finish: Epilogue = NOTHING
 
     @classmethod
     def of(
@@ -64,12 +64,12 @@ class Job:
         which: Pass,
         threads: int,
         kept: bool = False,
-        finish: Epilogue | None = None,
+        finish: Epilogue = NOTHING,
         target: Target | None = None,
     ) -> Job:
         """With no more threads than there is work for; on this CPU, or for another `target`."""
         macs = sum(s.macs for s in which.slidings(problem))
-        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish or Epilogue())
+        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish)
 
     @cached_property
     def slidings(self) -> tuple[Sliding, ...]:
