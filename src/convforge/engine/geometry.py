@@ -325,16 +325,27 @@ class Sliding:
         )
 
     @property
-    def weights(self) -> dict[str, int]:
-        """Where the weights are, for packing them and for collecting their gradient: by group, output and channel; a
-        depthwise one's channels are all outputs of one group."""
+    def numbers(self) -> dict[str, int]:
+        """What kernels are told of it; each takes those that its `Arguments` name."""
         v, h = self.vertical, self.horizontal
-        common = {"w_i": v.w_step, "w_j": h.w_step, "kernel_h": v.kernel, "kernel_w": h.kernel}
-        if self.lanewise:
-            own = {"groups": 1, "outputs": self.all_channels, "channels": 1}
-            return common | own | {"w_g": 0, "w_k": self.w_k, "w_c": self.taps}
-        own = {"groups": self.groups, "outputs": self.outputs, "channels": self.channels}
-        return common | own | {"w_g": self.w_g, "w_k": self.w_k, "w_c": self.w_c}
+        return {
+            "x_n": self.x_n, "x_c": self.x_c, "x_h": v.x_step, "x_w": h.x_step,
+            "w_g": self.w_g, "w_k": self.w_k, "w_c": self.w_c, "w_i": v.w_step, "w_j": h.w_step,
+            "y_n": self.y_n, "y_c": self.y_c, "y_h": v.y_step, "y_w": h.y_step,
+            "images": self.images, "groups": self.groups, "channels": self.channels, "outputs": self.outputs,
+            "all_channels": self.all_channels, "all_outputs": self.all_outputs, "depth": self.depth,
+            "height": v.size, "width": h.size, "out_height": v.out, "out_width": h.out,
+            "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
+            "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
+        }  # fmt: skip
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """The same for packing the weights and for collecting their gradient, to which a depthwise one's channels are
+        all outputs of one group."""
+        if not self.lanewise:
+            return self.numbers
+        return self.numbers | {"groups": 1, "outputs": self.all_channels, "channels": 1, "w_g": 0, "w_c": self.taps}
 
     @property
     def x_start(self) -> int:
@@ -475,13 +486,7 @@ class Blocking:
         v, h = s.vertical, s.horizontal
         down, across = self.count(s)
         touching = h.dilation * self.pitch == s.channels and not s.lanewise
-        return {
-            "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step,
-            "images": s.images, "groups": s.groups, "channels": s.channels, "all_channels": s.all_channels,
-            "all_outputs": s.all_outputs, "depth": s.depth,
-            "height": v.size, "width": h.size, "out_height": v.out, "out_width": h.out,
-            "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
-            "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
+        return s.numbers | {
             "block_rows": self.rows, "block_columns": self.columns,
             "row_blocks": down, "column_blocks": across,
             "pitch": self.pitch, "row_pitch": self.row_pitch, "in_place": int(self.in_place),

@@ -17,7 +17,7 @@ from . import target as targets
 from .geometry import Problem, Sliding
 from .kernels.epilogue import NOTHING, Epilogue
 from .nest import Nest
-from .program import Prepared, worth
+from .program import Place, Prepared, worth
 from .target import DTYPE_BYTES, Target
 
 
@@ -85,6 +85,22 @@ class Job:
     def for_weights(self) -> bool:
         """Whether it is the weight gradient."""
         return self.which is Pass.WEIGHT_GRADIENT
+
+    def numbers(self, s: Sliding) -> dict[str, int]:
+        """What kernels are told of one of its slidings."""
+        return s.numbers | {"bias_step": int(self.finish.bias), "residual": 0}
+
+    def places(self, s: Sliding) -> dict[str, Place]:
+        """Where the tensors of one of its slidings begin, by the names of the kernels' arguments."""
+        source, weights, result = self.which.roles
+        places = {
+            "x": (source, s.x_start * self.size),
+            "w": (weights, s.w_start * self.size),
+            "y": (result, s.y_start * self.size),
+            "bias": ("bias" if self.finish.bias else "zeros", 0),
+            "zeros": ("zeros", 0),
+        }
+        return places | ({"residual": ("residual", s.y_start * self.size)} if self.finish.residual else {})
 
     @property
     def dtype(self) -> str:

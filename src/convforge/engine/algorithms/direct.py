@@ -65,7 +65,7 @@ SLIDING = Arguments(
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
     # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch
 )
-CLEAR = Arguments("y y_n y_c y_h y_w images channels height width")
+CLEAR = Arguments("y y_n y_c y_h y_w images all_outputs out_height out_width")
 
 
 def plan(job: Job) -> Plan | Refusal:
@@ -116,7 +116,6 @@ class Direct(Plan):
 
     def prepared(self, name: str) -> Prepared:
         job, size = self.job, self.job.size
-        source, weights, result = job.which.roles
         packing: list[Step] = []
         steps: list[Step] = []
         unpacked: list[Step] = []
@@ -126,33 +125,20 @@ class Direct(Plan):
         for part in self.parts:
             s, blocks, panels = part.sliding, part.blocks, part.panels
             if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
-                steps.append(_clear_step(kernels["clear"], s, result, size))
+                steps.append(step(kernels["clear"], CLEAR, s.numbers, job.places(s)))
                 unpacked.append(steps[-1])
                 continue
             layout = Layout()  # the slidings run one after the other and share the memory
-            v, h = s.vertical, s.horizontal
             packed = packed_layout.take(s.groups * panels * job.panel * s.taps * size)
             staging = round_up(blocks.scratch_numbers, LINE // size)
             staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * job.panel
             per_thread = round_up((staging + staged) * size, LINE)
             scratch = layout.take(per_thread * job.threads)
-            packing.append(_pack_weights_step(kernels["pack_weights"], s, job.panel, weights, size, "packed", packed))
-            slide = blocks.arguments(s) | cut_of_sum(s, blocks) | {
-                "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
-                "bias_step": int(job.finish.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
-                "each_packs": 0, "packed": 0,
-            } | {name: s.weights[name] for name in ("w_k", "w_c", "w_i", "w_j")}  # fmt: skip
-            at = {
-                "x": (source, s.x_start * size),
-                "y": (result, s.y_start * size),
-                "w": (weights, s.w_start * size),
-                "weights": ("packed", packed),
-                "scratch": ("work", scratch),
-                "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
-                "zeros": ("zeros", 0),
-            }
-            if job.finish.residual:
-                at["residual"] = ("residual", s.y_start * size)
+            at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", scratch)}
+            packing.append(step(kernels["pack_weights"], PACK_WEIGHTS, panels_of(s, job.panel), at))
+            slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
+                "panels": panels, "staging": staging, "scratch_bytes": per_thread, "each_packs": 0, "packed": 0,
+            }  # fmt: skip
             steps.append(step(kernels["sliding"], SLIDING, slide, at))
             work_bytes = max(work_bytes, layout.size)
             if self.each_packs(part):
@@ -245,20 +231,6 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
     return total
 
 
-def _clear_step(kernel: int, s: Sliding, result: str, size: int) -> Step:
-    numbers = {
-        "y_n": s.y_n, "y_c": s.y_c, "y_h": s.vertical.y_step, "y_w": s.horizontal.y_step, "images": s.images,
-        "channels": s.all_outputs, "height": s.vertical.out, "width": s.horizontal.out,
-    }  # fmt: skip
-    return step(kernel, CLEAR, numbers, {"y": (result, s.y_start * size)})
-
-
-def _pack_weights_step(kernel: int, s: Sliding, panel: int, weights: str, size: int, buffer: str, offset: int) -> Step:
-    """Bring the sliding's weights, in the buffer called `weights`, into the form of `pack_weights.py`."""
-    at = {"w": (weights, s.w_start * size), "packed": (buffer, offset)}
-    return step(kernel, PACK_WEIGHTS, panels_of(s, panel), at)
-
-
 def cut_of_sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
     """The sum as runs of numbers that lie side by side, and how much of (tap rows, runs, numbers of a run) makes a part
     of at most `PRODUCTS_A_SUM` products.
@@ -287,8 +259,8 @@ def clear_weights(job: Job) -> Step:
     problem = job.problem
     (outputs, channels, height, width), (w_k, w_c, w_i, w_j) = problem.w_shape, problem.w_strides
     numbers = {
-        "y_n": w_k, "y_c": w_c, "y_h": w_i, "y_w": w_j, "images": outputs, "channels": channels, "height": height,
-        "width": width,
+        "y_n": w_k, "y_c": w_c, "y_h": w_i, "y_w": w_j,
+        "images": outputs, "all_outputs": channels, "out_height": height, "out_width": width,
     }  # fmt: skip
     kernels = code(build, KERNELS, job.dtype, job.target, False, "")
     return step(kernels["clear"], CLEAR, numbers, {"y": ("w", 0)})
@@ -333,16 +305,16 @@ def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
     """Zeros in the pixels of a phase that no tap meets."""
     f, array, thread, threads = kernel(module, "clear", dtype)
     a = CLEAR.read(array)
-    first, end = share(a["images"] * a["height"], thread, threads)
+    first, end = share(a["images"] * a["out_height"], thread, threads)
     with f.loop(end, start=first) as task:
-        image, row = task.index // a["height"], task.index % a["height"]
+        image, row = task.index // a["out_height"], task.index % a["out_height"]
         y = f.address(a["y"]).at(image * a["y_n"] + row * a["y_h"])
-        with f.loop(a["width"]) as column:
+        with f.loop(a["out_width"]) as column:
             pixel = y.at(column.index * a["y_w"])
             with f.if_else(a["y_c"].compare("==", 1)) as (together, apart):
                 with together:
-                    fill_zeros(f, pixel, a["channels"], lanes)
-                with apart, f.loop(a["channels"]) as channel:
+                    fill_zeros(f, pixel, a["all_outputs"], lanes)
+                with apart, f.loop(a["all_outputs"]) as channel:
                     pixel.at(channel.index * a["y_c"]).put(f.scalar_zero())
     f.done()
 

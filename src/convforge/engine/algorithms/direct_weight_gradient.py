@@ -46,9 +46,9 @@ from ..target import Target
 
 ACCUMULATE = Arguments(
     BLOCK_ARGUMENTS
-    + " dy dy_n dy_c dy_h dy_w outputs all_outputs depth row_step panels splits chunks slices panel_dy parts w w_c"
-    # outputs: channels of one group; depth: weights of one tap and output; panel_dy: where in scratch its dy goes;
-    # w_c: how far apart the channels' rows are in w, where sums go straight there, else 0
+    + " y y_n y_c y_h y_w outputs all_outputs depth row_step panels splits chunks slices panel_dy parts w w_c"
+    # y: its gradient; outputs: channels of one group; depth: weights of one tap and output; panel_dy: where in scratch
+    # a panel's dy goes; w_c: how far apart the channels' rows are in w, where sums go straight there, else 0
 )
 
 
@@ -115,8 +115,6 @@ class Part:
     def steps(self, job: Job) -> tuple[list[Step], int]:
         """The steps, and the memory that they need."""
         s, blocks, size = self.sliding, self.blocks, job.size
-        v, h = s.vertical, s.horizontal
-        x, dy = ("y", "x") if self.turned else ("x", "y")
         kernels = code(build, ("accumulate", "collect"), job.dtype, job.target, s.lanewise)
         layout = Layout()
         parts = 0
@@ -126,24 +124,18 @@ class Part:
         per_thread = round_up((panel_dy + blocks.rows * blocks.columns * job.panel) * size, LINE)
         scratch = layout.take(per_thread * job.threads)
         accumulate = blocks.arguments(s) | {
-            "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs,
             "panels": self.panels, "runs": self.runs, "run_length": self.run_length,
             "splits": self.splits, "chunks": self.chunks, "slices": self.slices, "panel_dy": panel_dy,
-            "scratch_bytes": per_thread, "row_step": h.dilation * blocks.pitch if s.lanewise else 1,
+            "scratch_bytes": per_thread, "row_step": s.horizontal.dilation * blocks.pitch if s.lanewise else 1,
             "w_c": s.w_c if self.straight else 0,
         }  # fmt: skip
-        collect = panels_of(s, job.panel) | {"splits": self.splits}
-        w = ("w", s.w_start * size)
-        at = {
-            "x": (x, s.x_start * size),
-            "dy": (dy, s.y_start * size),
-            "scratch": ("work", scratch),
-            "parts": ("work", parts),
-            "w": w,
-        }
+        at = job.places(s) | {"scratch": ("work", scratch), "parts": ("work", parts)}
+        if self.turned:
+            at |= {"x": ("y", s.x_start * size), "y": ("x", s.y_start * size)}
         steps = [step(kernels["accumulate"], ACCUMULATE, accumulate, at)]
         if not self.straight:
-            steps.append(step(kernels["collect"], COLLECT, collect, {"parts": ("work", parts), "w": w}))
+            collect = panels_of(s, job.panel) | {"splits": self.splits}
+            steps.append(step(kernels["collect"], COLLECT, collect, at))
         return steps, layout.size
 
     def nest(self, job: Job) -> Nest:
@@ -312,23 +304,20 @@ def _panel(
     first_output = block.group * a["outputs"] + channel
     outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
     width = filled(outputs, gradients.lanes)
-    source = f.address(a["dy"]).at(
-        block.image * a["dy_n"]
-        + first_output * a["dy_c"]
-        + block.first_row * a["dy_h"]
-        + block.first_column * a["dy_w"]
+    source = f.address(a["y"]).at(
+        block.image * a["y_n"] + first_output * a["y_c"] + block.first_row * a["y_h"] + block.first_column * a["y_w"]
     )
     with f.if_(outputs.compare("<", width)):
         fill_zeros(f, dy, block.rows * block.columns * width, gradients.lanes)
     # Rows that touch are packed as one.
-    one_row = a["dy_h"].compare("==", block.columns * a["dy_w"])
+    one_row = a["y_h"].compare("==", block.columns * a["y_w"])
     rows = f.choose(one_row, 1, block.rows)
     columns = f.choose(one_row, block.rows * block.columns, block.columns)
     with f.loop(rows) as row:
         target_row = dy.at(row.index * columns * width)
-        here = source.at(row.index * a["dy_h"])
+        here = source.at(row.index * a["y_h"])
         f.call(
-            copy, to=target_row, to_i=1, to_j=width, source=here, source_i=a["dy_c"], source_j=a["dy_w"],
+            copy, to=target_row, to_i=1, to_j=width, source=here, source_i=a["y_c"], source_j=a["y_w"],
             width=outputs, length=columns,
         )  # fmt: skip
 

@@ -46,7 +46,6 @@ from dataclasses import dataclass
 
 from ...spec import ceil_div, round_up
 from ..geometry import scratch_pitch
-from ..kernels.pack_weights import panels_of
 from ..kernels.winograd import CHANNELS_A_PART, KERNELS, SLIDING, TRANSFORM_WEIGHTS, build, product_pitch
 from ..kernels.winograd_tiles import TABLE_BYTES, Shape, Tiled
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
@@ -108,7 +107,7 @@ class Winograd(Plan):
     def prepared(self, name: str) -> Prepared:
         job, tiled, size, lanes, panel = self.job, self.tiled, self.job.size, self.job.lanes, self.job.panel
         s, shape = tiled.sliding, tiled.shape
-        source, weights, result = job.which.roles
+        source, _, result = job.which.roles
         kernels = code(build, KERNELS, job.dtype, job.target, shape, job.finish.activation)
         layout = Layout()
         x, y = Dense.input(s, layout, size), Dense.output(s, layout, size)
@@ -117,25 +116,17 @@ class Winograd(Plan):
         panel_numbers = shape.products * product_pitch(s.channels, panel, lanes)
         packed_bytes = s.groups * panels * panel_numbers * size
         part_bytes = _part_bytes(shape, panel, size)
-        packing = step(
-            kernels["transform_weights"],
-            TRANSFORM_WEIGHTS,
-            panels_of(s, panel)
-            | {"scratch_bytes": part_bytes, "past_caches": int(packed_bytes > _in_caches(job.target))},
-            {"w": (weights, s.w_start * size), "weights": ("packed", 0), "scratch": ("work", 0)},
-        )
-
         pitch = scratch_pitch(round_up(s.channels, lanes), 1, size)
-        numbers = tiled.arguments(panel) | x.arguments("x") | y.arguments("y")
-        numbers |= {"bias_step": int(job.finish.bias), "residual": 0, "pitch": pitch}
-        at = {
+        numbers = job.numbers(s) | tiled.arguments(panel) | x.arguments("x") | y.arguments("y") | {"pitch": pitch}
+        at = job.places(s) | {
             "x": x.address(source, size),
             "y": y.address(result, size),
-            "w": (weights, s.w_start * size),
             "weights": ("packed", 0),
-            "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
-            "zeros": ("zeros", 0),
+            "scratch": ("work", 0),
         }
+        to_memory = int(packed_bytes > _in_caches(job.target))
+        transform = numbers | {"scratch_bytes": part_bytes, "past_caches": to_memory}
+        packing = step(kernels["transform_weights"], TRANSFORM_WEIGHTS, transform, at)
         before = x.copies(kernels["reorder"], source, size)
         if job.finish.residual:
             residual = Dense.output(s, layout, size)
@@ -168,7 +159,7 @@ class Winograd(Plan):
                     u_numbers = shape.products * product_pitch(_PIECE, panel, lanes)
                 offsets["u"] = scratch.take(u_numbers * size)
             past_caches = division.chunks > 1 and packed_bytes * division.splits > _in_caches(job.target)
-            sliding = panels_of(s, panel) | numbers | offsets | {
+            sliding = numbers | offsets | {
                 "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
                 "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
             }  # fmt: skip

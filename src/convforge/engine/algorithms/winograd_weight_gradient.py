@@ -54,7 +54,6 @@ from ..kernels.collect import COLLECT, add_collect
 from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Int, Pointer, kernel, share
 from ..kernels.pack import copy_function, reorder
-from ..kernels.pack_weights import panels_of
 from ..kernels.tile import filled, product_tiles
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from ..kernels.winograd_tiles import TABLE, TILE_ARGUMENTS, Shape, Tiled, locate_input, locate_output, transform_images
@@ -67,10 +66,11 @@ from .relayout import Dense
 from .winograd import BYTES_A_CYCLE, cycles_of_transform, in_tiles
 
 ACCUMULATE = Arguments(
-    TILE_ARGUMENTS + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts dw part v w sums sums_step ahead"
-    # parts: dw of every split; part: dw of one task on its way; v, w: each with the former where it is in a thread's
-    # scratch, as are the sums; sums_step: from one task's to the next one's, 0 where they are not kept; ahead: whether
-    # they are asked for
+    TILE_ARGUMENTS
+    + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts w part_at v_at w_at sums_at sums_step ahead"
+    # y: its gradient; parts: dw of every split; part_at, v_at, w_at, sums_at: where in a thread's scratch are dw of one
+    # task on its way, V, W and S; sums_step: from one task's to the next one's, 0 where they are not kept; ahead:
+    # whether they are asked for
 )
 
 KERNELS = ("reorder", "accumulate", "collect")
@@ -221,27 +221,24 @@ class WinogradWeightGradient(Plan):
         parts = layout.take(d.dw_bytes)
         scratch = Layout()
         scratch.take(2 * TABLE * 8)
-        numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | panels_of(s, panel) | {
+        numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | {
             "splits": d.splits, "k_parts": d.k_parts, "c_parts": d.c_parts, "chunks": d.chunks,
-            "part": scratch.take(shape.taps**2 * lanes * panel * size),
-            "w": scratch.take(d.w_bytes), "sums": scratch.take(d.sums_bytes), "v": scratch.take(d.v_bytes),
+            "part_at": scratch.take(shape.taps**2 * lanes * panel * size),
+            "w_at": scratch.take(d.w_bytes), "sums_at": scratch.take(d.sums_bytes), "v_at": scratch.take(d.v_bytes),
             "sums_step": d.task_bytes // size if d.chunks > 1 else 0,
             "ahead": int(d.sums_bytes > target.l2_bytes),
             "scratch_bytes": scratch.size,
         }  # fmt: skip
-        at = {
+        at = job.places(s) | {
             "x": x.address("x", size),
             "y": dy.address("y", size),
-            "zeros": ("zeros", 0),
             "parts": ("work", parts),
-            "dw": ("w", s.w_start * size),
             "scratch": ("work", layout.take(scratch.size * job.threads)),
         }
         steps = [*x.copies(kernels["reorder"], "x", size), *dy.copies(kernels["reorder"], "y", size)]
         steps.append(step(kernels["accumulate"], ACCUMULATE, numbers, at))
         if d.splits > 1:
-            collected = {"parts": at["parts"], "w": at["dw"]}
-            steps.append(step(kernels["collect"], COLLECT, panels_of(s, panel) | {"splits": d.splits}, collected))
+            steps.append(step(kernels["collect"], COLLECT, numbers, at))
         zeros = zeros_for(max(s.all_channels, s.all_outputs))
         return Prepared(name, job.threads, Program(tuple(steps), layout.size), zeros=zeros)
 
@@ -321,7 +318,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     a = ACCUMULATE.read(array)
     scratch = a["scratch"] + thread * a["scratch_bytes"]
     table, zeros = f.address(scratch, I64), f.address(a["zeros"])
-    v, w, all_sums, own_part = (f.address(scratch + a[name]) for name in ("v", "w", "sums", "part"))
+    v, w, all_sums, own_part = (f.address(scratch + a[name]) for name in ("v_at", "w_at", "sums_at", "part_at"))
 
     def multiply(
         v: Pointer, w: Pointer, width: Int, count: Int, pitch: Int, rows: Int, sums: Pointer, add: Int
@@ -355,7 +352,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
                 following=table, residual=NO_RESIDUAL, outside=0,
             )  # fmt: skip
         with f.if_(straight), f.loop(shape.taps) as i, f.loop(shape.taps) as j:
-            dw = f.address(a["dw"]).at(group * a["w_g"] + p * panel * a["w_k"] + channel * a["w_c"])
+            dw = f.address(a["w"]).at(group * a["w_g"] + p * panel * a["w_k"] + channel * a["w_c"])
             dw = dw.at(i.index * a["w_i"] + j.index * a["w_j"])
             source = to.at((i.index * shape.taps + j.index) * tap)
             f.call(

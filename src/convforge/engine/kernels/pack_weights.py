@@ -18,7 +18,7 @@ from ..geometry import Sliding
 from .ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from .tile import filled
 
-PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
+PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w weights")
 
 CHANNELS_A_TASK = 64
 
@@ -59,7 +59,7 @@ def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, lanes: in
         channels = (a["channels"] - first_channel).at_most(CHANNELS_A_TASK)
         outputs = (a["outputs"] - panel_index * panel).at_most(panel)
         source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
-        block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
+        block = f.address(a["weights"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
         to = block.at(first_channel * filled(outputs, lanes))
         f.call(pack, w=source, **where_weights_are(a), to=to, room=a["channels"], channels=channels, outputs=outputs)
     f.done()

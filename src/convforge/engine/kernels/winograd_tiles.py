@@ -72,13 +72,7 @@ class Tiled:
     def arguments(self, panel: int) -> dict[str, int]:
         """The `TILE_ARGUMENTS`, but for addresses and for where x and y lie (`Dense.arguments`)."""
         s = self.sliding
-        return {
-            "images": s.images, "height": s.vertical.size, "width": s.horizontal.size,
-            "pad_top": s.vertical.pad, "pad_left": s.horizontal.pad,
-            "dilation_h": s.vertical.dilation, "dilation_w": s.horizontal.dilation,
-            "out_height": s.vertical.out, "out_width": s.horizontal.out, "tiles_h": self.high, "tiles_w": self.wide,
-            "groups": s.groups, "channels": s.channels, "outputs": s.outputs, "panels": ceil_div(s.outputs, panel),
-        }  # fmt: skip
+        return s.numbers | {"tiles_h": self.high, "tiles_w": self.wide, "panels": ceil_div(s.outputs, panel)}
 
 
 @dataclass(frozen=True)
