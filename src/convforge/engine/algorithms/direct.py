@@ -46,10 +46,11 @@ from ..kernels.pack import copy_function, fill_zeros
 from ..kernels.pack_weights import (
     CHANNELS_A_TASK,
     PACK_WEIGHTS,
+    Panel,
+    pack_channels,
     pack_function,
     pack_weights_kernel,
     panels_of,
-    where_weights_are,
 )
 from ..kernels.tile import Tiles, filled, forward_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
@@ -61,7 +62,7 @@ SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    + " each_packs packed w w_k w_c w_i w_j"
+    + " each_packs packed w w_g w_k w_c w_i w_j"
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
     # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch
 )
@@ -323,14 +324,10 @@ def _pack_panel(
     f: Function, a: dict[str, Int], pack: Function, panel_index: Int, to: Pointer, lanes: int, panel: int
 ) -> None:
     """The weights of a panel, some input channels at a time."""
-    w = f.address(a["w"]).at(panel_index * panel * a["w_k"])
-    outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-    width = filled(outputs, lanes)
+    p = Panel.of(a, panel_index, panel, lanes)
     with f.loop(a["depth"], step=CHANNELS_A_TASK) as each:
-        f.call(
-            pack, w=w.at(each.index * a["w_c"]), **where_weights_are(a), to=to.at(each.index * width), room=a["depth"],
-            channels=(a["depth"] - each.index).at_most(CHANNELS_A_TASK), outputs=outputs,
-        )  # fmt: skip
+        count = (a["depth"] - each.index).at_most(CHANNELS_A_TASK)
+        pack_channels(f, a, pack, p, p.weights(f, a, 0, each.index), each.index, count, a["depth"], to)
 
 
 def _panel(

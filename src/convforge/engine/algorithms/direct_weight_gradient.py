@@ -34,10 +34,9 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from ..kernels.collect import COLLECT, add_collect
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
-from ..kernels.pack_weights import panels_of
+from ..kernels.pack_weights import COLLECT, collect_kernel, panels_of
 from ..kernels.tile import Tiles, filled, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import Job, Plan, Refusal
@@ -282,7 +281,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
                 dy = scratch.at(a["panel_dy"])
                 _panel(f, a, block, x, dy, p.index, dw, run, add, panel, gradients, copy)
     f.done()
-    add_collect(module, dtype, copy, lanes, panel)
+    collect_kernel(module, dtype, copy, lanes, panel)
 
 
 def _panel(

@@ -26,7 +26,7 @@ from .groups import MOST_OUTPUTS, groups_of_one, small_groups
 CORRELATE = Arguments(
     "x x_n x_h x_w y y_n y_h y_w images channels height out_height out_width width kernel_h tap_rows stride_h "
     "dilation_h pad_top pad_left inside inside_end splits chunks block_rows parts zeros"
-    # y: its gradient; tap_rows: kernel_h in whole tiles; inside … inside_end: outputs with all their columns in the image
+    # y: its gradient; tap_rows: kernel_h in whole tiles; inside … inside_end: outputs of inner columns only
 )
 
 COLLECT = Arguments("parts splits tap_rows kernel_h channels w w_k w_c w_i w_j")
