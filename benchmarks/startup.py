@@ -40,7 +40,8 @@ def measured_here(path: Path) -> dict[str, float]:
     found = {"import": seconds(load)}
     from convforge.bench.layers import read_list
     from convforge.engine.geometry import Problem
-    from convforge.engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+    from convforge.engine.passes import prepare
+    from convforge.engine.plan import Pass
 
     threads = torch.get_num_threads()
     problems = [Problem.of(layer.spec, 1, layer.size) for layer in read_list(path, 1)]
@@ -48,12 +49,12 @@ def measured_here(path: Path) -> dict[str, float]:
     def forward() -> None:
         torch.ops.convforge.conv2d(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), None, [1, 1], [0] * 4, [1, 1], 1)
         for problem in problems:
-            prepare_forward(problem, threads, False)
+            prepare(problem, Pass.FORWARD, threads)
 
     def gradients() -> None:
         for problem in problems:
-            prepare_input_gradient(problem, threads)
-            prepare_weight_gradient(problem, threads)
+            prepare(problem, Pass.INPUT_GRADIENT, threads)
+            prepare(problem, Pass.WEIGHT_GRADIENT, threads)
 
     return found | {"forward": seconds(forward), "gradients": seconds(gradients)}
 

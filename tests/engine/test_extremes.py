@@ -17,7 +17,8 @@ from oracle import Case, Data, Pick, choices, embed, error, written
 
 from convforge import Conv2dSpec, engine
 from convforge.engine.geometry import Problem
-from convforge.engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from convforge.engine.kernels.epilogue import Epilogue
+from convforge.engine.passes import prepare
 from convforge.engine.plan import Pass
 from convforge.engine.program import Prepared
 
@@ -105,10 +106,7 @@ EXTREMES: dict[str, tuple[Conv2dSpec, tuple[int, int]]] = {
 
 
 def prepared_of(problem: Problem, which: Pass, algorithm: str) -> Prepared:
-    if which is Pass.FORWARD:
-        return prepare_forward(problem, 2, True, algorithm=algorithm)
-    prepare = prepare_input_gradient if which is Pass.INPUT_GRADIENT else prepare_weight_gradient
-    return prepare(problem, 2, algorithm=algorithm)
+    return prepare(problem, which, 2, algorithm=algorithm, finish=Epilogue(bias=which is Pass.FORWARD))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -94,7 +94,7 @@ def test_every_algorithm_that_applies_is_timed(channels_last: bool) -> None:
     problem = Problem.of(Conv2dSpec(20, 24, 3, padding=1), 2, (9, 10), channels_last=channels_last)
     for kept in (True, False):
         names = [choice.algorithm.name for choice in choices(problem, FORWARD)]
-        prepared = {name: passes.prepare_forward(problem, 2, False, False, name) for name in names}
+        prepared = {name: passes.prepare(problem, FORWARD, 2, algorithm=name) for name in names}
         times = quickest(prepared, problem, kept, seconds=0)
         assert list(times) == names
         assert all(seconds > 0 for seconds in times.values())

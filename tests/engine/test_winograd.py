@@ -191,7 +191,7 @@ def test_weights_that_were_packed_before_give_the_same_numbers() -> None:
     problem = Problem.of(spec, 2, (9, 9), channels_last=False)
     x, w = (random_numbers.standard_normal(s).astype(np.float32) for s in (problem.x_shape, problem.w_shape))
     for tile in TILES:
-        prepared = passes.prepare_forward(problem, 2, False, False, tile)
+        prepared = passes.prepare(problem, Pass.FORWARD, 2, algorithm=tile)
         y, again = np.empty(problem.y_shape, np.float32), np.empty(problem.y_shape, np.float32)
         prepared.run(x=x.ctypes.data, w=w.ctypes.data, y=y.ctypes.data)
         kept = np.empty(prepared.packed_bytes + 64, np.uint8)

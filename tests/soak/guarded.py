@@ -20,7 +20,8 @@ from oracle import BOUND, SENTINEL, Case, Data, agree
 from convforge import Conv2dSpec, engine
 from convforge.engine import fingerprint, passes, runtime
 from convforge.engine.arrays import address
-from convforge.engine.plan import Algorithm
+from convforge.engine.kernels.epilogue import Epilogue
+from convforge.engine.plan import Algorithm, Pass
 from convforge.engine.program import LINE, Prepared
 
 from .apart import announced, say, whole
@@ -119,7 +120,8 @@ class Fences:
         problem = engine._problem(x, w, fenced_view(nothing, y_layout, SENTINEL, True)[1], spec)
 
         def prepared(kept: bool = False, **how: Any) -> Prepared:
-            return passes.prepare_forward(problem, case.threads, bias is not None, row.exact, row.name, kept, **how)
+            finish = Epilogue(bias is not None, **how)
+            return passes.prepare(problem, Pass.FORWARD, case.threads, row.exact, row.name, kept, finish)
 
         y = self.written(nothing, y_layout, lambda y: self.run(prepared(), x=x, w=w, y=y, bias=bias))
         agree(case, data, "y", y)
@@ -150,7 +152,7 @@ class Fences:
         problem = engine._problem(fenced_view(nothing, x_layout, SENTINEL, True)[1], w, dy, spec)
 
         def prepared(kept: bool) -> Prepared:
-            return passes.prepare_input_gradient(problem, case.threads, row.exact, row.name, kept)
+            return passes.prepare(problem, Pass.INPUT_GRADIENT, case.threads, row.exact, row.name, kept)
 
         dx = self.written(nothing, x_layout, lambda dx: self.run(prepared(False), x=dx, w=w, y=dy))
         agree(case, data, "dx", dx)
@@ -164,7 +166,7 @@ class Fences:
         x, dy = self.read(data.x, x_layout), self.read(data.dy, y_layout)
         nothing = np.full(data.w.shape, np.nan, case.dtype)
         problem = engine._problem(x, fenced_view(nothing, w_layout, SENTINEL, True)[1], dy, spec)
-        prepared = passes.prepare_weight_gradient(problem, case.threads, row.exact, row.name)
+        prepared = passes.prepare(problem, Pass.WEIGHT_GRADIENT, case.threads, row.exact, row.name)
         dw = self.written(nothing, w_layout, lambda dw: self.run(prepared, x=x, w=dw, y=dy))
         agree(case, data, "dw", dw)
 
@@ -177,7 +179,7 @@ class Fences:
         nothing = np.full((dy.shape[1], 1, 1, 1), np.nan, case.dtype)
         spec = Conv2dSpec(1, dy.shape[1], 1)
         problem = engine._problem(ones, fenced_view(nothing, "NCHW", SENTINEL, True)[1], dy, spec)
-        prepared = passes.prepare_weight_gradient(problem, case.threads)
+        prepared = passes.prepare(problem, Pass.WEIGHT_GRADIENT, case.threads)
         db = self.written(nothing, "NCHW", lambda db: self.run(prepared, x=ones, w=db, y=dy))
         agree(case, data, "db", db.reshape(-1))
 

@@ -27,7 +27,8 @@ from convforge import Conv2dSpec, UserError, engine
 from convforge.engine import passes, runtime
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.arrays import address
-from convforge.engine.plan import Algorithm
+from convforge.engine.kernels.epilogue import Epilogue
+from convforge.engine.plan import Algorithm, Pass
 
 from .conftest import Soak
 from .draws import CORNERS, cases
@@ -67,12 +68,12 @@ def from_kept_weights(which: str, case: Case, data: Data, row: Algorithm) -> Arr
     if which == "forward":
         y = np.empty_like(dy)
         problem = engine._problem(x, data.w, y, case.spec)
-        prepared = passes.prepare_forward(problem, 2, bias is not None, row.exact, row.name, True)
+        prepared = passes.prepare(problem, Pass.FORWARD, 2, row.exact, row.name, True, Epilogue(bias is not None))
         at = {"x": x, "y": y} | ({} if bias is None else {"bias": bias})
     else:
         y = np.empty_like(x)
         problem = engine._problem(y, data.w, dy, case.spec)
-        prepared = passes.prepare_input_gradient(problem, 2, row.exact, row.name, True)
+        prepared = passes.prepare(problem, Pass.INPUT_GRADIENT, 2, row.exact, row.name, True)
         at = {"x": y, "y": dy}
     packed, alive = runtime.memory(prepared.packed_bytes)
     prepared.pack(address(data.w), packed)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..engine import Problem, runtime
-from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from ..engine.passes import prepare
 from ..engine.plan import Pass
 from ..engine.program import Prepared
 from ..pytorch import by_torch, functional
@@ -29,15 +29,6 @@ from .layers import Layer
 OURS = "convforge"
 CHANNELS_LAST = "torch channels_last"
 PLAIN = "torch"
-
-
-def prepare(problem: Problem, which: Pass, threads: int, exact: bool, algorithm: str, kept: bool) -> Prepared:
-    """The pass on the engine, without a bias."""
-    if which is Pass.FORWARD:
-        return prepare_forward(problem, threads, False, exact, algorithm, kept)
-    if which is Pass.INPUT_GRADIENT:
-        return prepare_input_gradient(problem, threads, exact, algorithm, kept)
-    return prepare_weight_gradient(problem, threads, exact, algorithm)
 
 
 def packed(prepared: Prepared, weights: int) -> tuple[int, object]:

@@ -17,11 +17,11 @@ import numpy as np
 
 from ..engine import runtime, tuned
 from ..engine.geometry import Problem
+from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
 from ..engine.program import LINE, Prepared
 from ..engine.select import considered
 from . import machine
-from .contenders import prepare
 from .layers import Layer
 from .run import QUIET, check_fits
 

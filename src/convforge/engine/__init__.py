@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from ..spec import Conv2dSpec, Pair
 from .arrays import address, check_output, check_steps, readable
 from .geometry import Problem
-from .passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from .kernels.epilogue import Epilogue
+from .passes import prepare
+from .plan import Pass
 from .program import most_threads
 from .runtime import usable_threads
 
@@ -82,15 +84,8 @@ def conv2d(
     if y.size:
         x, w = readable(x), readable(w)
         bias = None if bias is None else np.require(bias, x.dtype, ["C", "A"])
-        prepared = prepare_forward(
-            _problem(x, w, y, spec),
-            team,
-            bias is not None,
-            exact,
-            algorithm,
-            activation=activation,
-            residual=residual is not None,
-        )
+        finish = Epilogue(bias is not None, activation, residual is not None)
+        prepared = prepare(_problem(x, w, y, spec), Pass.FORWARD, team, exact, algorithm, finish=finish)
         prepared.run(
             x=address(x),
             w=address(w),
@@ -123,7 +118,7 @@ def input_gradient(
         check_output(out, "out", dy.dtype, {"dy": dy, "w": w})
     if dx.size:
         dy, w = readable(dy), readable(w)
-        prepared = prepare_input_gradient(_problem(dx, w, dy, spec), team, exact, algorithm)
+        prepared = prepare(_problem(dx, w, dy, spec), Pass.INPUT_GRADIENT, team, exact, algorithm)
         prepared.run(x=address(dx), w=address(w), y=address(dy))
     return dx
 
@@ -149,7 +144,7 @@ def weight_gradient(
         dw[...] = 0
     else:
         x, dy = readable(x), readable(dy)
-        prepared = prepare_weight_gradient(_problem(x, dw, dy, spec), team, exact, algorithm)
+        prepared = prepare(_problem(x, dw, dy, spec), Pass.WEIGHT_GRADIENT, team, exact, algorithm)
         prepared.run(x=address(x), w=address(dw), y=address(dy))
     return dw
 

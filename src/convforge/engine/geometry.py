@@ -188,15 +188,13 @@ class Axis:
             gap = d // math.gcd(s, d) if taps else 1
             # p = p' − (i·d − ρ)/s falls as the tap rises: the taps are taken from the last to the first
             reach = (taps[-1] * d - phase) // s if taps else 0
-            axis = Axis(
-                size=self.out,
+            axis = replace(
+                self.exchanged(),
                 out=out,
                 kernel=len(taps),
                 stride=1,
                 dilation=gap,
                 pad=reach - base,
-                x_step=self.y_step,
-                x_start=self.y_start,
                 w_step=-every * self.w_step,
                 w_start=self.w_start + (taps[-1] * self.w_step if taps else 0),
                 y_step=s * self.x_step if out > 1 else self.x_step,
@@ -206,9 +204,13 @@ class Axis:
 
     def cleared(self) -> Axis:
         """The input gradient along this axis as if no tap met the image."""
+        return replace(self.exchanged(), kernel=0, stride=1, dilation=1, pad=0)
+
+    def exchanged(self) -> Axis:
+        """With x's and y's part in each other's place."""
         return replace(
-            self, size=self.out, out=self.size, kernel=0, stride=1, dilation=1, pad=0, x_step=self.y_step,
-            x_start=self.y_start, y_step=self.x_step, y_start=self.x_start,
+            self, size=self.out, out=self.size, x_step=self.y_step, x_start=self.y_start, y_step=self.x_step,
+            y_start=self.x_start,
         )  # fmt: skip
 
 
@@ -274,6 +276,23 @@ class Sliding:
                 joined = replace(joined, images=1, vertical=one, horizontal=whole)
         return joined
 
+    def exchanged(self) -> Sliding:
+        """With x's and y's part in each other's place, and so the channels of the weights."""
+        return replace(
+            self,
+            channels=self.outputs,
+            outputs=self.channels,
+            all_channels=self.groups * self.outputs,
+            vertical=self.vertical.exchanged(),
+            horizontal=self.horizontal.exchanged(),
+            x_n=self.y_n,
+            x_c=self.y_c,
+            y_n=self.x_n,
+            y_c=self.x_c,
+            w_k=self.w_c,
+            w_c=self.w_k,
+        )
+
     @property
     def blank(self) -> bool:
         """Whether it sees nothing but padding."""
@@ -306,16 +325,27 @@ class Sliding:
         )
 
     @property
-    def weights(self) -> dict[str, int]:
-        """Where the weights are, for packing them and for collecting their gradient: by group, output and channel; a
-        depthwise one's channels are all outputs of one group."""
+    def numbers(self) -> dict[str, int]:
+        """What kernels are told of it; each takes those that its `Arguments` name."""
         v, h = self.vertical, self.horizontal
-        common = {"w_i": v.w_step, "w_j": h.w_step, "kernel_h": v.kernel, "kernel_w": h.kernel}
-        if self.lanewise:
-            own = {"groups": 1, "outputs": self.all_channels, "channels": 1}
-            return common | own | {"w_g": 0, "w_k": self.w_k, "w_c": self.taps}
-        own = {"groups": self.groups, "outputs": self.outputs, "channels": self.channels}
-        return common | own | {"w_g": self.w_g, "w_k": self.w_k, "w_c": self.w_c}
+        return {
+            "x_n": self.x_n, "x_c": self.x_c, "x_h": v.x_step, "x_w": h.x_step,
+            "w_g": self.w_g, "w_k": self.w_k, "w_c": self.w_c, "w_i": v.w_step, "w_j": h.w_step,
+            "y_n": self.y_n, "y_c": self.y_c, "y_h": v.y_step, "y_w": h.y_step,
+            "images": self.images, "groups": self.groups, "channels": self.channels, "outputs": self.outputs,
+            "all_channels": self.all_channels, "all_outputs": self.all_outputs, "depth": self.depth,
+            "height": v.size, "width": h.size, "out_height": v.out, "out_width": h.out,
+            "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
+            "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
+        }  # fmt: skip
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """The same for packing the weights and for collecting their gradient, to which a depthwise one's channels are
+        all outputs of one group."""
+        if not self.lanewise:
+            return self.numbers
+        return self.numbers | {"groups": 1, "outputs": self.all_channels, "channels": 1, "w_g": 0, "w_c": self.taps}
 
     @property
     def x_start(self) -> int:
@@ -412,18 +442,7 @@ class Problem:
         """y's gradient and w to x's: input and output change places, and so do the channels of the weights."""
         straight = self.forward()
         v, h = straight.vertical, straight.horizontal
-        turned = replace(
-            straight,
-            channels=straight.outputs,
-            outputs=straight.channels,
-            x_n=straight.y_n,
-            x_c=straight.y_c,
-            y_n=straight.x_n,
-            y_c=straight.x_c,
-            w_k=straight.w_c,
-            w_c=straight.w_k,
-            all_channels=self.y_shape[1],
-        )
+        turned = straight.exchanged()
         many = v.phase_count * h.phase_count > _MANY_PHASES
         if many:
             yield replace(turned, vertical=v.cleared(), horizontal=h.cleared())
@@ -467,13 +486,7 @@ class Blocking:
         v, h = s.vertical, s.horizontal
         down, across = self.count(s)
         touching = h.dilation * self.pitch == s.channels and not s.lanewise
-        return {
-            "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step,
-            "images": s.images, "groups": s.groups, "channels": s.channels, "all_channels": s.all_channels,
-            "all_outputs": s.all_outputs, "depth": s.depth,
-            "height": v.size, "width": h.size, "out_height": v.out, "out_width": h.out,
-            "kernel_h": v.kernel, "kernel_w": h.kernel, "stride_h": v.stride, "stride_w": h.stride,
-            "dilation_h": v.dilation, "dilation_w": h.dilation, "pad_top": v.pad, "pad_left": h.pad,
+        return s.numbers | {
             "block_rows": self.rows, "block_columns": self.columns,
             "row_blocks": down, "column_blocks": across,
             "pitch": self.pitch, "row_pitch": self.row_pitch, "in_place": int(self.in_place),

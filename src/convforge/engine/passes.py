@@ -8,51 +8,32 @@ from functools import lru_cache
 
 from .algorithms.direct import clear_weights
 from .geometry import Problem
-from .kernels.epilogue import Epilogue
+from .kernels.epilogue import NOTHING, Epilogue
 from .plan import Job, Pass
 from .program import Prepared
 from .select import choose
 from .target import Target, current
 
 
-def prepare_forward(
+def prepare(
     problem: Problem,
+    which: Pass,
     threads: int,
-    bias: bool,
     exact: bool = False,
     algorithm: str = "",
     kept: bool = False,
-    activation: str = "",
-    residual: bool = False,
+    finish: Epilogue = NOTHING,
     target: Target | None = None,
 ) -> Prepared:
-    """y = activation(x ⋆ w + bias + residual): `bias`, where there is one, is a number an output channel; `residual`
-    has y's shape and lies in memory as y does; it may be y itself.
+    """y = activation(x ⋆ w + bias + residual), where `finish` says which of these there are; x's gradient, into `x`,
+    from y's gradient, in `y`, and w; or w's gradient, into `w`, from x and y's gradient, in `y`.
 
+    The bias is a number an output channel; the residual has y's shape and lies in memory as y does; it may be y itself.
     `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name; `kept` says that
     the caller keeps the packed weights; `target` is this CPU where none is given.
     """
-    finish = Epilogue(bias, activation, residual)
-    return _prepared(problem, Pass.FORWARD, threads, kept, finish, target or current(), exact, algorithm)
-
-
-def prepare_input_gradient(
-    problem: Problem,
-    threads: int,
-    exact: bool = False,
-    algorithm: str = "",
-    kept: bool = False,
-    target: Target | None = None,
-) -> Prepared:
-    """x's gradient, into `x`, from y's gradient, in `y`, and w."""
-    return _prepared(problem, Pass.INPUT_GRADIENT, threads, kept, Epilogue(), target or current(), exact, algorithm)
-
-
-def prepare_weight_gradient(
-    problem: Problem, threads: int, exact: bool = False, algorithm: str = "", target: Target | None = None
-) -> Prepared:
-    """w's gradient, into `w`, from x and y's gradient, in `y`."""
-    return _prepared(problem, Pass.WEIGHT_GRADIENT, threads, False, Epilogue(), target or current(), exact, algorithm)
+    kept = kept and which is not Pass.WEIGHT_GRADIENT
+    return _prepared(problem, which, threads, exact, algorithm, kept, finish, target or current())
 
 
 @lru_cache(maxsize=3 * 4096)
@@ -60,11 +41,11 @@ def _prepared(
     problem: Problem,
     which: Pass,
     threads: int,
+    exact: bool,
+    algorithm: str,
     kept: bool,
     finish: Epilogue,
     target: Target,
-    exact: bool,
-    algorithm: str,
 ) -> Prepared:
     job = Job.of(problem, which, threads, kept, finish, target)
     choice = choose(job, exact, algorithm)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
 from . import target as targets
 from .geometry import Problem, Sliding
-from .kernels.epilogue import Epilogue
+from .kernels.epilogue import NOTHING, Epilogue
 from .nest import Nest
-from .program import Prepared, worth
+from .program import Place, Prepared, worth
 from .target import DTYPE_BYTES, Target
 
 
@@ -55,7 +55,7 @@ class Job:
     target: Target
     threads: int
     kept: bool = False
-    finish: Epilogue = field(default_factory=Epilogue)
+    finish: Epilogue = NOTHING
 
     @classmethod
     def of(
@@ -64,12 +64,12 @@ class Job:
         which: Pass,
         threads: int,
         kept: bool = False,
-        finish: Epilogue | None = None,
+        finish: Epilogue = NOTHING,
         target: Target | None = None,
     ) -> Job:
         """With no more threads than there is work for; on this CPU, or for another `target`."""
         macs = sum(s.macs for s in which.slidings(problem))
-        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish or Epilogue())
+        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish)
 
     @cached_property
     def slidings(self) -> tuple[Sliding, ...]:
@@ -85,6 +85,22 @@ class Job:
     def for_weights(self) -> bool:
         """Whether it is the weight gradient."""
         return self.which is Pass.WEIGHT_GRADIENT
+
+    def numbers(self, s: Sliding) -> dict[str, int]:
+        """What kernels are told of one of its slidings."""
+        return s.numbers | {"bias_step": int(self.finish.bias), "residual": 0}
+
+    def places(self, s: Sliding) -> dict[str, Place]:
+        """Where the tensors of one of its slidings begin, by the names of the kernels' arguments."""
+        source, weights, result = self.which.roles
+        places = {
+            "x": (source, s.x_start * self.size),
+            "w": (weights, s.w_start * self.size),
+            "y": (result, s.y_start * self.size),
+            "bias": ("bias" if self.finish.bias else "zeros", 0),
+            "zeros": ("zeros", 0),
+        }
+        return places | ({"residual": ("residual", s.y_start * self.size)} if self.finish.residual else {})
 
     @property
     def dtype(self) -> str:

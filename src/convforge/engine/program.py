@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -43,12 +44,15 @@ class Step:
     addresses: tuple[tuple[int, str, int], ...]
 
 
-def step(
-    kernel: int, threads: int, arguments: Arguments, numbers: dict[str, int], at: dict[str, tuple[str, int]]
-) -> Step:
-    """A call of `kernel` with these numbers; `at` says for each address the buffer it is in and the offset in bytes."""
-    addresses = tuple((arguments.position(name), buffer, offset) for name, (buffer, offset) in at.items())
-    return Step(kernel, threads, tuple(arguments.pack(numbers | dict.fromkeys(at, 0))), addresses)
+Place: TypeAlias = tuple[str, int]
+"""An address: the buffer that it is in, and the offset in bytes."""
+
+
+def step(kernel: int, threads: int, arguments: Arguments, numbers: dict[str, int], at: dict[str, Place]) -> Step:
+    """A call of `kernel` with those of these numbers, and of the addresses `at`, that it takes."""
+    places = {name: place for name, place in at.items() if name in arguments.names}
+    addresses = tuple((arguments.position(name), buffer, offset) for name, (buffer, offset) in places.items())
+    return Step(kernel, threads, tuple(arguments.pack(numbers | dict.fromkeys(places, 0))), addresses)
 
 
 class Layout:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from ..bench import machine
-from ..bench.contenders import Work, packed, prepare
+from ..bench.contenders import Work, packed
 from ..bench.layers import Layer
 from ..bench.machine import Machine
 from ..bench.run import ALL, Settings, check_algorithm, check_fits
 from ..bench.timing import burst, interleaved
 from ..engine import target as targets
 from ..engine.nest import Nest
+from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
 from ..engine.select import choose, considered
 from ..engine.target import Target

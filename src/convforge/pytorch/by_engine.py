@@ -9,7 +9,8 @@ import torch
 
 from ..engine.fingerprint import fingerprint
 from ..engine.geometry import Problem
-from ..engine.passes import prepare_forward, prepare_input_gradient, prepare_weight_gradient
+from ..engine.kernels.epilogue import Epilogue
+from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
 from ..engine.program import Prepared
 from ..engine.runtime import CannotLoad, memory, ready
@@ -76,17 +77,17 @@ def problem(
 
 def forward(of: Problem, threads: int, bias: bool, exact: bool, keep: bool) -> Prepared:
     """y = x ⋆ w, with a bias or without."""
-    return ready(prepare_forward(of, threads, bias, exact, kept=keep))
+    return ready(prepare(of, Pass.FORWARD, threads, exact, kept=keep, finish=Epilogue(bias)))
 
 
 def input_gradient(of: Problem, threads: int, exact: bool, keep: bool) -> Prepared:
     """x's gradient, from y's and w."""
-    return ready(prepare_input_gradient(of, threads, exact, kept=keep))
+    return ready(prepare(of, Pass.INPUT_GRADIENT, threads, exact, kept=keep))
 
 
 def weight_gradient(of: Problem, threads: int, exact: bool) -> Prepared:
     """w's gradient, from x and y's."""
-    return ready(prepare_weight_gradient(of, threads, exact))
+    return ready(prepare(of, Pass.WEIGHT_GRADIENT, threads, exact))
 
 
 def why(spec: Conv2dSpec, size: tuple[int, int], threads: int, exact: bool) -> str:

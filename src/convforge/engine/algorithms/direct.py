@@ -46,10 +46,11 @@ from ..kernels.pack import copy_function, fill_zeros
 from ..kernels.pack_weights import (
     CHANNELS_A_TASK,
     PACK_WEIGHTS,
+    Panel,
+    pack_channels,
     pack_function,
     pack_weights_kernel,
     panels_of,
-    where_weights_are,
 )
 from ..kernels.tile import Tiles, filled, forward_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
@@ -61,12 +62,12 @@ SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    + " each_packs packed w w_k w_c w_i w_j input_ahead"
+    + " each_packs packed w w_g w_k w_c w_i w_j input_ahead"
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
     # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch; input_ahead:
     # whether a tile asks for the next tile's input, not for the weights of the next part of the sum
 )
-CLEAR = Arguments("y y_n y_c y_h y_w images channels height width")
+CLEAR = Arguments("y y_n y_c y_h y_w images all_outputs out_height out_width")
 
 
 def plan(job: Job) -> Plan | Refusal:
@@ -124,7 +125,6 @@ class Direct(Plan):
 
     def prepared(self, name: str) -> Prepared:
         job, size = self.job, self.job.size
-        source, weights, result = job.which.roles
         packing: list[Step] = []
         steps: list[Step] = []
         unpacked: list[Step] = []
@@ -134,34 +134,21 @@ class Direct(Plan):
         for part in self.parts:
             s, blocks, panels = part.sliding, part.blocks, part.panels
             if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
-                steps.append(_clear_step(kernels["clear"], job, s))
+                steps.append(step(kernels["clear"], job.threads, CLEAR, s.numbers, job.places(s)))
                 unpacked.append(steps[-1])
                 continue
             layout = Layout()  # the slidings run one after the other and share the memory
-            v, h = s.vertical, s.horizontal
             packed = packed_layout.take(s.groups * panels * job.panel * s.taps * size)
             staging = round_up(blocks.scratch_numbers, LINE // size)
             staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * job.panel
             per_thread = round_up((staging + staged) * size, LINE)
             scratch = layout.take(per_thread * job.threads)
-            at = {"w": (weights, s.w_start * size), "packed": ("packed", packed)}
+            at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", scratch)}
             packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
-            slide = blocks.arguments(s) | cut_of_sum(s, blocks) | {
-                "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step, "outputs": s.outputs, "panels": panels,
-                "bias_step": int(job.finish.bias), "staging": staging, "scratch_bytes": per_thread, "residual": 0,
-                "each_packs": 0, "packed": 0, "input_ahead": int(self.input_ahead(part)),
-            } | {name: s.weights[name] for name in ("w_k", "w_c", "w_i", "w_j")}  # fmt: skip
-            at = {
-                "x": (source, s.x_start * size),
-                "y": (result, s.y_start * size),
-                "w": (weights, s.w_start * size),
-                "weights": ("packed", packed),
-                "scratch": ("work", scratch),
-                "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
-                "zeros": ("zeros", 0),
-            }
-            if job.finish.residual:
-                at["residual"] = ("residual", s.y_start * size)
+            slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
+                "panels": panels, "staging": staging, "scratch_bytes": per_thread, "each_packs": 0, "packed": 0,
+                "input_ahead": int(self.input_ahead(part)),
+            }  # fmt: skip
             steps.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
             work_bytes = max(work_bytes, layout.size)
             if self.each_packs(part):
@@ -254,14 +241,6 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
     return total
 
 
-def _clear_step(kernel: int, job: Job, s: Sliding) -> Step:
-    numbers = {
-        "y_n": s.y_n, "y_c": s.y_c, "y_h": s.vertical.y_step, "y_w": s.horizontal.y_step, "images": s.images,
-        "channels": s.all_outputs, "height": s.vertical.out, "width": s.horizontal.out,
-    }  # fmt: skip
-    return step(kernel, job.threads, CLEAR, numbers, {"y": (job.which.roles[2], s.y_start * job.size)})
-
-
 def cut_of_sum(s: Sliding, blocks: Blocking) -> dict[str, int]:
     """The sum as runs of numbers that lie side by side, and how much of (tap rows, runs, numbers of a run) makes a part
     of at most `PRODUCTS_A_SUM` products.
@@ -290,8 +269,8 @@ def clear_weights(job: Job) -> Step:
     problem = job.problem
     (outputs, channels, height, width), (w_k, w_c, w_i, w_j) = problem.w_shape, problem.w_strides
     numbers = {
-        "y_n": w_k, "y_c": w_c, "y_h": w_i, "y_w": w_j, "images": outputs, "channels": channels, "height": height,
-        "width": width,
+        "y_n": w_k, "y_c": w_c, "y_h": w_i, "y_w": w_j,
+        "images": outputs, "all_outputs": channels, "out_height": height, "out_width": width,
     }  # fmt: skip
     kernels = code(build, KERNELS, job.dtype, job.target, False, "")
     return step(kernels["clear"], job.threads, CLEAR, numbers, {"y": ("w", 0)})
@@ -333,15 +312,15 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
 def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
     """Zeros in the pixels of a phase that no tap meets."""
     f, a = kernel(module, "clear", dtype, CLEAR)
-    with tasks(f, a["images"] * a["height"]) as task:
-        image, row = task.index // a["height"], task.index % a["height"]
+    with tasks(f, a["images"] * a["out_height"]) as task:
+        image, row = task.index // a["out_height"], task.index % a["out_height"]
         y = f.address(a["y"]).at(image * a["y_n"] + row * a["y_h"])
-        with f.loop(a["width"]) as column:
+        with f.loop(a["out_width"]) as column:
             pixel = y.at(column.index * a["y_w"])
             with f.if_else(a["y_c"].compare("==", 1)) as (together, apart):
                 with together:
-                    fill_zeros(f, pixel, a["channels"], lanes)
-                with apart, f.loop(a["channels"]) as channel:
+                    fill_zeros(f, pixel, a["all_outputs"], lanes)
+                with apart, f.loop(a["all_outputs"]) as channel:
                     pixel.at(channel.index * a["y_c"]).put(f.scalar_zero())
     f.done()
 
@@ -350,14 +329,10 @@ def _pack_panel(
     f: Function, a: dict[str, Int], pack: Function, panel_index: Int, to: Pointer, lanes: int, panel: int
 ) -> None:
     """The weights of a panel, some input channels at a time."""
-    w = f.address(a["w"]).at(panel_index * panel * a["w_k"])
-    outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-    width = filled(outputs, lanes)
+    p = Panel.of(a, panel_index, panel, lanes)
     with f.loop(a["depth"], step=CHANNELS_A_TASK) as each:
-        f.call(
-            pack, w=w.at(each.index * a["w_c"]), **where_weights_are(a), to=to.at(each.index * width), room=a["depth"],
-            channels=(a["depth"] - each.index).at_most(CHANNELS_A_TASK), outputs=outputs,
-        )  # fmt: skip
+        count = (a["depth"] - each.index).at_most(CHANNELS_A_TASK)
+        pack_channels(f, a, pack, p, p.weights(f, a, 0, each.index), each.index, count, a["depth"], to)
 
 
 def _panel(

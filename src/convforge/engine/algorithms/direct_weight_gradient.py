@@ -26,18 +26,17 @@ Packed dw: [split][group][panel][i][j][c][lane].
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
-from ..geometry import Axis, Blocking, Sliding, blocking
+from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from ..kernels.collect import COLLECT, add_collect
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share, tasks
 from ..kernels.pack import copy_function, fill_zeros
-from ..kernels.pack_weights import panels_of
+from ..kernels.pack_weights import COLLECT, collect_kernel, panels_of
 from ..kernels.tile import Tiles, filled, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import Job, Plan, Refusal
@@ -46,9 +45,9 @@ from ..target import Target
 
 ACCUMULATE = Arguments(
     BLOCK_ARGUMENTS
-    + " dy dy_n dy_c dy_h dy_w outputs all_outputs depth row_step panels splits chunks slices panel_dy parts w w_c"
-    # outputs: channels of one group; depth: weights of one tap and output; panel_dy: where in scratch its dy goes;
-    # w_c: how far apart the channels' rows are in w, where sums go straight there, else 0
+    + " y y_n y_c y_h y_w outputs all_outputs depth row_step panels splits chunks slices panel_dy parts w w_c"
+    # y: its gradient; outputs: channels of one group; depth: weights of one tap and output; panel_dy: where in scratch
+    # a panel's dy goes; w_c: how far apart the channels' rows are in w, where sums go straight there, else 0
 )
 
 
@@ -97,7 +96,7 @@ class Part:
     def of(cls, job: Job, s: Sliding) -> Part:
         """A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input."""
         turned = _turns(s, job)
-        s = _turned(s) if turned else s
+        s = s.exchanged() if turned else s
         panel_bytes = job.target.tile_vectors * job.target.vector_bytes
         blocks = blocking(s, job.dtype, job.target, job.target.l1_bytes * 5 // 8 // panel_bytes, 1)
         panels, numbers = ceil_div(s.outputs, job.panel), blocks.arguments(s)
@@ -115,8 +114,6 @@ class Part:
     def steps(self, job: Job) -> tuple[list[Step], int]:
         """The steps, and the memory that they need."""
         s, blocks, size = self.sliding, self.blocks, job.size
-        v, h = s.vertical, s.horizontal
-        x, dy = ("y", "x") if self.turned else ("x", "y")
         kernels = code(build, ("accumulate", "collect"), job.dtype, job.target, s.lanewise)
         layout = Layout()
         parts = 0
@@ -126,24 +123,18 @@ class Part:
         per_thread = round_up((panel_dy + blocks.rows * blocks.columns * job.panel) * size, LINE)
         scratch = layout.take(per_thread * job.threads)
         accumulate = blocks.arguments(s) | {
-            "dy_n": s.y_n, "dy_c": s.y_c, "dy_h": v.y_step, "dy_w": h.y_step, "outputs": s.outputs,
             "panels": self.panels, "runs": self.runs, "run_length": self.run_length,
             "splits": self.splits, "chunks": self.chunks, "slices": self.slices, "panel_dy": panel_dy,
-            "scratch_bytes": per_thread, "row_step": h.dilation * blocks.pitch if s.lanewise else 1,
+            "scratch_bytes": per_thread, "row_step": s.horizontal.dilation * blocks.pitch if s.lanewise else 1,
             "w_c": s.w_c if self.straight else 0,
         }  # fmt: skip
-        collect = panels_of(s, job.panel) | {"splits": self.splits}
-        w = ("w", s.w_start * size)
-        at = {
-            "x": (x, s.x_start * size),
-            "dy": (dy, s.y_start * size),
-            "scratch": ("work", scratch),
-            "parts": ("work", parts),
-            "w": w,
-        }
+        at = job.places(s) | {"scratch": ("work", scratch), "parts": ("work", parts)}
+        if self.turned:
+            at |= {"x": ("y", s.x_start * size), "y": ("x", s.y_start * size)}
         steps = [step(kernels["accumulate"], job.threads, ACCUMULATE, accumulate, at)]
         if not self.straight:
-            steps.append(step(kernels["collect"], job.threads, COLLECT, collect, {"parts": ("work", parts), "w": w}))
+            collect = panels_of(s, job.panel) | {"splits": self.splits}
+            steps.append(step(kernels["collect"], job.threads, COLLECT, collect, at))
         return steps, layout.size
 
     def nest(self, job: Job) -> Nest:
@@ -222,26 +213,6 @@ def _turns(s: Sliding, job: Job) -> bool:
     return pointwise and (v.size, h.size) == (v.out, h.out) and not s.lanewise and s.w_c == 1 and s.groups == 1
 
 
-def _turned(s: Sliding) -> Sliding:
-    def axis(a: Axis) -> Axis:
-        return replace(a, x_step=a.y_step, y_step=a.x_step, x_start=a.y_start, y_start=a.x_start)
-
-    return replace(
-        s,
-        channels=s.outputs,
-        outputs=s.channels,
-        all_channels=s.outputs,
-        vertical=axis(s.vertical),
-        horizontal=axis(s.horizontal),
-        x_n=s.y_n,
-        x_c=s.y_c,
-        y_n=s.x_n,
-        y_c=s.x_c,
-        w_k=s.w_c,
-        w_c=s.w_k,
-    )
-
-
 # To copy a pixel of a group: groups of few channels wait for that.
 _CYCLES_A_PIXEL = 10.0
 
@@ -308,7 +279,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
                 dy = scratch.at(a["panel_dy"])
                 _panel(f, a, block, x, dy, p.index, dw, run, add, panel, gradients, copy)
     f.done()
-    add_collect(module, dtype, copy, lanes, panel)
+    collect_kernel(module, dtype, copy, lanes, panel)
 
 
 def _panel(
@@ -330,23 +301,20 @@ def _panel(
     first_output = block.group * a["outputs"] + channel
     outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
     width = filled(outputs, gradients.lanes)
-    source = f.address(a["dy"]).at(
-        block.image * a["dy_n"]
-        + first_output * a["dy_c"]
-        + block.first_row * a["dy_h"]
-        + block.first_column * a["dy_w"]
+    source = f.address(a["y"]).at(
+        block.image * a["y_n"] + first_output * a["y_c"] + block.first_row * a["y_h"] + block.first_column * a["y_w"]
     )
     with f.if_(outputs.compare("<", width)):
         fill_zeros(f, dy, block.rows * block.columns * width, gradients.lanes)
     # Rows that touch are packed as one.
-    one_row = a["dy_h"].compare("==", block.columns * a["dy_w"])
+    one_row = a["y_h"].compare("==", block.columns * a["y_w"])
     rows = f.choose(one_row, 1, block.rows)
     columns = f.choose(one_row, block.rows * block.columns, block.columns)
     with f.loop(rows) as row:
         target_row = dy.at(row.index * columns * width)
-        here = source.at(row.index * a["dy_h"])
+        here = source.at(row.index * a["y_h"])
         f.call(
-            copy, to=target_row, to_i=1, to_j=width, source=here, source_i=a["dy_c"], source_j=a["dy_w"],
+            copy, to=target_row, to_i=1, to_j=width, source=here, source_i=a["y_c"], source_j=a["y_w"],
             width=outputs, length=columns,
         )  # fmt: skip
 

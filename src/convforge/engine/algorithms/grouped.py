@@ -57,7 +57,7 @@ from ..program import LINE, Layout, Prepared, Program, code, step
 from ..target import Target
 from .groups import MOST_OUTPUTS, groups_of_one, small_groups
 
-PACK = Arguments("w w_g w_k w_c w_i w_j channels kernel_h packed")
+PACK = Arguments("w w_g w_k w_c w_i w_j channels kernel_h weights")
 
 SLIDE = Arguments(
     "x x_n x_h x_w y y_n y_h y_w images channels height width out_height out_width chunk chunks "
@@ -194,52 +194,32 @@ class Grouped(Plan):
 
     def prepared(self, name: str) -> Prepared:
         job, cut, size, lanes = self.job, self.cut, self.job.size, self.job.lanes
-        source, weights, result = job.which.roles
         s = job.problem.forward()
         v, h = s.vertical, s.horizontal
-        x = {"x_n": s.x_n, "x_h": v.x_step, "x_w": h.x_step, "height": v.size, "width": h.size}
-        y = {"y_n": s.y_n, "y_h": v.y_step, "y_w": h.y_step, "out_height": v.out, "out_width": h.out}
         if job.backward:
-            x, y = dict(zip(x, y.values(), strict=True)), dict(zip(y, x.values(), strict=True))
+            s = s.exchanged()
             rows = {"row_h": 1, "row_0": v.pad, "row_i": -v.dilation, "row_m": v.stride, "left": h.pad}
         else:
             rows = {"row_h": v.stride, "row_0": -v.pad, "row_i": v.dilation, "row_m": 1, "left": -h.pad}
+        numbers = job.numbers(s) | rows
         # The vectors stored are all aligned where the first one is; whether that is so, the kernel sees.
-        aligned = all(number % lanes == 0 for number in (cut.channels, y["y_n"], y["y_h"], y["y_w"]))
+        aligned = all(number % lanes == 0 for number in (cut.channels, s.y_n, s.vertical.y_step, s.horizontal.y_step))
         past_caches = aligned and traffic.bytes_of(job.problem) > job.target.l3_bytes and not job.finish.residual
         layout = Layout()
         scratch_bytes = round_up((v.kernel + v.stride) * 16, LINE)  # the list of rows
         scratch = layout.take(scratch_bytes * job.threads)
         parameters = (cut.group, *cut.pattern, job.finish.activation)
         kernels = code(build, ("pack", "slide"), job.dtype, job.target, *parameters)
-        w_k, w_c = (s.w_c, s.w_k) if job.backward else (s.w_k, s.w_c)
-        pack = {
-            "w_g": s.w_g, "w_k": w_k, "w_c": w_c, "w_i": v.w_step, "w_j": h.w_step, "channels": cut.channels,
-            "kernel_h": v.kernel,
-        }  # fmt: skip
-        slide = x | y | rows | {
-            "images": s.images, "channels": cut.channels, "chunk": cut.chunk, "chunks": cut.chunks,
-            "kernel_h": v.kernel, "bias_step": int(job.finish.bias), "residual": 0, "scratch_bytes": scratch_bytes,
+        numbers |= {
+            "channels": cut.channels, "chunk": cut.chunk, "chunks": cut.chunks, "scratch_bytes": scratch_bytes,
             "past_caches": int(past_caches),
         }  # fmt: skip
-        at = {
-            "x": (source, 0),
-            "y": (result, 0),
-            "weights": ("packed", 0),
-            "bias": ("bias" if job.finish.bias else "zeros", 0),
-            "zeros": ("zeros", 0),
-            "scratch": ("work", scratch),
-        }
-        if job.finish.residual:
-            at["residual"] = ("residual", 0)
-        packing = step(
-            kernels["pack"], job.threads, PACK, pack, {"w": (weights, s.w_start * size), "packed": ("packed", 0)}
-        )
+        at = job.places(s) | {"weights": ("packed", 0), "scratch": ("work", scratch)}
         return Prepared(
             name,
             job.threads,
-            Program((step(kernels["slide"], job.threads, SLIDE, slide, at),), layout.size),
-            Program((packing,)),
+            Program((step(kernels["slide"], job.threads, SLIDE, numbers, at),), layout.size),
+            Program((step(kernels["pack"], job.threads, PACK, numbers, at),)),
             cut.vectors * cut.taps * lanes * size,
         )
 
@@ -502,7 +482,7 @@ def _pack(module: ir.Module, dtype: str, target: Target, group: Group, width: in
         start = channel // group.outputs * a["w_g"] + channel % group.outputs * a["w_k"]
         w = f.address(a["w"]).at(start + c * a["w_c"])
         own = [w.at(a["w_g"] * (lane // group.outputs) + a["w_k"] * (lane % group.outputs)) for lane in range(lanes)]
-        packed = f.address(a["packed"]).at((vector * taps * group.depth + c * width) * lanes)
+        packed = f.address(a["weights"]).at((vector * taps * group.depth + c * width) * lanes)
         with f.if_else(one_piece) as (turned, scattered):
             with turned, f.loop(taps, step=lanes) as tap:  # `lanes` channels × `lanes` taps at a time through registers
                 left = taps - tap.index

@@ -24,9 +24,9 @@ from ..target import Target
 from .groups import MOST_OUTPUTS, groups_of_one, small_groups
 
 CORRELATE = Arguments(
-    "x x_n x_h x_w dy dy_n dy_h dy_w images channels height out_height out_width width kernel_h tap_rows stride_h "
+    "x x_n x_h x_w y y_n y_h y_w images channels height out_height out_width width kernel_h tap_rows stride_h "
     "dilation_h pad_top pad_left inside inside_end splits chunks block_rows parts zeros"
-    # tap_rows: kernel_h, rounded up to whole tiles; inside … inside_end: outputs with all their columns in the image
+    # y: its gradient; tap_rows: kernel_h in whole tiles; inside … inside_end: outputs of inner columns only
 )
 
 COLLECT = Arguments("parts splits tap_rows kernel_h channels w w_k w_c w_i w_j")
@@ -180,32 +180,19 @@ class GroupedWeightGradient(Plan):
 
     def prepared(self, name: str) -> Prepared:
         job, split = self.job, self.split
-        s, channels = job.problem.forward(), job.problem.y_shape[1]
-        v, h = s.vertical, s.horizontal
-        rows_a_tile, tap_rows, splits, chunks = split.rows_a_tile, split.tap_rows, split.splits, split.chunks
+        s = job.problem.forward()
         layout = Layout()
-        parts = layout.take(split.sums_bytes)
-        w = ("w", s.w_start * job.size)
-        kernels = code(
-            build, ("correlate", "collect"), job.dtype, job.target, split.group, rows_a_tile, h.kernel, h.stride
-        )
-        correlate = {
-            "x_n": s.x_n, "x_h": v.x_step, "x_w": h.x_step, "dy_n": s.y_n, "dy_h": v.y_step, "dy_w": h.y_step,
-            "images": s.images, "channels": channels, "height": v.size, "width": h.size,
-            "out_height": v.out, "out_width": h.out, "kernel_h": v.kernel, "tap_rows": tap_rows,
-            "stride_h": v.stride, "dilation_h": v.dilation, "pad_top": v.pad, "pad_left": h.pad,
-            "inside": split.inside, "inside_end": split.inside_end, "splits": splits, "chunks": chunks,
+        at = job.places(s) | {"parts": ("work", layout.take(split.sums_bytes))}
+        parameters = (split.group, split.rows_a_tile, split.width, s.horizontal.stride)
+        kernels = code(build, ("correlate", "collect"), job.dtype, job.target, *parameters)
+        numbers = s.numbers | {
+            "channels": s.all_outputs, "tap_rows": split.tap_rows, "inside": split.inside,
+            "inside_end": split.inside_end, "splits": split.splits, "chunks": split.chunks,
             "block_rows": split.block_rows,
         }  # fmt: skip
-        collect = {
-            "splits": splits, "tap_rows": tap_rows, "kernel_h": v.kernel, "channels": channels,
-            "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step,
-        }  # fmt: skip
-        sums = ("work", parts)
-        at = {"x": ("x", 0), "dy": ("y", 0), "parts": sums, "zeros": ("zeros", 0)}
         steps = (
-            step(kernels["correlate"], job.threads, CORRELATE, correlate, at),
-            step(kernels["collect"], job.threads, COLLECT, collect, {"parts": sums, "w": w}),
+            step(kernels["correlate"], job.threads, CORRELATE, numbers, at),
+            step(kernels["collect"], job.threads, COLLECT, numbers, at),
         )
         return Prepared(name, job.threads, Program(steps, layout.size))
 
@@ -262,7 +249,7 @@ def build(module: ir.Module, dtype: str, target: Target, group: Group, tap_rows:
                 rows = (stop - block.index).at_most(a["block_rows"])
                 channel = (vector.index * lanes).at_most(a["channels"] - lanes)
                 x = f.address(a["x"]).at(image.index * a["x_n"] + group.first_input(channel))
-                dy = f.address(a["dy"]).at(image.index * a["dy_n"] + channel)
+                dy = f.address(a["y"]).at(image.index * a["y_n"] + channel)
                 to = parts.at(vector.index * sums + tap_row.index * (width * group.depth * lanes))
                 for tile in tiles:
                     f.call(
@@ -303,7 +290,7 @@ def _gradient_tile(
             f.pick(inside, x.at(r * a["x_h"] - a["pad_left"] * a["x_w"]), zeros)
             for inside, r in zip(met, there, strict=True)
         ]
-        dy_row = dy.at(row.index * a["dy_h"])
+        dy_row = dy.at(row.index * a["y_h"])
 
         def meet(sums: dict[tuple[int, int, int], Value], x: Pointer, i: int, numbers: dict[int, Value]) -> None:
             """An input, in tap row i, meets the numbers of dy that have it under their tap j."""
@@ -315,7 +302,7 @@ def _gradient_tile(
 
         def at_border(loop: Loop) -> None:
             """One output, each of whose inputs may lie outside."""
-            number = dy_row.at(loop.index * a["dy_w"]).vector(lanes)
+            number = dy_row.at(loop.index * a["y_w"]).vector(lanes)
             sums = dict(zip(taps, loop.values, strict=True))
             for j in range(width):
                 column = loop.index * stride + j
@@ -331,7 +318,7 @@ def _gradient_tile(
         with f.loop(inside, carry=row.values) as q:
             at_border(q)
         with f.loop(inside_end, start=inside, step=columns, carry=q.values) as q:
-            numbers = [dy_row.at((q.index + n) * a["dy_w"]).vector(lanes) for n in range(columns)]
+            numbers = [dy_row.at((q.index + n) * a["y_w"]).vector(lanes) for n in range(columns)]
             sums = dict(zip(taps, q.values, strict=True))
             for i in range(tap_rows):
                 here = x_rows[i].at(q.index * stride * x_steps[i])

@@ -36,7 +36,7 @@ not aligned and count twice: 16 of the 24 loads that 12 cycles have room for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llvmlite import ir
@@ -53,7 +53,7 @@ from ..program import LINE, Layout, Prepared, Program, code, step
 from ..target import DTYPE_BYTES, Target
 
 PACK_WEIGHTS = Arguments(
-    "w w_k w_c w_i w_j outputs phase_outputs phases_h phases_w channels kernel_h kernel_w taps_h taps_w turned packed"
+    "w w_k w_c w_i w_j outputs phase_outputs phases_h phases_w channels kernel_h kernel_w taps_h taps_w turned weights"
     # kernel: of the convolution at stride 1; taps: those that the weights have
 )
 
@@ -116,42 +116,21 @@ def input_gradient(problem: Problem) -> Phased | Refusal:
 
     def together(a: Axis) -> Axis:
         taps, first = ceil_div(a.kernel, a.stride), a.pad // a.stride
-        return Axis(
-            size=a.out,
+        return replace(
+            a.exchanged(),
             out=(a.size - 1 + a.pad) // a.stride - first + 1,
             kernel=taps,
             stride=1,
-            dilation=a.dilation,
             pad=(taps - 1) * a.dilation - first,
-            x_step=a.y_step,
-            w_step=a.w_step,
-            y_step=a.x_step,
-            w_start=a.w_start,
         )
 
-    v, h = (together(a) for a in axes)
-    turned = Sliding(
-        images=s.images,
-        groups=1,
-        channels=s.outputs,
-        outputs=s.channels,
-        vertical=v,
-        horizontal=h,
-        x_n=s.y_n,
-        x_c=s.y_c,
-        y_n=s.x_n,
-        y_c=s.x_c,
-        w_g=0,
-        w_k=s.w_c,
-        w_c=s.w_k,
-        all_channels=s.outputs,
-    )
+    v, h = axes
     return Phased(
-        turned,
-        (s.vertical.stride, s.horizontal.stride),
-        (s.vertical.pad % s.vertical.stride, s.horizontal.pad % s.horizontal.stride),
-        (s.vertical.size, s.horizontal.size),
-        (s.vertical.kernel, s.horizontal.kernel),
+        replace(s.exchanged(), vertical=together(v), horizontal=together(h)),
+        (v.stride, h.stride),
+        (v.pad % v.stride, h.pad % h.stride),
+        (v.size, h.size),
+        (v.kernel, h.kernel),
         turned=True,
     )
 
@@ -300,7 +279,6 @@ class Planar(Plan):
 
     def prepared(self, name: str) -> Prepared:
         job, p, b, rows, size = self.job, self.phased, self.blocks, self.rows, self.job.size
-        source, weights, result = job.which.roles
         s = p.sliding
         v, h = s.vertical, s.horizontal
         row_groups = ceil_div(p.outputs, rows)
@@ -313,46 +291,22 @@ class Planar(Plan):
         staged_at = bias_at + rows * job.lanes
         residual_at = staged_at + rows * b.staged_plane
         per_thread = round_up((residual_at + (rows * b.staged_plane if job.finish.residual else 0)) * size, LINE)
-        common = {
-            "kernel_h": v.kernel, "kernel_w": h.kernel, "outputs": p.outputs, "phase_outputs": s.outputs,
-            "phases_h": p.phases[0], "phases_w": p.phases[1], "channels": s.channels,
-        }  # fmt: skip
-        packing = common | {
-            "w_k": s.w_k, "w_c": s.w_c, "w_i": v.w_step, "w_j": h.w_step,
+        numbers = job.numbers(s) | {
+            "outputs": p.outputs, "phase_outputs": s.outputs, "phases_h": p.phases[0], "phases_w": p.phases[1],
             "taps_h": p.taps[0], "taps_w": p.taps[1], "turned": int(p.turned),
-        }  # fmt: skip
-        numbers = common | {
-            "x_n": s.x_n, "x_c": s.x_c, "x_h": v.x_step, "x_w": h.x_step, "images": s.images,
-            "height": v.size, "width": h.size, "dilation_h": v.dilation, "dilation_w": h.dilation,
-            "pad_top": v.pad, "pad_left": h.pad, "out_height": v.out, "out_width": h.out,
             "block_rows": b.rows, "block_columns": b.columns,
             "row_blocks": ceil_div(v.out, max(1, b.rows)), "column_blocks": ceil_div(h.out, max(1, b.columns)),
             "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
-            "crop_top": p.crops[0], "crop_left": p.crops[1],
-            "y_n": s.y_n, "y_c": s.y_c, "y_h": v.y_step, "y_w": h.y_step,
-            "y_height": p.y_size[0], "y_width": p.y_size[1],
-            "bias_step": int(job.finish.bias), "c_part": _channels_a_part(s),
-            "input_numbers": input_numbers, "staged_plane": b.staged_plane, "bias_at": bias_at, "staged_at": staged_at,
-            "residual": 0, "residual_at": residual_at,
-            "scratch_bytes": per_thread,
+            "crop_top": p.crops[0], "crop_left": p.crops[1], "y_height": p.y_size[0], "y_width": p.y_size[1],
+            "c_part": _channels_a_part(s), "input_numbers": input_numbers, "staged_plane": b.staged_plane,
+            "bias_at": bias_at, "staged_at": staged_at, "residual_at": residual_at, "scratch_bytes": per_thread,
         }  # fmt: skip
         layout, packed = Layout(), Layout()
-        at = {
-            "x": (source, 0),
-            "y": (result, 0),
+        at = job.places(s) | {
             "weights": ("packed", packed.take(row_groups * rows * s.taps * size)),
             "scratch": ("work", layout.take(per_thread * job.threads)),
-            "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
         }
-        if job.finish.residual:
-            at["residual"] = ("residual", 0)
-        pack = step(
-            kernels["pack_weights"],
-            job.threads,
-            PACK_WEIGHTS,
-            packing,
-            {"w": (weights, s.w_start * size), "packed": ("packed", 0)},
-        )
+        pack = step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, numbers, at)
         compute = step(kernels["planar"], job.threads, PLANAR, numbers, at)
         return Prepared(name, job.threads, Program((compute,), layout.size), Program((pack,)), packed.size)
 
@@ -582,7 +536,7 @@ def _pack_weights(module: ir.Module, dtype: str, rows: int) -> None:
         exists = (output.compare("<", a["outputs"]), i.compare("<", a["taps_h"]), j.compare("<", a["taps_w"]))
         source = f.address(a["w"]).at(k * a["w_k"] + i * a["w_i"] + j * a["w_j"])
         group, row = output // rows, output % rows
-        to = f.address(a["packed"]).at((group * a["channels"] * taps + tap) * rows + row)
+        to = f.address(a["weights"]).at((group * a["channels"] * taps + tap) * rows + row)
         with f.if_else(f.all_of(*exists)) as (weights, nothing):
             with weights, f.loop(a["channels"]) as c:
                 to.at(c.index * taps * rows).put(source.at(c.index * a["w_c"]).scalar())

@@ -43,12 +43,29 @@ Tiles are numbered through all images, so the register tile's 14 rows are full e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
 
 from ...spec import ceil_div, round_up
 from ..geometry import scratch_pitch
-from ..kernels.pack_weights import panels_of
-from ..kernels.winograd import CHANNELS_A_PART, KERNELS, SLIDING, TRANSFORM_WEIGHTS, build, product_pitch
-from ..kernels.winograd_tiles import TABLE_BYTES, Shape, Tiled
+from ..kernels.blocks import thread_scratch, tiles
+from ..kernels.cook_toom import short_convolution
+from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share, tasks
+from ..kernels.pack import copy_function, reorder
+from ..kernels.pack_weights import Panel, pack_function
+from ..kernels.tile import filled, product_tiles
+from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
+from ..kernels.winograd_tiles import (
+    TABLE_BYTES,
+    TILE_ARGUMENTS,
+    Shape,
+    Tiled,
+    each_tile,
+    locate_input,
+    locate_output,
+    transform_images,
+)
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step, zeros_for
@@ -56,6 +73,22 @@ from ..target import Target
 from . import relayout
 from .relayout import Dense
 
+TRANSFORM_WEIGHTS = Arguments(
+    "w w_g w_k w_c w_i w_j groups panels outputs channels weights scratch scratch_bytes past_caches"
+)
+
+SLIDING = Arguments(
+    TILE_ARGUMENTS
+    + "weights bias bias_step residual pitch v m u u_step u_channels piece part own splits shares chunks "
+    "w w_g w_k w_c w_i w_j past_caches ask"
+    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made
+    # there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
+    # piece: those whose products are summed at once; chunks: of a split; ask: whether U comes from beyond L2
+)
+
+KERNELS = ("transform_weights", "reorder", "blocks")
+
+_CHANNELS_A_PART = 32
 _PIECE = 64
 """Input channels whose U is made just before it is used: 36·64·32 numbers, 295 KB, that never leave L2. The products
 pay for it with a sum to load and to store after 64 multiply-adds, a twentieth of their time."""
@@ -108,7 +141,7 @@ class Winograd(Plan):
     def prepared(self, name: str) -> Prepared:
         job, tiled, size, lanes, panel = self.job, self.tiled, self.job.size, self.job.lanes, self.job.panel
         s, shape = tiled.sliding, tiled.shape
-        source, weights, result = job.which.roles
+        source, _, result = job.which.roles
         kernels = code(build, KERNELS, job.dtype, job.target, shape, job.finish.activation)
         layout = Layout()
         x, y = Dense.input(s, layout, size), Dense.output(s, layout, size)
@@ -117,26 +150,17 @@ class Winograd(Plan):
         panel_numbers = shape.products * product_pitch(s.channels, panel, lanes)
         packed_bytes = s.groups * panels * panel_numbers * size
         part_bytes = _part_bytes(shape, panel, size)
-        packing = step(
-            kernels["transform_weights"],
-            job.threads,
-            TRANSFORM_WEIGHTS,
-            panels_of(s, panel)
-            | {"scratch_bytes": part_bytes, "past_caches": int(packed_bytes > _in_caches(job.target))},
-            {"w": (weights, s.w_start * size), "weights": ("packed", 0), "scratch": ("work", 0)},
-        )
-
         pitch = scratch_pitch(round_up(s.channels, lanes), 1, size)
-        numbers = tiled.arguments(panel) | x.arguments("x") | y.arguments("y")
-        numbers |= {"bias_step": int(job.finish.bias), "residual": 0, "pitch": pitch}
-        at = {
+        numbers = job.numbers(s) | tiled.arguments(panel) | x.arguments("x") | y.arguments("y") | {"pitch": pitch}
+        at = job.places(s) | {
             "x": x.address(source, size),
             "y": y.address(result, size),
-            "w": (weights, s.w_start * size),
             "weights": ("packed", 0),
-            "bias": ("bias", 0) if job.finish.bias else ("zeros", 0),
-            "zeros": ("zeros", 0),
+            "scratch": ("work", 0),
         }
+        to_memory = int(packed_bytes > _in_caches(job.target))
+        transform = numbers | {"scratch_bytes": part_bytes, "past_caches": to_memory}
+        packing = step(kernels["transform_weights"], job.threads, TRANSFORM_WEIGHTS, transform, at)
         before = x.copies(kernels["reorder"], job.threads, source, size)
         if job.finish.residual:
             residual = Dense.output(s, layout, size)
@@ -170,7 +194,7 @@ class Winograd(Plan):
                 offsets["u"] = scratch.take(u_numbers * size)
             past_caches = division.chunks > 1 and packed_bytes * division.splits > _in_caches(job.target)
             ask = kept and panel_numbers * size * ceil_div(panels, division.shares) > job.target.l2_bytes // 2
-            sliding = panels_of(s, panel) | numbers | offsets | {
+            sliding = numbers | offsets | {
                 "ask": int(ask),
                 "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
                 "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
@@ -230,7 +254,7 @@ class Winograd(Plan):
 
 def _part_bytes(shape: Shape, panel: int, size: int) -> int:
     """What a part of the weights needs on its way to U: its taps, packed, and the table of where they are."""
-    return round_up(TABLE_BYTES + CHANNELS_A_PART * shape.taps**2 * panel * size, LINE)
+    return round_up(TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size, LINE)
 
 
 def _most_in_l3(job: Job, tiled: Tiled, threads: int) -> int:
@@ -322,3 +346,183 @@ def cycles(job: Job, tiled: Tiled, division: Division, kept: bool) -> float:
         rate = target.costs.l3 * _PACKING_OF_L3 if in_caches else target.costs.memory * _PACKING_OF_MEMORY
         total += u_bytes * (1 + shape.taps**2 / shape.products) / rate
     return ceil_div(s.groups, max(1, min(job.threads, s.groups))) * total
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
+    """Adds the `KERNELS` to the module."""
+    reorder(module, dtype, copy_function(module, dtype, target.lanes(dtype)))
+    kernels = _Kernels(module, dtype, target, shape, activation)
+    kernels.transform_weights()
+    kernels.blocks()
+
+
+def product_pitch(channels: Any, width: Any, lanes: int) -> Any:
+    """Numbers from one ξ of a panel's U to the next: a cache line more than there are, because 32·c numbers are often a
+    multiple of the caches' size over their ways, and one patch's 36 vectors would all fall into the same set."""
+    return channels * width + lanes
+
+
+def odd_lines(numbers: Int, lanes: int) -> Int:
+    """At least so many numbers, an odd count of vectors: a step that spreads what lies so far apart over all sets of
+    the caches."""
+    return (numbers // (2 * lanes) * 2 + 1) * lanes
+
+
+class _Kernels:
+    """What is fixed when their code is written, and the functions that they call."""
+
+    def __init__(self, module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
+        self.module, self.dtype, self.shape, self.lanes = module, dtype, shape, target.lanes(dtype)
+        self.panel = self.lanes * target.tile_vectors
+        matrices = short_convolution(shape.outputs, shape.taps)
+        self.locate_input, self.locate_output, self.locate_taps = (
+            locate_function(module, dtype, size) for size in (shape.points, shape.outputs, shape.taps)
+        )
+        self.spread = spread_function(module, dtype, self.lanes, matrices.into)
+        self.gather = gather_function(module, dtype, self.lanes, matrices.out, activation)
+        self.products = product_tiles(module, dtype, target)
+        self.pack = pack_function(module, dtype, self.lanes)
+        self.spread_weights, self.spread_weights_past_caches = (
+            spread_function(module, dtype, self.lanes, matrices.kernel, past_caches=past) for past in (False, True)
+        )
+        self.part = self.transform_part()
+
+    def transform_part(self) -> Function:
+        """U = G w Gᵀ of at most `_CHANNELS_A_PART` input channels of a panel: packed as [i][j][c][lane], which stays in
+        L1, they are a patch of r×r "pixels" with c·lanes "channels".
+
+        `w` are the weights of the part's first channel, `to` its U, `step` is from one ξ to the next; `past_caches`,
+        whether U goes there, so that its lines are not read into one in order to be written.
+        """
+        names = "*w w_k w_c w_i w_j channels outputs *to step scratch past_caches"
+        f = Function(self.module, "transform_part", names, self.dtype, internal=True)
+        strides = {name: f.integer(name) for name in ("w_k", "w_c", "w_i", "w_j")}
+        w, to = f.pointers("w to")
+        channels, outputs, step_, scratch, past_caches = f.integers("channels outputs step scratch past_caches")
+        table, packed = f.address(scratch, I64), f.address(scratch + TABLE_BYTES)
+        width, taps = filled(outputs, self.lanes), self.shape.taps
+        f.call(
+            self.pack, w=w, **strides, kernel_h=taps, kernel_w=taps, to=packed, room=_CHANNELS_A_PART,
+            channels=channels, outputs=outputs,
+        )  # fmt: skip
+        tap = width * _CHANNELS_A_PART
+        f.call(
+            self.locate_taps, table=table, x=packed, x_h=tap * taps, x_w=tap, top=0, height=taps, left=0, width=taps,
+            outside=packed, gap_h=1, gap_w=1,
+        )  # fmt: skip
+        arguments: dict[str, Int | Pointer | int] = {
+            "table": table, "channels": channels * width, "out": to, "step": step_, "vector_step": self.lanes,
+            "following": table,
+        }  # fmt: skip
+        with f.if_else(past_caches.compare("!=", 0)) as (large, small):
+            with large:
+                f.call(self.spread_weights_past_caches, **arguments)
+            with small:
+                f.call(self.spread_weights, **arguments)
+        f.done()
+        return f
+
+    def transform_panel(
+        self, f: Function, a: dict[str, Int], p: Panel, group: Int, first: Int, channels: Int, to: Pointer, pitch: Int,
+        scratch: Int,
+    ) -> None:  # fmt: skip
+        """U of `channels` input channels of a panel, from the `first` on, part by part; `to` is where that one's
+        begins."""
+        w = p.weights(f, a, group, first)
+        with f.loop(channels, step=_CHANNELS_A_PART) as each:
+            f.call(
+                self.part, w=w.at(each.index * a["w_c"]), w_k=a["w_k"], w_c=a["w_c"], w_i=a["w_i"], w_j=a["w_j"],
+                channels=(channels - each.index).at_most(_CHANNELS_A_PART), outputs=p.outputs,
+                to=to.at(each.index * p.width), step=pitch, scratch=scratch, past_caches=a["past_caches"],
+            )  # fmt: skip
+
+    def transform_weights(self) -> None:
+        """All of U, to be kept."""
+        f, a = kernel(self.module, "transform_weights", self.dtype, TRANSFORM_WEIGHTS)
+        parts = (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
+        a_panel = self.shape.products * product_pitch(a["channels"], self.panel, self.lanes)
+        with tasks(f, a["groups"] * a["panels"] * parts) as task:
+            first, which = task.index % parts * _CHANNELS_A_PART, task.index // parts
+            p = Panel.of(a, which % a["panels"], self.panel, self.lanes)
+            channels = (a["channels"] - first).at_most(_CHANNELS_A_PART)
+            to = f.address(a["weights"]).at(which * a_panel + first * p.width)
+            pitch = product_pitch(a["channels"], p.width, self.lanes)
+            self.transform_panel(f, a, p, which // a["panels"], first, channels, to, pitch, thread_scratch(f, a))
+        f.done()
+
+    def transform_output(
+        self, f: Function, a: dict[str, Int], p: Panel, group: Int, first: Int, count: Int, m: Pointer, m_step: Int,
+        table: Pointer, outside: Pointer,
+    ) -> None:  # fmt: skip
+        """A panel's output pixels of `count` tiles from number `first` on ← M."""
+        channel = group * a["outputs"] + p.first
+        locate = locate_output(f, a, self.locate_output, self.shape.outputs, channel, outside)
+        bias = f.address(a["bias"]).at(channel * a["bias_step"])
+        distance = f.choose(a["residual"].compare("!=", 0), a["residual"] - a["y"], NO_RESIDUAL)
+        with each_tile(f, locate, first, count, table) as (t, here, following):
+            f.call(
+                self.gather, table=here, channels=p.outputs, values=m.at(t * p.width), step=m_step, base=bias,
+                following=following, residual=distance, outside=outside.number(),
+            )  # fmt: skip
+
+    def blocks(self) -> None:
+        """All stages for a split of the tiles and a share of the panels, by one thread."""
+        lanes, products, tile_rows = self.lanes, self.shape.products, self.products.most_rows
+        f, a = kernel(self.module, "blocks", self.dtype, SLIDING)
+        scratch = thread_scratch(f, a)
+        table, outside = f.address(scratch, I64), f.address(scratch + 2 * TABLE_BYTES)
+        v, m, own_u = (f.address(scratch + a[name]) for name in "vmu")
+        a_panel = products * product_pitch(a["channels"], self.panel, lanes)
+        tiles_ = a["images"] * a["tiles_h"] * a["tiles_w"]
+        # Chunks are tasks of their own, unless a thread makes U in the first of them for those that follow.
+        chunks = f.choose(a["own"].compare("!=", 0), 1, a["chunks"])
+        with tasks(f, a["groups"] * a["shares"] * a["splits"] * chunks) as task:
+            first_chunk, rest = task.index % chunks, task.index // chunks
+            split, rest = rest % a["splits"], rest // a["splits"]
+            group = rest // a["shares"]
+            first_panel, last_panel = share(a["panels"], rest % a["shares"], a["shares"])
+            kept_u = f.address(a["weights"]).at((group * a["panels"] + first_panel) * a_panel)
+            u = f.pick(a["own"].compare("!=", 0), own_u, kept_u)
+            first_tile, last_tile = share(tiles_, split, a["splits"])
+            end_chunk = f.choose(a["own"].compare("!=", 0), a["chunks"], first_chunk + 1)
+            with f.loop(end_chunk, start=first_chunk) as chunk:
+                first, after = share(last_tile - first_tile, chunk.index, a["chunks"])
+                first, count = first_tile + first, after - first
+                v_step = odd_lines(count * a["pitch"], lanes)
+                patch = locate_input(f, a, self.locate_input, self.shape.outputs, group)
+                transform_images(
+                    f, patch, self.spread, first, count, a["channels"], v, a["pitch"], v_step, lanes, table
+                )
+                with f.loop(last_panel, start=first_panel) as index:
+                    p = Panel.of(a, index.index, self.panel, lanes)
+                    m_step = odd_lines(count * p.width, lanes)
+                    panel_u = u.at((index.index - first_panel) * a["u_step"])
+                    u_pitch = product_pitch(a["u_channels"], p.width, lanes)
+                    with f.loop(a["channels"], step=a["piece"]) as piece:
+                        channels = (a["channels"] - piece.index).at_most(a["piece"])
+                        # Where U has no room for all channels, each piece takes the place of the one before.
+                        here = piece.index.at_most(a["u_channels"] - channels)
+                        piece_u = panel_u.at(here * p.width)
+                        with f.if_(f.all_of(a["own"].compare("!=", 0), chunk.index.compare("==", 0))):
+                            part = scratch + a["part"]
+                            self.transform_panel(f, a, p, group, piece.index, channels, piece_u, u_pitch, part)
+                        # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
+                        # does not stay in L2, that of the next ξ is asked for: by each tile its share.
+                        a_row = f.choose(a["ask"].compare("!=", 0), channels * p.width // count + 1, 0)
+                        rounds = (channels // 4).at_least(1)
+                        with f.loop(products) as xi, tiles(f, count, tile_rows) as rows:
+                            self.products.call(
+                                f, rows.size, p.width,
+                                x=v.at(xi.index * v_step + rows.first * a["pitch"] + piece.index),
+                                step=a["pitch"], w=piece_u.at(xi.index * u_pitch), count=channels,
+                                y=m.at(xi.index * m_step + rows.first * p.width), add=piece.index,
+                                ahead=piece_u.at((xi.index + 1) * u_pitch + rows.first * a_row),
+                                ahead_step=(rows.size * a_row + rounds - 1) // rounds,
+                            )  # fmt: skip
+                    self.transform_output(f, a, p, group, first, count, m, m_step, table, outside)
+        f.done()

@@ -50,12 +50,11 @@ from llvmlite import ir
 
 from ...spec import ceil_div
 from ..kernels.blocks import thread_scratch, tiles
-from ..kernels.collect import COLLECT, add_collect
 from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Int, Pointer, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
-from ..kernels.pack_weights import panels_of
-from ..kernels.tile import filled, product_tiles
+from ..kernels.pack_weights import COLLECT, Panel, collect_kernel
+from ..kernels.tile import product_tiles
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from ..kernels.winograd_tiles import TABLE, TILE_ARGUMENTS, Shape, Tiled, locate_input, locate_output, transform_images
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
@@ -67,10 +66,11 @@ from .relayout import Dense
 from .winograd import OF_MEMORY, cycles_of_transform, in_tiles
 
 ACCUMULATE = Arguments(
-    TILE_ARGUMENTS + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts dw part v w sums sums_step ahead"
-    # parts: dw of every split; part: dw of one task on its way; v, w: each with the former where it is in a thread's
-    # scratch, as are the sums; sums_step: from one task's to the next one's, 0 where they are not kept; ahead: whether
-    # they are asked for
+    TILE_ARGUMENTS
+    + "w_g w_k w_c w_i w_j splits k_parts c_parts chunks parts w part_at v_at w_at sums_at sums_step ahead"
+    # y: its gradient; parts: dw of every split; part_at, v_at, w_at, sums_at: where in a thread's scratch are dw of one
+    # task on its way, V, W and S; sums_step: from one task's to the next one's, 0 where they are not kept; ahead:
+    # whether they are asked for
 )
 
 KERNELS = ("reorder", "accumulate", "collect")
@@ -220,20 +220,18 @@ class WinogradWeightGradient(Plan):
         parts = layout.take(d.dw_bytes)
         scratch = Layout()
         scratch.take(2 * TABLE * 8)
-        numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | panels_of(s, panel) | {
+        numbers = tiled.arguments(panel) | x.arguments("x") | dy.arguments("y") | {
             "splits": d.splits, "k_parts": d.k_parts, "c_parts": d.c_parts, "chunks": d.chunks,
-            "part": scratch.take(shape.taps**2 * lanes * panel * size),
-            "w": scratch.take(d.w_bytes), "sums": scratch.take(d.sums_bytes), "v": scratch.take(d.v_bytes),
+            "part_at": scratch.take(shape.taps**2 * lanes * panel * size),
+            "w_at": scratch.take(d.w_bytes), "sums_at": scratch.take(d.sums_bytes), "v_at": scratch.take(d.v_bytes),
             "sums_step": d.task_bytes // size if d.chunks > 1 else 0,
             "ahead": int(d.sums_bytes > target.l2_bytes),
             "scratch_bytes": scratch.size,
         }  # fmt: skip
-        at = {
+        at = job.places(s) | {
             "x": x.address("x", size),
             "y": dy.address("y", size),
-            "zeros": ("zeros", 0),
             "parts": ("work", parts),
-            "dw": ("w", s.w_start * size),
             "scratch": ("work", layout.take(scratch.size * job.threads)),
         }
         steps = [
@@ -242,10 +240,7 @@ class WinogradWeightGradient(Plan):
         ]
         steps.append(step(kernels["accumulate"], job.threads, ACCUMULATE, numbers, at))
         if d.splits > 1:
-            collected = {"parts": at["parts"], "w": at["dw"]}
-            steps.append(
-                step(kernels["collect"], job.threads, COLLECT, panels_of(s, panel) | {"splits": d.splits}, collected)
-            )
+            steps.append(step(kernels["collect"], job.threads, COLLECT, numbers, at))
         zeros = zeros_for(max(s.all_channels, s.all_outputs))
         return Prepared(name, job.threads, Program(tuple(steps), layout.size), zeros=zeros)
 
@@ -319,12 +314,12 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     gather = gather_function(module, dtype, lanes, backward.out)
     products = product_tiles(module, dtype, target, min(lanes, target.tile_rows), transposed=True)
     reorder(module, dtype, copy)
-    add_collect(module, dtype, copy, lanes, panel)
+    collect_kernel(module, dtype, copy, lanes, panel)
 
     f, a = kernel(module, "accumulate", dtype, ACCUMULATE)
     scratch = thread_scratch(f, a)
     table, zeros = f.address(scratch, I64), f.address(a["zeros"])
-    v, w, all_sums, own_part = (f.address(scratch + a[name]) for name in ("v", "w", "sums", "part"))
+    v, w, all_sums, own_part = (f.address(scratch + a[name]) for name in ("v_at", "w_at", "sums_at", "part_at"))
 
     def multiply(
         v: Pointer, w: Pointer, width: Int, count: Int, pitch: Int, rows: Int, sums: Pointer, add: Int
@@ -341,30 +336,29 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
                     ahead=v, ahead_step=0,
                 )  # fmt: skip
 
-    def back(sums: Pointer, split: Int, group: Int, p: Int, channel: Int, rows: Int) -> None:
+    def back(sums: Pointer, split: Int, group: Int, index: Int, channel: Int, rows: Int) -> None:
         """dw of a task ← S, as [tap][channel][lane]: into the split's own, or by way of scratch to where dw belongs."""
-        outputs, width = _width(a, p, lanes, panel)
+        p = Panel.of(a, index, panel, lanes)
         straight = a["splits"].compare("==", 1)
-        before = ((split * a["groups"] + group) * a["panels"] + p) * panel * shape.taps**2 * a["channels"]
-        to = f.pick(straight, own_part, f.address(a["parts"]).at(before + channel * width))
-        tap = f.choose(straight, lanes, a["channels"]) * width
+        before = ((split * a["groups"] + group) * a["panels"] + index) * panel * shape.taps**2 * a["channels"]
+        to = f.pick(straight, own_part, f.address(a["parts"]).at(before + channel * p.width))
+        tap = f.choose(straight, lanes, a["channels"]) * p.width
         with f.loop(rows) as row:
-            here = to.at(row.index * width)
+            here = to.at(row.index * p.width)
             f.call(
                 locate_taps, table=table, x=here, x_h=tap * shape.taps, x_w=tap, top=0, height=shape.taps, left=0,
                 width=shape.taps, outside=here, gap_h=1, gap_w=1,
             )  # fmt: skip
             f.call(
-                gather, table=table, channels=width, values=sums.at(row.index * width), step=width * lanes, base=zeros,
-                following=table, residual=NO_RESIDUAL, outside=0,
+                gather, table=table, channels=p.width, values=sums.at(row.index * p.width), step=p.width * lanes,
+                base=zeros, following=table, residual=NO_RESIDUAL, outside=0,
             )  # fmt: skip
         with f.if_(straight), f.loop(shape.taps) as i, f.loop(shape.taps) as j:
-            dw = f.address(a["dw"]).at(group * a["w_g"] + p * panel * a["w_k"] + channel * a["w_c"])
-            dw = dw.at(i.index * a["w_i"] + j.index * a["w_j"])
+            dw = p.weights(f, a, group, channel).at(i.index * a["w_i"] + j.index * a["w_j"])
             source = to.at((i.index * shape.taps + j.index) * tap)
             f.call(
-                copy, to=dw, to_i=a["w_k"], to_j=a["w_c"], source=source, source_i=1, source_j=width, width=outputs,
-                length=rows,
+                copy, to=dw, to_i=a["w_k"], to_j=a["w_c"], source=source, source_i=1, source_j=p.width,
+                width=p.outputs, length=rows,
             )  # fmt: skip
 
     with tasks(f, a["splits"] * a["groups"] * a["k_parts"] * a["c_parts"]) as unit:
@@ -386,21 +380,17 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
                 f, patch, spread_patch, first, count, channels, v, f.const(lanes), pitch * lanes,
                 pitch * (shape.products * lanes), table,
             )  # fmt: skip
-            with f.loop(end_panel, start=first_panel) as p:
-                outputs, width = _width(a, p.index, lanes, panel)
-                pixels = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + p.index * panel, zeros)
-                transform_images(f, pixels, spread_tile, first, count, outputs, w, width, pitch * width, lanes, table)
+            with f.loop(end_panel, start=first_panel) as index:
+                p = Panel.of(a, index.index, panel, lanes)
+                pixels = locate_output(f, a, locate_tile, shape.outputs, group * a["outputs"] + p.first, zeros)
+                transform_images(
+                    f, pixels, spread_tile, first, count, p.outputs, w, p.width, pitch * p.width, lanes, table
+                )
                 with f.loop(vectors) as vector:
                     rows = (channels - vector.index * lanes).at_most(lanes)
-                    sums = all_sums.at(((p.index - first_panel) * vectors + vector.index) * a["sums_step"])
+                    sums = all_sums.at(((index.index - first_panel) * vectors + vector.index) * a["sums_step"])
                     v_of_task = v.at(vector.index * shape.products * pitch * lanes)
-                    multiply(v_of_task, w, width, count, pitch, rows, sums, chunk.index)
+                    multiply(v_of_task, w, p.width, count, pitch, rows, sums, chunk.index)
                     with f.if_(chunk.index.compare("==", a["chunks"] - 1)):
-                        back(sums, split, group, p.index, first_channel + vector.index * lanes, rows)
+                        back(sums, split, group, index.index, first_channel + vector.index * lanes, rows)
     f.done()
-
-
-def _width(a: dict[str, Int], index: Int, lanes: int, panel: int) -> tuple[Int, Int]:
-    """A panel's output channels: how many, and how many with the lanes that are filled up."""
-    outputs = (a["outputs"] - index * panel).at_most(panel)
-    return outputs, filled(outputs, lanes)

@@ -50,6 +50,9 @@ class Epilogue:
             raise UserError(f"{self.activation!r} is not an activation; these are: {', '.join(ACTIVATIONS)}.")
 
 
+NOTHING = Epilogue()
+
+
 def apply(f: Function, name: str, value: Value) -> Value:
     """The activation called `name`, of a vector; "" leaves it as it is."""
     if not name:

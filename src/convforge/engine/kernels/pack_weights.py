@@ -5,6 +5,8 @@
 A panel is `tile_vectors` vectors of output channels wide; a group's last one may be one vector, whose lanes beyond the
 last channel are zeros. Four ways to read them, told apart at run time by the strides: vectors turned in registers where
 an output channel's weights are one piece, copied where output channels lie side by side, else one by one.
+
+The gradient of the weights is summed in the same form, by each thread for itself, and brought back from it.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from llvmlite import ir
 
 from ...spec import ceil_div
 from ..geometry import Sliding
-from .ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
+from .ir import Arguments, Function, Int, IntLike, Pointer, Value, kernel, tasks
 from .tile import filled
 
-PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w packed")
+PACK_WEIGHTS = Arguments("w w_g w_k w_c w_i w_j groups panels outputs channels kernel_h kernel_w weights")
+
+COLLECT = Arguments("parts splits groups panels outputs channels kernel_h kernel_w w w_g w_k w_c w_i w_j")
 
 CHANNELS_A_TASK = 64
 
@@ -28,57 +32,40 @@ def panels_of(s: Sliding, panel: int) -> dict[str, int]:
     return s.weights | {"panels": ceil_div(s.weights["outputs"], panel)}
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A panel of a group's output channels while code for it is generated."""
+
+    first: Int
+    outputs: Int
+    width: Int
+    """With the lanes that are filled up: whole vectors."""
+
+    @classmethod
+    def of(cls, a: dict[str, Int], index: Int, panel: int, lanes: int) -> Panel:
+        first = index * panel
+        outputs = (a["outputs"] - first).at_most(panel)
+        return cls(first, outputs, filled(outputs, lanes))
+
+    def weights(self, f: Function, a: dict[str, Int], group: IntLike, channel: IntLike = 0) -> Pointer:
+        """Where the tensor has those of its first output and an input channel."""
+        return f.address(a["w"]).at(a["w_g"] * group + self.first * a["w_k"] + a["w_c"] * channel)
+
+
 def pack_function(module: ir.Module, dtype: str, lanes: int) -> Function:
     """`pack`: some input channels of a panel, `channels` of them, as [i][j][c][lane], from the first of their weights,
     `w`, and the strides by output, input, row and column; `room` is for how many channels there is room from tap to
     tap."""
     names = "*w w_k w_c w_i w_j kernel_h kernel_w *to room channels outputs"
     f = Function(module, "pack", names, dtype, internal=True)
-    a = {name: f.integer(name) for name in ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w", "room")}
+    a = {name: f.integer(name) for name in (*_WHERE, "room")}
     w, to, (channels, outputs) = f.pointer("w"), f.pointer("to"), f.integers("channels outputs")
-    _pack_part(f, a, w, to, channels, outputs, filled(outputs, lanes), lanes)
-    f.done()
-    return f
-
-
-def where_weights_are(a: dict[str, Int]) -> dict[str, Int]:
-    """The strides of the weights, and the kernel's size."""
-    return {name: a[name] for name in ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w")}
-
-
-def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, lanes: int, panel: int) -> None:
-    """All weights, zeros in the lanes beyond the last output channel."""
-    f, a = kernel(module, "pack_weights", dtype, PACK_WEIGHTS)
-    taps = a["kernel_h"] * a["kernel_w"]
-    parts = (a["channels"] + (CHANNELS_A_TASK - 1)) // CHANNELS_A_TASK
-    with tasks(f, a["groups"] * a["panels"] * parts) as task:
-        panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
-        first_channel = task.index % parts * CHANNELS_A_TASK
-        channels = (a["channels"] - first_channel).at_most(CHANNELS_A_TASK)
-        outputs = (a["outputs"] - panel_index * panel).at_most(panel)
-        source = f.address(a["w"]).at(group * a["w_g"] + panel_index * panel * a["w_k"] + first_channel * a["w_c"])
-        block = f.address(a["packed"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
-        to = block.at(first_channel * filled(outputs, lanes))
-        f.call(pack, w=source, **where_weights_are(a), to=to, room=a["channels"], channels=channels, outputs=outputs)
-    f.done()
-
-
-def _pack_part(
-    f: Function,
-    a: dict[str, Int],
-    source: Pointer,
-    target: Pointer,
-    channels: Int,
-    outputs: Int,
-    width: Int,
-    lanes: int,
-) -> None:
-    """Some input channels of one panel as [i][j][c][lane], with room for a["room"] of them from tap to tap."""
+    width = filled(outputs, lanes)
+    weights = _Weights(f, a, w, to, channels, outputs, width, lanes)
     taps = a["kernel_h"] * a["kernel_w"]
     for_taps_inside = f.all_of(
         a["w_j"].compare("==", 1), a["w_i"].compare("==", a["kernel_w"]), a["w_c"].compare("==", taps)
     )
-    weights = _Weights(f, a, source, target, channels, outputs, width, lanes)
     # How the weights of one output channel lie, where all lanes are in use:
     whole = outputs.compare("==", width)
     with f.if_else(f.all_of(whole, for_taps_inside)) as (taps_inside, other):  # (c, i, j), torch's contiguous
@@ -92,6 +79,59 @@ def _pack_part(
                     weights.pack_lanes_inside()
                 with scattered:
                     weights.pack_one_by_one(f.const(0), channels * taps)
+    f.done()
+    return f
+
+
+_WHERE = ("w_k", "w_c", "w_i", "w_j", "kernel_h", "kernel_w")
+
+
+def pack_channels(
+    f: Function, a: dict[str, Int], pack: Function, p: Panel, w: Pointer, first: Int, count: Int, room: Int, to: Pointer
+) -> None:
+    """`count` input channels of a panel from the `first` on, where `w` are the weights of that one, to their place in a
+    panel that begins at `to` and has `room` for all."""
+    where = {name: a[name] for name in _WHERE}
+    f.call(pack, w=w, **where, to=to.at(first * p.width), room=room, channels=count, outputs=p.outputs)
+
+
+def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, lanes: int, panel: int) -> None:
+    """All weights, zeros in the lanes beyond the last output channel."""
+    f, a = kernel(module, "pack_weights", dtype, PACK_WEIGHTS)
+    taps = a["kernel_h"] * a["kernel_w"]
+    parts = (a["channels"] + (CHANNELS_A_TASK - 1)) // CHANNELS_A_TASK
+    with tasks(f, a["groups"] * a["panels"] * parts) as task:
+        panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
+        first_channel = task.index % parts * CHANNELS_A_TASK
+        channels = (a["channels"] - first_channel).at_most(CHANNELS_A_TASK)
+        p = Panel.of(a, panel_index, panel, lanes)
+        to = f.address(a["weights"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
+        pack_channels(f, a, pack, p, p.weights(f, a, group, first_channel), first_channel, channels, a["channels"], to)
+    f.done()
+
+
+def collect_kernel(module: ir.Module, dtype: str, copy: Function, lanes: int, panel: int) -> None:
+    """The gradient of the weights: the sum of the threads' `parts`, panels as above, in the layout of the weights."""
+    f, a = kernel(module, "collect", dtype, COLLECT)
+    kernel_size = a["kernel_h"] * a["kernel_w"]
+    part_size = a["groups"] * a["panels"] * panel * kernel_size * a["channels"]
+    with tasks(f, a["groups"] * a["panels"] * kernel_size) as task:
+        tap, panel_index = task.index % kernel_size, task.index // kernel_size % a["panels"]
+        group = task.index // kernel_size // a["panels"]
+        p = Panel.of(a, panel_index, panel, lanes)
+        before = (group * a["panels"] + panel_index) * panel * kernel_size * a["channels"]
+        total = f.address(a["parts"]).at(before + tap * a["channels"] * p.width)
+        with f.loop(a["splits"], start=1) as split:
+            part = total.at(split.index * part_size)
+            with f.loop(a["channels"] * p.width, step=lanes) as at:
+                here = total.at(at.index)
+                here.put(f.add(here.vector(lanes), part.at(at.index).vector(lanes)))
+        corner = p.weights(f, a, group).at(tap // a["kernel_w"] * a["w_i"] + tap % a["kernel_w"] * a["w_j"])
+        f.call(
+            copy, to=corner, to_i=a["w_k"], to_j=a["w_c"], source=total, source_i=1, source_j=p.width, width=p.outputs,
+            length=a["channels"],
+        )  # fmt: skip
+    f.done()
 
 
 @dataclass(frozen=True)
