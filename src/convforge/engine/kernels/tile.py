@@ -34,8 +34,8 @@ def filled(outputs: Int, lanes: int) -> Int:
 
 
 _STEPS = 4
-_ROWS_A_POINTER = 3
-"""Of a tile in the loop over numbers that lie side by side."""
+"""A round."""
+_PLACES_A_POINTER = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,54 +85,58 @@ class Tile:
         self,
         f: Function,
         x: Pointer,
-        row_step: Int,
+        distance: Int,
         w: Pointer,
         count: Int,
         sums: list[Value],
-        ahead: tuple[Pointer, Int, int],
+        ahead: tuple[Pointer, Int, int] | None = None,
+        transposed: bool = False,
     ) -> tuple[Pointer, list[Value]]:
-        """`count` steps over numbers that lie side by side: sums[r, v] + Σ_l x[r·row_step + l] · w[l, v]; and where w
-        ends. Each round asks for cache lines: `ahead` says from where on, how far apart, how many.
+        """`count` steps: sums[r, v] + Σ_l x[r·distance + l] · w[l, v], or where `transposed` x[r + l·distance]; and
+        where w ends. Each round asks for cache lines: `ahead` says from where on, how far apart, how many.
 
         Several steps a round, for their own instructions are what a core that is shared by two hardware threads has too
         few slots for: at four a round the 12 multiply-adds of a 6×2 tile take 24 instructions instead of 29, and where
-        the other thread was busy 1×1, 3×3 and strided layers took 12 to 20 % less time. Rows are three to a pointer
-        (a load of x86 adds once or twice their distance, and a constant, the step's).
+        the other thread was busy 1×1, 3×3 and strided layers took 12 to 20 % less time. Places that are `distance`
+        apart are three to a pointer (a load of x86 adds it once or twice, and a constant, for the places side by side).
         """
         if self.lanewise or self.steps == 1:
-            return self._multiply_rest(f, x, row_step, w, 0, count, sums)
-        starts = [x.at(row_step * r) for r in range(0, self.rows, _ROWS_A_POINTER)]
-        line, line_step, lines = ahead
-        moving = [w, *starts, line]
+            return self._multiply_rest(f, x, distance, w, 0, count, sums, transposed)
+        apart = self.steps if transposed else self.rows
+        starts = [x.at(distance * n) for n in range(0, apart, _PLACES_A_POINTER)]
+        further = distance * self.steps if transposed else self.steps
+        line, line_step, lines = ahead or (x, f.const(0), 0)
+        moving = [w, *starts, *([line] if ahead else [])]
         whole = count // self.steps * self.steps
         with f.loop(whole, step=self.steps, carry=[*(pointer.value for pointer in moving), *sums]) as c:
-            w, *rows, line = (Pointer(f.builder, value, f.float) for value in c.values[: len(moving)])
+            w, *rest = (Pointer(f.builder, value, f.float) for value in c.values[: len(moving)])
+            places, asked = rest[: len(starts)], rest[len(starts) :]
             for n in range(lines):
-                f.prefetch(line.at(line_step * n))
+                f.prefetch(asked[0].at(line_step * n))
             sums = c.values[len(moving) :]
             for step in range(self.steps):
                 weights = [w.at(step * self.width + v * self.lanes).vector(self.lanes) for v in range(self.vectors)]
                 for r in range(self.rows):
-                    number = rows[r // _ROWS_A_POINTER].at(row_step * (r % _ROWS_A_POINTER)).at(step).scalar()
-                    factor, first = f.splat(number, self.lanes), r * self.vectors
+                    far, near = (step, r) if transposed else (r, step)
+                    place = places[far // _PLACES_A_POINTER].at(distance * (far % _PLACES_A_POINTER))
+                    factor, first = f.splat(place.at(near).scalar(), self.lanes), r * self.vectors
                     for v in range(self.vectors):
                         sums[first + v] = f.fma(factor, weights[v], sums[first + v])
-            following = [
-                w.at(self.steps * self.width),
-                *(row.at(self.steps) for row in rows),
-                line.at(line_step * lines),
-            ]
+            following = [w.at(self.steps * self.width), *(place.at(further) for place in places)]
+            following += [pointer.at(line_step * lines) for pointer in asked]
             c.carry([*(pointer.unexplained().value for pointer in following), *sums])
         w = Pointer(f.builder, c.values[0], f.float)
-        return self._multiply_rest(f, x, row_step, w, whole, count, c.values[len(moving) :])
+        return self._multiply_rest(f, x, distance, w, whole, count, c.values[len(moving) :], transposed)
 
     def _multiply_rest(
-        self, f: Function, x: Pointer, row_step: Int, w: Pointer, first: Int | int, count: Int, sums: list[Value]
-    ) -> tuple[Pointer, list[Value]]:
+        self, f: Function, x: Pointer, distance: Int, w: Pointer, first: Int | int, count: Int, sums: list[Value],
+        transposed: bool,
+    ) -> tuple[Pointer, list[Value]]:  # fmt: skip
         """The steps from `first` on, one by one."""
+        step, row_step = (distance, 1) if transposed else (1, distance)
         with f.loop(count, start=first, carry=[w.value, *sums]) as c:
             w = Pointer(f.builder, c.values[0], f.float)
-            sums = self.multiply(f, x.at(c.index), row_step, w, c.values[1:])
+            sums = self.multiply(f, x.at(c.index * step), row_step, w, c.values[1:])
             c.carry([w.at(self.width).value, *sums])
         return Pointer(f.builder, c.values[0], f.float), c.values[1:]
 
@@ -272,16 +276,20 @@ def gradient_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool
         name = f"gradient_{tile.rows}x{tile.vectors}"
         names = "*x x_p x_q p_count q_count *dy *dw row_step dw_step channels add"
         f = Function(module, name, names, dtype, internal=True)
-        row_step = f.integer("row_step") if lanewise else 1
         x, dy, dw = f.pointers("x dy dw")
         x_p, x_q, p_count, q_count, dw_step, channels, add = f.integers("x_p x_q p_count q_count dw_step channels add")
         zeros = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
         with f.loop(p_count, carry=[dy.value, *zeros]) as p:
-            with f.loop(q_count, carry=[x.at(p.index * x_p).value, *p.values]) as q:
-                pixel, dy_row = (Pointer(f.builder, value, f.float) for value in q.values[:2])
-                sums = tile.multiply(f, pixel, row_step, dy_row, q.values[2:])
-                q.carry([pixel.at(x_q).value, dy_row.at(tile.width).value, *sums])
-            p.carry(q.values[1:])
+            row, dy_row = x.at(p.index * x_p), Pointer(f.builder, p.values[0], f.float)
+            if lanewise:
+                with f.loop(q_count, carry=[row.value, *p.values]) as q:
+                    pixel, dy_row = (Pointer(f.builder, value, f.float) for value in q.values[:2])
+                    sums = tile.multiply(f, pixel, f.integer("row_step"), dy_row, q.values[2:])
+                    q.carry([pixel.at(x_q).value, dy_row.at(tile.width).value, *sums])
+                p.carry(q.values[1:])
+            else:
+                dy_row, sums = tile.multiply_run(f, row, x_q, dy_row, q_count, p.values[1:], transposed=True)
+                p.carry([dy_row.value, *sums])
         tile.store(f, p.values[1:], (dw, dw_step), (dw, dw_step), add.compare("!=", 0), channels)
         f.done()
         return f
@@ -304,14 +312,8 @@ def product_tiles(module: ir.Module, dtype: str, target: Target, most_rows: int 
         x, w, y, ahead = f.pointers("x w y ahead")
         step, count, add, ahead_step = f.integers("step count add ahead_step")
         sums = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
-        if transposed:
-            with f.loop(count, carry=[x.value, w.value, *sums]) as c:
-                here, weights = (Pointer(f.builder, value, f.float) for value in c.values[:2])
-                sums = tile.multiply(f, here, 1, weights, c.values[2:])
-                c.carry([here.at(step).value, weights.at(tile.width).value, *sums])
-            sums = c.values[2:]
-        else:
-            _, sums = tile.multiply_run(f, x, step, w, count, sums, (ahead, ahead_step, 1))
+        asked = None if transposed else (ahead, ahead_step, 1)
+        _, sums = tile.multiply_run(f, x, step, w, count, sums, asked, transposed)
         tile.store(f, sums, (y, tile.width), (y, tile.width), add.compare("!=", 0))
         f.done()
         return f
