@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from ..spec import ceil_div
 from . import target as targets
 from .geometry import Problem, Sliding
 from .kernels.epilogue import NOTHING, Epilogue
@@ -120,6 +121,10 @@ class Job:
     def panel(self) -> int:
         """Output channels of a register tile."""
         return self.lanes * self.target.tile_vectors
+
+    def tile_vectors(self, outputs: int) -> int:
+        """Vectors of the largest register tile for so many output channels."""
+        return min(ceil_div(outputs, self.lanes), self.target.tile_vectors)
 
 
 PRODUCTS_A_SUM = 512

@@ -53,7 +53,7 @@ from ..kernels.pack_weights import (
     panels_of,
 )
 from ..kernels.tile import Tiles, filled, forward_tiles
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
 from ..target import DTYPE_BYTES, Target
@@ -165,25 +165,19 @@ class Direct(Plan):
             count *= ceil_div(whole, cut[piece])
         products = cut["u_part"] * cut["v_part"] * cut["l_part"]
         rows = largest_tile(blocks.columns, target.tile_rows)
-        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
-        tasks = [
-            f"{many(part.count, 'block')} of {blocks.rows}×{blocks.columns} result pixels",
-            many(s.groups, "panel") + f" of {job.panel} channels" if s.lanewise else "",
-            many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
-            f"{many(part.panels, 'panel')} of {job.panel} result channels" if part.panels > 1 else "",
+        vectors = job.tile_vectors(s.outputs)
+        units = [
+            Level(part.count, "block", f"of {blocks.rows}×{blocks.columns} result pixels"),
+            Level(s.groups, "panel", f"of {job.panel} channels") if s.lanewise else Level(s.groups, "group"),
+            Level(part.panels, "panel", f"of {job.panel} result channels"),
         ]
-        pixels = blocks.scratch_numbers // blocks.pitch
+        before = "read the input where it is"
+        if not blocks.in_place:
+            pixels = f"{blocks.scratch_numbers // blocks.pitch:,} pixels of {s.channels} channels"
+            before = f"for a new block, copy its input: {pixels}, zeros for the padding"
         packed = Held("a block's packed input", blocks.scratch_numbers * size, "L2")
         levels = (
-            Level(
-                part.count * s.groups * part.panels,
-                "task",
-                f"shared out among {many(job.threads, 'thread')}: {' × '.join(filter(None, tasks))}",
-                "read the input where it is"
-                if blocks.in_place
-                else f"for a new block, copy its input: {pixels:,} pixels of {s.channels} channels, zeros for the "
-                "padding",
-            ),
+            shared_out("task", job.threads, units, 1 + s.lanewise, before),
             Level(count, "part", f"of the sum, of at most {products} products each"),
             Level(blocks.rows * ceil_div(blocks.columns, rows), "tile", f"of at most {rows} pixels of a row"),
             Level(products, "product", f"from {many(cut['u_part'], 'row')} of taps, added to every sum of the tile"),

@@ -38,7 +38,7 @@ from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
 from ..kernels.pack_weights import COLLECT, collect_kernel, panels_of
 from ..kernels.tile import Tiles, filled, gradient_tiles
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
 from ..target import Target
@@ -141,24 +141,18 @@ class Part:
         s, blocks, target, size = self.sliding, self.blocks, job.target, job.size
         block_count = s.images * math.prod(blocks.count(s))
         rows = largest_tile(self.run_length, target.tile_rows)
-        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
+        vectors = job.tile_vectors(s.outputs)
         weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
         lanes, rows_are = ("input", "output") if self.turned else ("output", "input")
         packed_dy = f"a panel's {'x' if self.turned else 'dy'} of a block"
         units = [
-            many(s.groups, "panel") + f" of {job.panel} channels" if s.lanewise else "",
-            many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
-            f"{many(self.splits, 'split')} of the pixels" if self.splits > 1 else "",
-            f"{many(self.chunks, 'chunk')} of {lanes} channels" if self.chunks > 1 else "",
-            f"{many(self.slices, 'slice')} of the {rows_are} channels" if self.slices > 1 else "",
+            Level(s.groups, "panel", f"of {job.panel} channels") if s.lanewise else Level(s.groups, "group"),
+            Level(self.splits, "split", "of the pixels"),
+            Level(self.chunks, "chunk", f"of {lanes} channels"),
+            Level(self.slices, "slice", f"of the {rows_are} channels"),
         ]
-        shared = " × ".join(filter(None, units)) or "all of it"
         levels = (
-            Level(
-                self.splits * s.groups * self.chunks * self.slices,
-                "unit",
-                f"shared out among {many(job.threads, 'thread')}: {shared}",
-            ),
+            shared_out("unit", job.threads, units, always=int(s.lanewise)),
             Level(
                 ceil_div(block_count, self.splits),
                 "block",

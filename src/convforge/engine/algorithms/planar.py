@@ -47,7 +47,7 @@ from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.epilogue import apply
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
 from ..kernels.pack import copy_function, fill_zeros
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
 from ..target import DTYPE_BYTES, Target
@@ -243,17 +243,14 @@ class Planar(Plan):
         channels = min(s.channels, _channels_a_part(s))
         in_block = ceil_div((b.rows - 1) * b.pitch + b.columns, job.lanes)
         vectors = largest_tile(in_block, vectors_beside(rows, job.target))
-        tasks = [f"{many(blocks, 'block')} of {b.rows}×{b.columns} result pixels"]
-        if groups > 1:
-            tasks.append(f"{many(groups, 'group')} of {rows} result channels")
+        units = [
+            Level(blocks, "block", f"of {b.rows}×{b.columns} result pixels"),
+            Level(groups, "group", f"of {rows} result channels"),
+        ]
+        copied = f"copy its input as {many(s.channels, 'plane')}, zeros for the padding"
         past_rows = f"of at most {many(vectors, 'vector')} of pixels, past the ends of rows"
         levels = (
-            Level(
-                blocks * groups,
-                "task",
-                f"shared out among {many(job.threads, 'thread')}: {' × '.join(tasks)}",
-                f"for a new block, copy its input as {many(s.channels, 'plane')}, zeros for the padding",
-            ),
+            shared_out("task", job.threads, units, 1, f"for a new block, {copied}"),
             Level(ceil_div(s.channels, channels), "part", f"of the sum, of at most {many(channels, 'channel')}"),
             Level(ceil_div(in_block, vectors), "tile", past_rows),
             Level(channels * v.kernel, "row", "of taps"),
