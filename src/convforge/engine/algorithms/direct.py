@@ -42,7 +42,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
-from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import (
     CHANNELS_A_TASK,
     PACK_WEIGHTS,
@@ -354,17 +354,13 @@ def _panel(
     to_row = f.choose(straight, a["y_h"], block.columns * panel)
     to_column = f.choose(straight, a["y_w"], panel)
 
-    # Rows that touch go across as one. A residual goes to where the sums will be, so that they are added to it.
-    one_row = a["y_h"].compare("==", block.columns * a["y_w"])
-    rows = f.choose(one_row, 1, block.rows)
-    columns = f.choose(one_row, block.rows * block.columns, block.columns)
+    # A residual goes to where the sums will be, so that they are added to it.
+    apart = a["y_c"].compare("!=", 1)
     zeros, has_residual = f.address(a["zeros"]), a["residual"].compare("!=", 0)
-    with f.if_(f.all_of(has_residual, a["y_c"].compare("!=", 1))), f.loop(rows) as row:
-        here, there = staged.at(row.index * columns * panel), residual.at(row.index * a["y_h"])
-        f.call(
-            copy, to=here, to_i=1, to_j=panel, source=there, source_i=a["y_c"], source_j=a["y_w"], width=outputs,
-            length=columns,
-        )  # fmt: skip
+    beside = Image(staged, 1, to_row, to_column)
+    with f.if_(f.all_of(has_residual, apart)):
+        there = Image(residual, a["y_c"], a["y_h"], a["y_w"])
+        copy_image(f, copy, beside, there, outputs, block.rows, block.columns)
     residual = f.pick(straight, residual, staged)
 
     begin_step = f.choose(has_residual, to_column, 0)
@@ -387,12 +383,9 @@ def _panel(
                 channels=outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
                 ahead_step=ahead_step,
             )  # fmt: skip
-    with f.if_(a["y_c"].compare("!=", 1)), f.loop(rows) as row:
-        here, there = staged.at(row.index * columns * panel), y.at(row.index * a["y_h"])
-        f.call(
-            copy, to=there, to_i=a["y_c"], to_j=a["y_w"], source=here, source_i=1, source_j=panel, width=outputs,
-            length=columns,
-        )  # fmt: skip
+    with f.if_(apart):
+        there = Image(y, a["y_c"], a["y_h"], a["y_w"])
+        copy_image(f, copy, there, beside, outputs, block.rows, block.columns)
 
 
 @dataclass(frozen=True, slots=True)

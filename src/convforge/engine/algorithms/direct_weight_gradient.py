@@ -35,7 +35,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share
-from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import COLLECT, collect_kernel, panels_of
 from ..kernels.tile import Tiles, filled, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
@@ -302,17 +302,8 @@ def _panel(
     )
     with f.if_(outputs.compare("<", width)):
         fill_zeros(f, dy, block.rows * block.columns * width, gradients.lanes)
-    # Rows that touch are packed as one.
-    one_row = a["y_h"].compare("==", block.columns * a["y_w"])
-    rows = f.choose(one_row, 1, block.rows)
-    columns = f.choose(one_row, block.rows * block.columns, block.columns)
-    with f.loop(rows) as row:
-        target_row = dy.at(row.index * columns * width)
-        here = source.at(row.index * a["y_h"])
-        f.call(
-            copy, to=target_row, to_i=1, to_j=width, source=here, source_i=a["y_c"], source_j=a["y_w"],
-            width=outputs, length=columns,
-        )  # fmt: skip
+    packed = Image(dy, 1, block.columns * width, width)
+    copy_image(f, copy, packed, Image(source, a["y_c"], a["y_h"], a["y_w"]), outputs, block.rows, block.columns)
 
     row_step = a["slot_r"] * a["row_pitch"]
     pixel_step = a["stride_w"] * a["pitch"]

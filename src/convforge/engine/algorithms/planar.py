@@ -46,7 +46,7 @@ from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.epilogue import apply
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, share
-from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
@@ -377,33 +377,9 @@ class _Block:
             with f.if_(f.all_of(*exists)):
                 here = source.at(row * a["x_h"] + (left + inside) * a["x_w"])
                 there = scratch.at(slot.index * a["pitch"] + inside)
-                self._across(copy, there, a["plane"], f.const(1), here, a["x_c"], a["x_w"], a["channels"], columns)
-
-    def _across(
-        self,
-        copy: Function,
-        to: Pointer,
-        dc: Int,
-        dp: Int,
-        from_: Pointer,
-        sc: Int,
-        sp: Int,
-        channels: Int,
-        pixels: Int,
-    ) -> None:
-        """Channels × pixels from one layout to another; as rows of pixels where they lie side by side in both."""
-        f = self.f
-        rows = f.all_of(dp.compare("==", 1), sp.compare("==", 1))
-        with f.if_else(rows) as (along_pixels, along_channels):
-            with along_pixels:
                 f.call(
-                    copy, to=to, to_i=dp, to_j=dc, source=from_, source_i=sp, source_j=sc, width=pixels,
-                    length=channels,
-                )  # fmt: skip
-            with along_channels:
-                f.call(
-                    copy, to=to, to_i=dc, to_j=dp, source=from_, source_i=sc, source_j=sp, width=channels,
-                    length=pixels,
+                    copy, to=there, to_i=a["plane"], to_j=1, source=here, source_i=a["x_c"], source_j=a["x_w"],
+                    width=a["channels"], length=columns,
                 )  # fmt: skip
 
     def spread_bias(self, to: Pointer) -> None:
@@ -448,11 +424,9 @@ class _Block:
         with f.if_(a["residual"].compare("!=", 0)):
             corner = self.image * a["y_n"] + self.first_output * a["y_c"] + self.first_column * a["y_w"]
             residual = f.address(a["residual"]).at(corner + self.first_row * a["y_h"])
-            with f.loop(self.rows) as row:
-                self._across(
-                    copy, beside.at(row.index * a["pitch"]), a["staged_plane"], f.const(1),
-                    residual.at(row.index * a["y_h"]), a["y_c"], a["y_w"], outputs, self.columns,
-                )  # fmt: skip
+            here = Image(residual, a["y_c"], a["y_h"], a["y_w"])
+            there = Image(beside, a["staged_plane"], a["pitch"], 1)
+            copy_image(f, copy, there, here, outputs, self.rows, self.columns)
             change(lambda at: f.add(staged.at(at).vector(lanes), beside.at(at).vector(lanes)))
         if activation:
             change(lambda at: apply(f, activation, staged.at(at).vector(lanes)))
@@ -478,9 +452,10 @@ class _Block:
                 h = (self.first_row + row.index) * a["phases_h"] + down - a["crop_top"]
                 exists = (h.compare(">=", 0), h.compare("<", a["y_height"]), stop.compare(">", begin))
                 with f.if_(f.all_of(*exists)):
-                    self._across(
-                        copy, to.at(h * a["y_h"]), a["y_c"], a["phases_w"] * a["y_w"],
-                        from_.at(row.index * a["pitch"]), a["staged_plane"], f.const(1), highest - lowest, stop - begin,
+                    f.call(
+                        copy, to=to.at(h * a["y_h"]), to_i=a["y_c"], to_j=a["phases_w"] * a["y_w"],
+                        source=from_.at(row.index * a["pitch"]), source_i=a["staged_plane"], source_j=1,
+                        width=highest - lowest, length=stop - begin,
                     )  # fmt: skip
 
 
