@@ -167,8 +167,3 @@ class Algorithm:
     bits: str = ""
     """Under this name are the algorithms whose forward passes give the same bits, for any batch and number of threads;
     one of them is for every memory format. "" where there is none in some formats."""
-
-
-ONE_FORMAT = Refusal("adds up in an order that it has in some memory formats only; exact results are the same in all")
-REARRANGES = Refusal("adds and multiplies in another order than the definition, which exact precision rules out")
-ONLY_FLOAT32 = Refusal("gives up last digits, and float64 is for those who want them")

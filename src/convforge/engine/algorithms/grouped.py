@@ -267,23 +267,12 @@ def build(
     most = _most_units(target, width, stride, direction) * unit
     # To look where a column lies costs little beside several channels of products: then one form of the tile will do.
     guards = (False, True) if group.depth == 1 else (True,)
-    tiles = {
-        guarded: {
-            n: _tile(
-                module,
-                dtype,
-                target,
-                group,
-                n,
-                _pattern(direction, width, stride, phase, n)[0],
-                width,
-                guarded,
-                activation,
-            )
-            for n in range(1, most + 1)
-        }
-        for guarded in guards
-    }
+
+    def tile_of(n: int, guarded: bool) -> Function:
+        pattern, _ = _pattern(direction, width, stride, phase, n)
+        return _tile(module, dtype, target, group, n, pattern, width, guarded, activation)
+
+    tiles = {guarded: {n: tile_of(n, guarded) for n in range(1, most + 1)} for guarded in guards}
 
     f, array, thread, threads = kernel(module, "slide", dtype)
     a = SLIDE.read(array)

@@ -50,7 +50,7 @@ from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
-from ..target import DTYPE_BYTES, Target
+from ..target import Target
 
 PACK_WEIGHTS = Arguments(
     "w w_k w_c w_i w_j outputs phase_outputs phases_h phases_w channels kernel_h kernel_w taps_h taps_w turned weights"
@@ -140,11 +140,6 @@ def input_gradient(problem: Problem) -> Phased | Refusal:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _most_rows(target: Target) -> int:
-    """Rows that leave room for two vectors."""
-    return (target.registers - 2) // 2 - 1
-
-
 def vectors_beside(rows: int, target: Target) -> int:
     """The most vectors of pixels with which so many rows of sums, the inputs and a weight (and, where there is no FMA,
     a product) stay in registers."""
@@ -152,8 +147,9 @@ def vectors_beside(rows: int, target: Target) -> int:
 
 
 def rows_of(outputs: int, target: Target) -> int:
-    """Output channels of a tile: as few groups as there must be, all of the same size."""
-    return ceil_div(outputs, ceil_div(outputs, _most_rows(target)))
+    """Output channels of a tile, beside which there is room for two vectors: as few groups as there must be, all of the
+    same size."""
+    return ceil_div(outputs, ceil_div(outputs, (target.registers - 2) // 2 - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,32 +163,29 @@ class _Blocks:
     """What the thread with the most blocks takes."""
 
 
-def _blocks(p: Phased, dtype: str, target: Target, threads: int) -> _Blocks:
+def _blocks(job: Job, p: Phased, threads: int) -> _Blocks:
     """Blocks whose packed input takes at most half of L2, as many as come out fastest for the threads."""
-    s, size = p.sliding, DTYPE_BYTES[dtype]
-    v, h = s.vertical, s.horizontal
+    s, v, h = p.sliding, p.sliding.vertical, p.sliding.horizontal
     reach_h, reach_w = v.extent - 1, h.extent - 1
-    budget = target.l2_bytes // 2 // (s.channels * size)
-    columns = max(1, min(h.out, max(2 * target.lanes(dtype), budget // (reach_h + 2) - reach_w)))
+    budget = job.target.l2_bytes // 2 // (s.channels * job.size)
+    columns = max(1, min(h.out, max(2 * job.lanes, budget // (reach_h + 2) - reach_w)))
     columns = ceil_div(h.out, max(1, ceil_div(h.out, columns)))
     most = max(1, min(v.out, budget // max(1, columns + reach_w) - reach_h))
     fewest = max(1, ceil_div(v.out, most))
     candidates = range(fewest, min(max(1, v.out), fewest + 4 * threads) + 1)
-    return min(
-        (_cut(p, dtype, target, threads, ceil_div(v.out, n), columns) for n in candidates), key=lambda b: b.cycles
-    )
+    return min((_cut(job, p, threads, ceil_div(v.out, n), columns) for n in candidates), key=lambda b: b.cycles)
 
 
-def _cut(p: Phased, dtype: str, target: Target, threads: int, rows: int, columns: int) -> _Blocks:
+def _cut(job: Job, p: Phased, threads: int, rows: int, columns: int) -> _Blocks:
     """Blocks of so many rows and columns, and what they cost: multiply-adds of whole vectors, at the 0.88 of the peak
     that tiles reach, numbers that are packed (0.6 cycles each: transposed, in L2) and numbers that are brought back."""
-    s, lanes, line = p.sliding, target.lanes(dtype), LINE // DTYPE_BYTES[dtype]
+    s, lanes, line = p.sliding, job.lanes, LINE // job.size
     v, h = s.vertical, s.horizontal
     pitch = h.seen_by(columns)
     # An odd number of lines a plane, so that the planes' pixels do not share cache sets.
     plane = (ceil_div(v.seen_by(rows) * pitch, line) | 1) * line
     staged_plane = (ceil_div(rows * pitch, lanes) | 1) * lanes
-    tile_rows = rows_of(p.outputs, target)
+    tile_rows = rows_of(p.outputs, job.target)
     groups = ceil_div(p.outputs, tile_rows)
     vectors = ceil_div((rows - 1) * pitch + columns, lanes)
     one = s.taps * tile_rows * vectors / (2 * 0.88) + tile_rows * rows * columns * 30 / lanes
@@ -213,7 +206,7 @@ def plan(job: Job) -> Plan | Refusal:
     if isinstance(phased, Refusal):
         return phased
     packing = 0.0 if job.kept else 3.0 * phased.outputs * phased.sliding.taps
-    cycles = (2 * _blocks(phased, job.dtype, job.target, 2).cycles + packing) / job.threads
+    cycles = (2 * _blocks(job, phased, 2).cycles + packing) / job.threads
     return Planar(job, cycles, phased)
 
 
@@ -225,7 +218,7 @@ class Planar(Plan):
 
     @cached_property
     def blocks(self) -> _Blocks:
-        return _blocks(self.phased, self.job.dtype, self.job.target, self.job.threads)
+        return _blocks(self.job, self.phased, self.job.threads)
 
     @property
     def rows(self) -> int:
