@@ -7,7 +7,7 @@ from oracle import Case, check_each
 
 from convforge import Conv2dSpec
 from convforge.engine import Problem, select, target
-from convforge.engine.kernels.groups import Group
+from convforge.engine.algorithms.groups import Group
 from convforge.engine.plan import Job, Pass
 
 NHWC = ("NHWC", "NHWC", "NHWC")

@@ -6,8 +6,9 @@ A plan shows its nest, which it makes of the numbers that its kernels are given;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ..spec import ceil_div
 from .target import Target
@@ -29,6 +30,18 @@ class Level:
 
     def __str__(self) -> str:
         return f"{many(self.count, self.unit)} {self.detail}".rstrip()
+
+
+def shared_out(unit: str, threads: int, parts: Sequence[Level], always: int = 0, before: str = "") -> Level:
+    """The outermost level: a unit for each combination of the parts. But for the first `always` of them, those of which
+    there is one are not named.
+
+    >>> str(shared_out("task", 2, [Level(1, "image"), Level(1, "group"), Level(4, "panel", "of 8 channels")], always=1))
+    '4 tasks shared out among 2 threads: 1 image × 4 panels of 8 channels'
+    """
+    named = [str(part) for n, part in enumerate(parts) if n < always or part.count > 1]
+    how = f"shared out among {many(threads, 'thread')}: {' × '.join(named) or 'all of it'}"
+    return Level(prod(part.count for part in parts), unit, how, before)
 
 
 def many(count: int, unit: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from ..spec import ceil_div
 from . import target as targets
 from .geometry import Problem, Sliding
 from .kernels.epilogue import NOTHING, Epilogue
@@ -121,6 +122,10 @@ class Job:
         """Output channels of a register tile."""
         return self.lanes * self.target.tile_vectors
 
+    def tile_vectors(self, outputs: int) -> int:
+        """Vectors of the largest register tile for so many output channels."""
+        return min(ceil_div(outputs, self.lanes), self.target.tile_vectors)
+
 
 PRODUCTS_A_SUM = 512
 """The longest chain of float32 additions. Each rounding is relative to the sum so far, so a chain of n has an error of
@@ -162,8 +167,3 @@ class Algorithm:
     bits: str = ""
     """Under this name are the algorithms whose forward passes give the same bits, for any batch and number of threads;
     one of them is for every memory format. "" where there is none in some formats."""
-
-
-ONE_FORMAT = Refusal("adds up in an order that it has in some memory formats only; exact results are the same in all")
-REARRANGES = Refusal("adds and multiplies in another order than the definition, which exact precision rules out")
-ONLY_FLOAT32 = Refusal("gives up last digits, and float64 is for those who want them")

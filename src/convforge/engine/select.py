@@ -7,8 +7,15 @@ from dataclasses import dataclass, replace
 from ..errors import UserError
 from . import tuned
 from .algorithms import ALGORITHMS
-from .plan import ONE_FORMAT, ONLY_FLOAT32, REARRANGES, Algorithm, Job, Pass, Plan, Refusal
+from .plan import Algorithm, Job, Pass, Plan, Refusal
 from .target import USUAL
+
+_ONE_FORMAT = Refusal("adds up in an order that it has in some memory formats only; exact results are the same in all")
+_REARRANGES = Refusal("adds and multiplies in another order than the definition, which exact precision rules out")
+_ONLY_FLOAT32 = Refusal("gives up last digits, and float64 is for those who want them")
+
+_CYCLES_A_CALL = 15_000.0
+"""Whatever the algorithm: a call from Python, waking the threads and waiting for the last of them (4 µs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ def considered(job: Job, exact: bool = False) -> Choices:
     forward pass the choice depends on neither batch, threads, memory format, what is kept nor what was measured of the
     machine: it is that of one dense image on one thread. So an image's result has the same bits however it comes.
     """
-    against = REARRANGES if exact else ONLY_FLOAT32 if job.dtype != "float32" else None
+    against = _REARRANGES if exact else _ONLY_FLOAT32 if job.dtype != "float32" else None
     answers = _asked(job, against, _promises_bits(job, exact))
     if not _promises_bits(job, exact) or len(answers.choices) < 2:
         return answers
@@ -63,7 +70,7 @@ def choose(job: Job, exact: bool = False, algorithm: str = "") -> Choice:
             choices = tuple(choice for choice in choices if choice.algorithm.bits == choices[0].algorithm.bits)
         measured = tuned.chosen(job) if len(choices) > 1 else None
         return next((choice for choice in choices if choice.algorithm.name == measured), choices[0])
-    answers = _asked(job, REARRANGES if exact else None, False)
+    answers = _asked(job, _REARRANGES if exact else None, False)
     for choice in answers.choices:
         if choice.algorithm.name == algorithm:
             return choice
@@ -84,7 +91,7 @@ def _asked(job: Job, against_rearranging: Refusal | None, same_bits: bool) -> Ch
     for algorithm in ALGORITHMS:
         answer = algorithm.plan(job) if algorithm.exact or not against_rearranging else against_rearranging
         if same_bits and not algorithm.bits and not isinstance(answer, Refusal):
-            answer = ONE_FORMAT
+            answer = _ONE_FORMAT
         if isinstance(answer, Refusal):
             refused[algorithm.name] = answer
         else:

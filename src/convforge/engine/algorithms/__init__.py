@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from ..kernels.winograd_tiles import Shape
 from ..plan import Algorithm, Job, Plan, Refusal
@@ -17,20 +16,21 @@ from . import (
     winograd,
     winograd_weight_gradient,
 )
+from .groups import groups_of_one, small_groups
 
-_Planner = Callable[[Job], Plan | Refusal]
 
-
-def _by_pass(images: _Planner, weights: _Planner) -> _Planner:
+def _by_pass(
+    images: Callable[..., Plan | Refusal], weights: Callable[..., Plan | Refusal], **how: object
+) -> Callable[[Job], Plan | Refusal]:
     """An algorithm whose weight gradient is decided elsewhere than its passes that make images."""
-    return lambda job: weights(job) if job.for_weights else images(job)
+    return lambda job: (weights if job.for_weights else images)(job, **how)
 
 
 def _winograd(shape: Shape) -> Algorithm:
     m, r = shape.outputs, shape.taps
     return Algorithm(
         shape.name,
-        _by_pass(partial(winograd.plan, shape=shape), partial(winograd_weight_gradient.plan, shape=shape)),
+        _by_pass(winograd.plan, winograd_weight_gradient.plan, shape=shape),
         f"tiles of {m}×{m} outputs need {shape.products} products instead of {(m * r) ** 2}",
         exact=False,
     )
@@ -42,7 +42,7 @@ ALGORITHMS = (
     _winograd(Shape(2, 5)),
     Algorithm(
         "depthwise",
-        _by_pass(grouped.plan_depthwise, grouped_weight_gradient.plan_depthwise),
+        _by_pass(grouped.plan, grouped_weight_gradient.plan, groups=groups_of_one),
         "every channel has a kernel of its own, so vectors run along channels, which are read where they lie",
         bits="depthwise",
     ),
@@ -54,7 +54,7 @@ ALGORITHMS = (
     ),
     Algorithm(
         "grouped",
-        _by_pass(grouped.plan, grouped_weight_gradient.plan),
+        _by_pass(grouped.plan, grouped_weight_gradient.plan, groups=small_groups),
         "a group has so few channels that a vector takes in several groups",
     ),
     Algorithm(

@@ -42,7 +42,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
-from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import (
     CHANNELS_A_TASK,
     PACK_WEIGHTS,
@@ -53,7 +53,7 @@ from ..kernels.pack_weights import (
     panels_of,
 )
 from ..kernels.tile import Tiles, filled, forward_tiles
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
 from ..target import DTYPE_BYTES, Target
@@ -174,25 +174,19 @@ class Direct(Plan):
             count *= ceil_div(whole, cut[piece])
         products = cut["u_part"] * cut["v_part"] * cut["l_part"]
         rows = largest_tile(blocks.columns, target.tile_rows)
-        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
-        tasks = [
-            f"{many(part.count, 'block')} of {blocks.rows}×{blocks.columns} result pixels",
-            many(s.groups, "panel") + f" of {job.panel} channels" if s.lanewise else "",
-            many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
-            f"{many(part.panels, 'panel')} of {job.panel} result channels" if part.panels > 1 else "",
+        vectors = job.tile_vectors(s.outputs)
+        units = [
+            Level(part.count, "block", f"of {blocks.rows}×{blocks.columns} result pixels"),
+            Level(s.groups, "panel", f"of {job.panel} channels") if s.lanewise else Level(s.groups, "group"),
+            Level(part.panels, "panel", f"of {job.panel} result channels"),
         ]
-        pixels = blocks.scratch_numbers // blocks.pitch
+        before = "read the input where it is"
+        if not blocks.in_place:
+            pixels = f"{blocks.scratch_numbers // blocks.pitch:,} pixels of {s.channels} channels"
+            before = f"for a new block, copy its input: {pixels}, zeros for the padding"
         packed = Held("a block's packed input", blocks.scratch_numbers * size, "L2")
         levels = (
-            Level(
-                part.count * s.groups * part.panels,
-                "task",
-                f"shared out among {many(job.threads, 'thread')}: {' × '.join(filter(None, tasks))}",
-                "read the input where it is"
-                if blocks.in_place
-                else f"for a new block, copy its input: {pixels:,} pixels of {s.channels} channels, zeros for the "
-                "padding",
-            ),
+            shared_out("task", job.threads, units, 1 + s.lanewise, before),
             Level(count, "part", f"of the sum, of at most {products} products each"),
             Level(blocks.rows * ceil_div(blocks.columns, rows), "tile", f"of at most {rows} pixels of a row"),
             Level(products, "product", f"from {many(cut['u_part'], 'row')} of taps, added to every sum of the tile"),
@@ -365,17 +359,13 @@ def _panel(
     to_row = f.choose(straight, a["y_h"], block.columns * panel)
     to_column = f.choose(straight, a["y_w"], panel)
 
-    # Rows that touch go across as one. A residual goes to where the sums will be, so that they are added to it.
-    one_row = a["y_h"].compare("==", block.columns * a["y_w"])
-    rows = f.choose(one_row, 1, block.rows)
-    columns = f.choose(one_row, block.rows * block.columns, block.columns)
+    # A residual goes to where the sums will be, so that they are added to it.
+    apart = a["y_c"].compare("!=", 1)
     zeros, has_residual = f.address(a["zeros"]), a["residual"].compare("!=", 0)
-    with f.if_(f.all_of(has_residual, a["y_c"].compare("!=", 1))), f.loop(rows) as row:
-        here, there = staged.at(row.index * columns * panel), residual.at(row.index * a["y_h"])
-        f.call(
-            copy, to=here, to_i=1, to_j=panel, source=there, source_i=a["y_c"], source_j=a["y_w"], width=outputs,
-            length=columns,
-        )  # fmt: skip
+    beside = Image(staged, 1, to_row, to_column)
+    with f.if_(f.all_of(has_residual, apart)):
+        there = Image(residual, a["y_c"], a["y_h"], a["y_w"])
+        copy_image(f, copy, beside, there, outputs, block.rows, block.columns)
     residual = f.pick(straight, residual, staged)
 
     begin_step = f.choose(has_residual, to_column, 0)
@@ -406,12 +396,9 @@ def _panel(
                 channels=outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
                 ahead=ahead, ahead_step=ahead_step,
             )  # fmt: skip
-    with f.if_(a["y_c"].compare("!=", 1)), f.loop(rows) as row:
-        here, there = staged.at(row.index * columns * panel), y.at(row.index * a["y_h"])
-        f.call(
-            copy, to=there, to_i=a["y_c"], to_j=a["y_w"], source=here, source_i=1, source_j=panel, width=outputs,
-            length=columns,
-        )  # fmt: skip
+    with f.if_(apart):
+        there = Image(y, a["y_c"], a["y_h"], a["y_w"])
+        copy_image(f, copy, there, beside, outputs, block.rows, block.columns)
 
 
 @dataclass(frozen=True, slots=True)

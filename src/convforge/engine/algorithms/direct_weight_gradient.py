@@ -35,10 +35,10 @@ from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share, tasks
-from ..kernels.pack import copy_function, fill_zeros
+from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import COLLECT, collect_kernel, panels_of
 from ..kernels.tile import Tiles, filled, gradient_tiles
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
 from ..target import Target
@@ -141,24 +141,18 @@ class Part:
         s, blocks, target, size = self.sliding, self.blocks, job.target, job.size
         block_count = s.images * math.prod(blocks.count(s))
         rows = largest_tile(self.run_length, target.tile_rows)
-        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
+        vectors = job.tile_vectors(s.outputs)
         weights = "taps of a kernel row" if s.lanewise else "weights of a kernel row"
         lanes, rows_are = ("input", "output") if self.turned else ("output", "input")
         packed_dy = f"a panel's {'x' if self.turned else 'dy'} of a block"
         units = [
-            many(s.groups, "panel") + f" of {job.panel} channels" if s.lanewise else "",
-            many(s.groups, "group") if s.groups > 1 and not s.lanewise else "",
-            f"{many(self.splits, 'split')} of the pixels" if self.splits > 1 else "",
-            f"{many(self.chunks, 'chunk')} of {lanes} channels" if self.chunks > 1 else "",
-            f"{many(self.slices, 'slice')} of the {rows_are} channels" if self.slices > 1 else "",
+            Level(s.groups, "panel", f"of {job.panel} channels") if s.lanewise else Level(s.groups, "group"),
+            Level(self.splits, "split", "of the pixels"),
+            Level(self.chunks, "chunk", f"of {lanes} channels"),
+            Level(self.slices, "slice", f"of the {rows_are} channels"),
         ]
-        shared = " × ".join(filter(None, units)) or "all of it"
         levels = (
-            Level(
-                self.splits * s.groups * self.chunks * self.slices,
-                "unit",
-                f"shared out among {many(job.threads, 'thread')}: {shared}",
-            ),
+            shared_out("unit", job.threads, units, always=int(s.lanewise)),
             Level(
                 ceil_div(block_count, self.splits),
                 "block",
@@ -306,17 +300,8 @@ def _panel(
     )
     with f.if_(outputs.compare("<", width)):
         fill_zeros(f, dy, block.rows * block.columns * width, gradients.lanes)
-    # Rows that touch are packed as one.
-    one_row = a["y_h"].compare("==", block.columns * a["y_w"])
-    rows = f.choose(one_row, 1, block.rows)
-    columns = f.choose(one_row, block.rows * block.columns, block.columns)
-    with f.loop(rows) as row:
-        target_row = dy.at(row.index * columns * width)
-        here = source.at(row.index * a["y_h"])
-        f.call(
-            copy, to=target_row, to_i=1, to_j=width, source=here, source_i=a["y_c"], source_j=a["y_w"],
-            width=outputs, length=columns,
-        )  # fmt: skip
+    packed = Image(dy, 1, block.columns * width, width)
+    copy_image(f, copy, packed, Image(source, a["y_c"], a["y_h"], a["y_w"]), outputs, block.rows, block.columns)
 
     row_step = a["slot_r"] * a["row_pitch"]
     pixel_step = a["stride_w"] * a["pitch"]

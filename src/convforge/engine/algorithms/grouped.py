@@ -40,6 +40,7 @@ which may be the result itself, are stores masked.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -48,14 +49,13 @@ from ...spec import ceil_div, round_up
 from .. import traffic
 from ..kernels.blocks import thread_scratch
 from ..kernels.epilogue import apply
-from ..kernels.groups import Group
 from ..kernels.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, share, tasks
 from ..kernels.transforms import NO_RESIDUAL
-from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
 from ..target import Target
-from .groups import MOST_OUTPUTS, groups_of_one, small_groups
+from .groups import Group
 
 PACK = Arguments("w w_g w_k w_c w_i w_j channels kernel_h weights")
 
@@ -66,17 +66,9 @@ SLIDE = Arguments(
 )
 
 
-def plan(job: Job) -> Plan | Refusal:
-    """The forward pass and the input gradient of groups of few channels."""
-    return _plan(job, small_groups(job, MOST_OUTPUTS))
-
-
-def plan_depthwise(job: Job) -> Plan | Refusal:
-    """The same of one channel a group, which needs no shuffles."""
-    return _plan(job, groups_of_one(job))
-
-
-def _plan(job: Job, group: Group | Refusal) -> Plan | Refusal:
+def plan(job: Job, groups: Callable[[Job], Group | Refusal]) -> Plan | Refusal:
+    """The forward pass and the input gradient, of groups of few channels or of one, which needs no shuffles."""
+    group = groups(job)
     if isinstance(group, Refusal):
         return group
     cut = Cut.of(job, group)
@@ -165,14 +157,9 @@ class Grouped(Plan):
         s = job.problem.forward()
         count, outputs = cut.tiles(job.target)
         rows = ceil_div(s.vertical.kernel, s.vertical.stride if job.backward else 1)
-        units = [many(s.images, "image"), many(cut.height, "row"), many(cut.chunks, "chunk") + " of channels"]
+        units = [Level(s.images, "image"), Level(cut.height, "row"), Level(cut.chunks, "chunk", "of channels")]
         levels = (
-            Level(
-                s.images * cut.chunks * cut.height,
-                "unit",
-                f"shared out among {many(job.threads, 'thread')}: {' × '.join(units)}",
-                "list the rows of taps that meet the image there",
-            ),
+            shared_out("unit", job.threads, units, 3, "list the rows of taps that meet the image there"),
             Level(count, "tile", f"of at most {outputs} pixels of the row"),
             Level(cut.chunk, "vector", f"of {lanes} channels"),
             Level(rows, "listed row", "of taps, or fewer"),
@@ -281,23 +268,12 @@ def build(
     most = _most_units(target, width, stride, direction) * unit
     # To look where a column lies costs little beside several channels of products: then one form of the tile will do.
     guards = (False, True) if group.depth == 1 else (True,)
-    tiles = {
-        guarded: {
-            n: _tile(
-                module,
-                dtype,
-                target,
-                group,
-                n,
-                _pattern(direction, width, stride, phase, n)[0],
-                width,
-                guarded,
-                activation,
-            )
-            for n in range(1, most + 1)
-        }
-        for guarded in guards
-    }
+
+    def tile_of(n: int, guarded: bool) -> Function:
+        pattern, _ = _pattern(direction, width, stride, phase, n)
+        return _tile(module, dtype, target, group, n, pattern, width, guarded, activation)
+
+    tiles = {guarded: {n: tile_of(n, guarded) for n in range(1, most + 1)} for guarded in guards}
 
     f, a = kernel(module, "slide", dtype, SLIDE)
     rows = f.address(thread_scratch(f, a), I64)

@@ -8,20 +8,20 @@ passes over the pixels: lanes are output channels, dy is loaded as it is, and x 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
 from .. import traffic
-from ..kernels.groups import Group
 from ..kernels.ir import I32, I64, Arguments, Function, Loop, Pointer, Value, kernel, share, tasks
 from ..kernels.pack import fill_zeros
-from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, many, shared_out
 from ..plan import Job, Plan, Refusal
 from ..program import Layout, Prepared, Program, code, step
 from ..target import Target
-from .groups import MOST_OUTPUTS, groups_of_one, small_groups
+from .groups import Group
 
 CORRELATE = Arguments(
     "x x_n x_h x_w y y_n y_h y_w images channels height out_height out_width width kernel_h tap_rows stride_h "
@@ -32,17 +32,9 @@ CORRELATE = Arguments(
 COLLECT = Arguments("parts splits tap_rows kernel_h channels w w_k w_c w_i w_j")
 
 
-def plan(job: Job) -> Plan | Refusal:
-    """Of several channels a group."""
-    return _plan(job, small_groups(job, max(MOST_OUTPUTS // 2, min(job.lanes // 2, MOST_OUTPUTS))))
-
-
-def plan_depthwise(job: Job) -> Plan | Refusal:
-    """Of one channel a group."""
-    return _plan(job, groups_of_one(job))
-
-
-def _plan(job: Job, group: Group | Refusal) -> Plan | Refusal:
+def plan(job: Job, groups: Callable[[Job], Group | Refusal]) -> Plan | Refusal:
+    """Of groups of few channels or of one."""
+    group = groups(job)
     if isinstance(group, Refusal):
         return group
     split = _Split.of(job, group)
@@ -140,19 +132,12 @@ class GroupedWeightGradient(Plan):
         v, h = s.vertical, s.horizontal
         columns, depths = split.columns(target), split.depths(target)
         rows = min(split.block_rows, v.out)
-        units = [
-            many(split.splits, "split") + " of the pixels" if split.splits > 1 else "",
-            many(split.chunks, "chunk") + " of channels" if split.chunks > 1 else "",
-        ]
+        units = [Level(split.splits, "split", "of the pixels"), Level(split.chunks, "chunk", "of channels")]
         taps = f"{many(split.rows_a_tile, 'row')} of taps"
         if len(depths) > 1:
             taps += f" × {many(len(depths[0]), 'channel')} of a group"
         levels = (
-            Level(
-                split.splits * split.chunks,
-                "unit",
-                f"shared out among {many(job.threads, 'thread')}: {' × '.join(filter(None, units)) or 'all of it'}",
-            ),
+            shared_out("unit", job.threads, units),
             Level(
                 ceil_div(s.images * ceil_div(v.out, rows), split.splits),
                 "block",

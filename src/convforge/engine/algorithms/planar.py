@@ -46,11 +46,11 @@ from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.epilogue import apply
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
-from ..kernels.pack import copy_function, fill_zeros
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
-from ..target import DTYPE_BYTES, Target
+from ..target import Target
 
 PACK_WEIGHTS = Arguments(
     "w w_k w_c w_i w_j outputs phase_outputs phases_h phases_w channels kernel_h kernel_w taps_h taps_w turned weights"
@@ -140,11 +140,6 @@ def input_gradient(problem: Problem) -> Phased | Refusal:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _most_rows(target: Target) -> int:
-    """Rows that leave room for two vectors."""
-    return (target.registers - 2) // 2 - 1
-
-
 def vectors_beside(rows: int, target: Target) -> int:
     """The most vectors of pixels with which so many rows of sums, the inputs and a weight (and, where there is no FMA,
     a product) stay in registers."""
@@ -152,8 +147,9 @@ def vectors_beside(rows: int, target: Target) -> int:
 
 
 def rows_of(outputs: int, target: Target) -> int:
-    """Output channels of a tile: as few groups as there must be, all of the same size."""
-    return ceil_div(outputs, ceil_div(outputs, _most_rows(target)))
+    """Output channels of a tile, beside which there is room for two vectors: as few groups as there must be, all of the
+    same size."""
+    return ceil_div(outputs, ceil_div(outputs, (target.registers - 2) // 2 - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,32 +163,29 @@ class _Blocks:
     """What the thread with the most blocks takes."""
 
 
-def _blocks(p: Phased, dtype: str, target: Target, threads: int) -> _Blocks:
+def _blocks(job: Job, p: Phased, threads: int) -> _Blocks:
     """Blocks whose packed input takes at most half of L2, as many as come out fastest for the threads."""
-    s, size = p.sliding, DTYPE_BYTES[dtype]
-    v, h = s.vertical, s.horizontal
+    s, v, h = p.sliding, p.sliding.vertical, p.sliding.horizontal
     reach_h, reach_w = v.extent - 1, h.extent - 1
-    budget = target.l2_bytes // 2 // (s.channels * size)
-    columns = max(1, min(h.out, max(2 * target.lanes(dtype), budget // (reach_h + 2) - reach_w)))
+    budget = job.target.l2_bytes // 2 // (s.channels * job.size)
+    columns = max(1, min(h.out, max(2 * job.lanes, budget // (reach_h + 2) - reach_w)))
     columns = ceil_div(h.out, max(1, ceil_div(h.out, columns)))
     most = max(1, min(v.out, budget // max(1, columns + reach_w) - reach_h))
     fewest = max(1, ceil_div(v.out, most))
     candidates = range(fewest, min(max(1, v.out), fewest + 4 * threads) + 1)
-    return min(
-        (_cut(p, dtype, target, threads, ceil_div(v.out, n), columns) for n in candidates), key=lambda b: b.cycles
-    )
+    return min((_cut(job, p, threads, ceil_div(v.out, n), columns) for n in candidates), key=lambda b: b.cycles)
 
 
-def _cut(p: Phased, dtype: str, target: Target, threads: int, rows: int, columns: int) -> _Blocks:
+def _cut(job: Job, p: Phased, threads: int, rows: int, columns: int) -> _Blocks:
     """Blocks of so many rows and columns, and what they cost: multiply-adds of whole vectors, at the 0.88 of the peak
     that tiles reach, numbers that are packed (0.6 cycles each: transposed, in L2) and numbers that are brought back."""
-    s, lanes, line = p.sliding, target.lanes(dtype), LINE // DTYPE_BYTES[dtype]
+    s, lanes, line = p.sliding, job.lanes, LINE // job.size
     v, h = s.vertical, s.horizontal
     pitch = h.seen_by(columns)
     # An odd number of lines a plane, so that the planes' pixels do not share cache sets.
     plane = (ceil_div(v.seen_by(rows) * pitch, line) | 1) * line
     staged_plane = (ceil_div(rows * pitch, lanes) | 1) * lanes
-    tile_rows = rows_of(p.outputs, target)
+    tile_rows = rows_of(p.outputs, job.target)
     groups = ceil_div(p.outputs, tile_rows)
     vectors = ceil_div((rows - 1) * pitch + columns, lanes)
     one = s.taps * tile_rows * vectors / (2 * 0.88) + tile_rows * rows * columns * 30 / lanes
@@ -213,7 +206,7 @@ def plan(job: Job) -> Plan | Refusal:
     if isinstance(phased, Refusal):
         return phased
     packing = 0.0 if job.kept else 3.0 * phased.outputs * phased.sliding.taps
-    cycles = (2 * _blocks(phased, job.dtype, job.target, 2).cycles + packing) / job.threads
+    cycles = (2 * _blocks(job, phased, 2).cycles + packing) / job.threads
     return Planar(job, cycles, phased)
 
 
@@ -225,7 +218,7 @@ class Planar(Plan):
 
     @cached_property
     def blocks(self) -> _Blocks:
-        return _blocks(self.phased, self.job.dtype, self.job.target, self.job.threads)
+        return _blocks(self.job, self.phased, self.job.threads)
 
     @property
     def rows(self) -> int:
@@ -243,17 +236,14 @@ class Planar(Plan):
         channels = min(s.channels, _channels_a_part(s))
         in_block = ceil_div((b.rows - 1) * b.pitch + b.columns, job.lanes)
         vectors = largest_tile(in_block, vectors_beside(rows, job.target))
-        tasks = [f"{many(blocks, 'block')} of {b.rows}×{b.columns} result pixels"]
-        if groups > 1:
-            tasks.append(f"{many(groups, 'group')} of {rows} result channels")
+        units = [
+            Level(blocks, "block", f"of {b.rows}×{b.columns} result pixels"),
+            Level(groups, "group", f"of {rows} result channels"),
+        ]
+        copied = f"copy its input as {many(s.channels, 'plane')}, zeros for the padding"
         past_rows = f"of at most {many(vectors, 'vector')} of pixels, past the ends of rows"
         levels = (
-            Level(
-                blocks * groups,
-                "task",
-                f"shared out among {many(job.threads, 'thread')}: {' × '.join(tasks)}",
-                f"for a new block, copy its input as {many(s.channels, 'plane')}, zeros for the padding",
-            ),
+            shared_out("task", job.threads, units, 1, f"for a new block, {copied}"),
             Level(ceil_div(s.channels, channels), "part", f"of the sum, of at most {many(channels, 'channel')}"),
             Level(ceil_div(in_block, vectors), "tile", past_rows),
             Level(channels * v.kernel, "row", "of taps"),
@@ -378,33 +368,9 @@ class _Block:
             with f.if_(f.all_of(*exists)):
                 here = source.at(row * a["x_h"] + (left + inside) * a["x_w"])
                 there = scratch.at(slot.index * a["pitch"] + inside)
-                self._across(copy, there, a["plane"], f.const(1), here, a["x_c"], a["x_w"], a["channels"], columns)
-
-    def _across(
-        self,
-        copy: Function,
-        to: Pointer,
-        dc: Int,
-        dp: Int,
-        from_: Pointer,
-        sc: Int,
-        sp: Int,
-        channels: Int,
-        pixels: Int,
-    ) -> None:
-        """Channels × pixels from one layout to another; as rows of pixels where they lie side by side in both."""
-        f = self.f
-        rows = f.all_of(dp.compare("==", 1), sp.compare("==", 1))
-        with f.if_else(rows) as (along_pixels, along_channels):
-            with along_pixels:
                 f.call(
-                    copy, to=to, to_i=dp, to_j=dc, source=from_, source_i=sp, source_j=sc, width=pixels,
-                    length=channels,
-                )  # fmt: skip
-            with along_channels:
-                f.call(
-                    copy, to=to, to_i=dc, to_j=dp, source=from_, source_i=sc, source_j=sp, width=channels,
-                    length=pixels,
+                    copy, to=there, to_i=a["plane"], to_j=1, source=here, source_i=a["x_c"], source_j=a["x_w"],
+                    width=a["channels"], length=columns,
                 )  # fmt: skip
 
     def spread_bias(self, to: Pointer) -> None:
@@ -449,11 +415,9 @@ class _Block:
         with f.if_(a["residual"].compare("!=", 0)):
             corner = self.image * a["y_n"] + self.first_output * a["y_c"] + self.first_column * a["y_w"]
             residual = f.address(a["residual"]).at(corner + self.first_row * a["y_h"])
-            with f.loop(self.rows) as row:
-                self._across(
-                    copy, beside.at(row.index * a["pitch"]), a["staged_plane"], f.const(1),
-                    residual.at(row.index * a["y_h"]), a["y_c"], a["y_w"], outputs, self.columns,
-                )  # fmt: skip
+            here = Image(residual, a["y_c"], a["y_h"], a["y_w"])
+            there = Image(beside, a["staged_plane"], a["pitch"], 1)
+            copy_image(f, copy, there, here, outputs, self.rows, self.columns)
             change(lambda at: f.add(staged.at(at).vector(lanes), beside.at(at).vector(lanes)))
         if activation:
             change(lambda at: apply(f, activation, staged.at(at).vector(lanes)))
@@ -479,9 +443,10 @@ class _Block:
                 h = (self.first_row + row.index) * a["phases_h"] + down - a["crop_top"]
                 exists = (h.compare(">=", 0), h.compare("<", a["y_height"]), stop.compare(">", begin))
                 with f.if_(f.all_of(*exists)):
-                    self._across(
-                        copy, to.at(h * a["y_h"]), a["y_c"], a["phases_w"] * a["y_w"],
-                        from_.at(row.index * a["pitch"]), a["staged_plane"], f.const(1), highest - lowest, stop - begin,
+                    f.call(
+                        copy, to=to.at(h * a["y_h"]), to_i=a["y_c"], to_j=a["phases_w"] * a["y_w"],
+                        source=from_.at(row.index * a["pitch"]), source_i=a["staged_plane"], source_j=1,
+                        width=highest - lowest, length=stop - begin,
                     )  # fmt: skip
 
 

@@ -30,23 +30,13 @@ class Dense:
         """x, for kernels that want its channels side by side."""
         v, h = s.vertical, s.horizontal
         shape, strides = (s.images, s.all_channels, v.size, h.size), (s.x_n, s.x_c, v.x_step, h.x_step)
-        return cls._of(shape, strides, s.x_start, layout, size)
+        beside = s.x_c == 1 or s.all_channels == 1
+        return cls(strides, s.x_start, shape, None if beside else layout.take(math.prod(shape) * size))
 
     @classmethod
     def output(cls, s: Sliding, layout: Layout, size: int) -> Dense:
         """y, likewise."""
-        v, h = s.vertical, s.horizontal
-        shape, strides = (s.images, s.all_outputs, v.out, h.out), (s.y_n, s.y_c, v.y_step, h.y_step)
-        return cls._of(shape, strides, s.y_start, layout, size)
-
-    @classmethod
-    def _of(
-        cls, shape: tuple[int, int, int, int], strides: tuple[int, int, int, int], start: int, layout: Layout, size: int
-    ) -> Dense:
-        n, c, h, w = shape
-        if strides[1] == 1 or c == 1:
-            return cls(strides, start, shape, None)
-        return cls(strides, start, shape, layout.take(n * c * h * w * size))
+        return cls.input(s.exchanged(), layout, size)
 
     @property
     def used(self) -> tuple[int, int, int, int]:

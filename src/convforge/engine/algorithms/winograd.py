@@ -213,7 +213,7 @@ class Winograd(Plan):
         s, shape, division = self.tiled.sliding, self.tiled.shape, self.division
         panels, pitch = ceil_div(s.outputs, panel), scratch_pitch(round_up(s.channels, job.lanes), 1, size)
         rows = largest_tile(division.chunk, target.tile_rows)
-        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
+        vectors = job.tile_vectors(s.outputs)
         m, n = shape.outputs, shape.points
         products = min(s.channels, PRODUCTS_A_SUM)
         work = f"{many(division.splits, 'split')} of the tiles times {many(division.shares, 'share')} of the panels"

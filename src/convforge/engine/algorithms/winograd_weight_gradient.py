@@ -57,7 +57,7 @@ from ..kernels.pack_weights import COLLECT, Panel, collect_kernel
 from ..kernels.tile import product_tiles
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from ..kernels.winograd_tiles import TABLE, TILE_ARGUMENTS, Shape, Tiled, locate_input, locate_output, transform_images
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import Job, Plan, Refusal
 from ..program import Layout, Prepared, Program, code, step, zeros_for
 from ..runtime import KEPT_BYTES
@@ -250,21 +250,16 @@ class WinogradWeightGradient(Plan):
         s, shape, lanes, panel = self.tiled.sliding, self.tiled.shape, job.lanes, job.panel
         channels = min(s.channels, lanes)
         rows = largest_tile(channels, target.tile_rows)
-        vectors = min(ceil_div(s.outputs, job.lanes), target.tile_vectors)
+        vectors = job.tile_vectors(s.outputs)
         m, n, r = shape.outputs, shape.points, shape.taps
         units = [
-            many(s.groups, "group") if s.groups > 1 else "",
-            many(d.splits, "split") + " of the tiles" if d.splits > 1 else "",
-            many(d.k_parts, "part") + " of the output channels" if d.k_parts > 1 else "",
-            many(d.c_parts, "part") + " of the input channels" if d.c_parts > 1 else "",
+            Level(s.groups, "group"),
+            Level(d.splits, "split", "of the tiles"),
+            Level(d.k_parts, "part", "of the output channels"),
+            Level(d.c_parts, "part", "of the input channels"),
         ]
-        shared = " × ".join(filter(None, units)) or "all of it"
         levels = (
-            Level(
-                s.groups * d.splits * d.k_parts * d.c_parts,
-                "unit",
-                f"shared out among {many(job.threads, 'thread')}: {shared}",
-            ),
+            shared_out("unit", job.threads, units),
             Level(
                 d.chunks,
                 "chunk",

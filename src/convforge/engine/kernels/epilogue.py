@@ -65,8 +65,9 @@ def _function(f: Function, name: str, vector: ir.VectorType) -> ir.Function:
     """A long activation as a function of the module, once: a tile has up to 28 vectors, and there are 28 tiles."""
     made = f.module.globals.get(name)
     if made is None:
-        inner, x = Function.of_vector(f.module, name, vector, f.dtype)
-        inner.done(_LONG[name](inner.vector(x), _FORMATS[f.dtype]).value)
+        inner = Function(f.module, name, "x", f.dtype, internal=True, result=vector, type_=vector)
+        x = inner.vector(inner.function.args[0])
+        inner.done(_LONG[name](x, _FORMATS[f.dtype]).value)
         made = inner.function
     return made
 

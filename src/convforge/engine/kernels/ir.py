@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -153,19 +154,16 @@ class Loop:
 class Function:
     """A function under construction.
 
-    `arguments` names them: "*x step" are an address and an integer. Whoever calls it gives each by its name.
+    `arguments` names them: "*x step" are an address and an integer, or whatever else is of `type_`. Whoever calls it
+    gives each by its name.
     """
 
     def __init__(
-        self, module: ir.Module, name: str, arguments: str, dtype: str, *, internal: bool = False, result: Any = VOID
-    ) -> None:
+        self, module: ir.Module, name: str, arguments: str, dtype: str, *, internal: bool = False, result: Any = VOID,
+        type_: Any = I64,
+    ) -> None:  # fmt: skip
         self.names = arguments.replace("*", "").split()
-        types = [PTR if argument.startswith("*") else I64 for argument in arguments.split()]
-        self._begin(module, name, types, dtype, internal, result)
-
-    def _begin(
-        self, module: ir.Module, name: str, types: Sequence[Any], dtype: str, internal: bool, result: Any
-    ) -> None:
+        types = [PTR if argument.startswith("*") else type_ for argument in arguments.split()]
         self.module, self.dtype, self.float = module, dtype, FLOATS[dtype]
         self.function = ir.Function(module, ir.FunctionType(result, types), name)
         if internal:
@@ -174,13 +172,6 @@ class Function:
             # Vectors that do not fit into the registers are kept on the stack: whole cache lines there, not halves.
             self.function.attributes.alignstack = 64
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-
-    @classmethod
-    def of_vector(cls, module: ir.Module, name: str, vector: ir.VectorType, dtype: str) -> tuple[Function, Value]:
-        """An internal function from a vector to a vector, and its argument."""
-        f = cls.__new__(cls)
-        f._begin(module, name, [vector], dtype, internal=True, result=vector)
-        return f, f.function.args[0]
 
     # --- arguments and constants --------------------------------------------------------------------------------------
 
@@ -254,16 +245,10 @@ class Function:
         return self.builder.if_else(condition)
 
     def all_of(self, *conditions: Value) -> Value:
-        result = conditions[0]
-        for condition in conditions[1:]:
-            result = self.builder.and_(result, condition)
-        return result
+        return reduce(self.builder.and_, conditions)
 
     def any_of(self, *conditions: Value) -> Value:
-        result = conditions[0]
-        for condition in conditions[1:]:
-            result = self.builder.or_(result, condition)
-        return result
+        return reduce(self.builder.or_, conditions)
 
     def choose(self, condition: Value, yes: IntLike, no: IntLike) -> Int:
         return Int(self.builder, self.builder.select(condition, self._lift(yes), self._lift(no)))
@@ -317,11 +302,14 @@ class Function:
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a·b + c: one instruction where the target has it, else a product and a sum (`llvm.fma` would then be a
         library call a lane; `llvm.fmuladd` is not)."""
-        name = "llvm.fmuladd." + _intrinsic_suffix(a.type)
+        return self._intrinsic("llvm.fmuladd." + _intrinsic_suffix(a.type), a.type, a, b, c)
+
+    def _intrinsic(self, name: str, result: Any, *arguments: Value) -> Value:
+        """A call of one of LLVM's own functions."""
         callee = self.module.globals.get(name)
         if callee is None:
-            callee = ir.Function(self.module, ir.FunctionType(a.type, [a.type] * 3), name)
-        return self.builder.call(callee, [a, b, c])
+            callee = ir.Function(self.module, ir.FunctionType(result, [value.type for value in arguments]), name)
+        return self.builder.call(callee, arguments)
 
     def add(self, a: Value, b: Value) -> Value:
         return self.builder.fadd(a, b)
@@ -356,26 +344,33 @@ class Function:
     def put_masked(self, pointer: Pointer, value: Value, mask: Value) -> None:
         """Store the lanes that `mask` has; the memory of the others is not touched."""
         name = f"llvm.masked.store.{_intrinsic_suffix(value.type)}.p0"
-        callee = self.module.globals.get(name)
-        if callee is None:
-            callee = ir.Function(self.module, ir.FunctionType(VOID, [value.type, PTR, I32, mask.type]), name)
-        self.builder.call(callee, [value, pointer.value, ir.Constant(I32, _bytes(self.float)), mask])
+        self._intrinsic(name, VOID, value, pointer.value, ir.Constant(I32, _bytes(self.float)), mask)
 
     def load_masked(self, pointer: Pointer, lanes: int, mask: Value) -> Value:
         """Load the lanes that `mask` has, zeros in the others; the memory of the others is not touched."""
         vector = ir.VectorType(self.float, lanes)
         name = f"llvm.masked.load.{_intrinsic_suffix(vector)}.p0"
-        callee = self.module.globals.get(name)
-        if callee is None:
-            callee = ir.Function(self.module, ir.FunctionType(vector, [PTR, I32, mask.type, vector]), name)
-        return self.builder.call(callee, [pointer.value, ir.Constant(I32, _bytes(self.float)), mask, self.zeros(lanes)])
+        align = ir.Constant(I32, _bytes(self.float))
+        return self._intrinsic(name, vector, pointer.value, align, mask, self.zeros(lanes))
+
+    def load(self, pointer: Pointer, lanes: int, mask: Value | None) -> Value:
+        """A whole vector, or the lanes that the mask has where there is one."""
+        return pointer.vector(lanes) if mask is None else self.load_masked(pointer, lanes, mask)
+
+    def each_vector(self, count: Int, lanes: int, body: Callable[[Int, Value | None], None]) -> None:
+        """`body(number of the vector, mask)` for `count` numbers; the last ones, where they fill no vector, with a
+        mask."""
+        whole = count // lanes
+        with self.loop(whole) as v:
+            body(v.index, None)
+        rest = count - whole * lanes
+        with self.if_(rest.compare(">", 0)):
+            body(whole, self.first_lanes(rest, lanes))
 
     def prefetch(self, pointer: Pointer, *, write: bool = False) -> None:
         """Ask for the cache line at an address, to read or to write it soon. Any address will do, even a wrong one."""
-        callee = self.module.globals.get("llvm.prefetch.p0")
-        if callee is None:
-            callee = ir.Function(self.module, ir.FunctionType(VOID, [PTR, I32, I32, I32]), "llvm.prefetch.p0")
-        self.builder.call(callee, [pointer.value, *(ir.Constant(I32, n) for n in (int(write), 3, 1))])
+        how = (ir.Constant(I32, n) for n in (int(write), 3, 1))
+        self._intrinsic("llvm.prefetch.p0", VOID, pointer.value, *how)
 
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """A square of vectors with rows and columns exchanged, in log₂(n) rounds of two-input shuffles.

@@ -6,7 +6,8 @@ What it computes, for i < width ("channels") and j < length ("pixels"):
 
 The algorithms want channels side by side (to_i = 1). Three cases, told apart at run time by the strides:
 
-- both sides have channels side by side (NHWC in): whole vectors, the last one overlapping its neighbour;
+- both sides have channels side by side (NHWC in), or both have pixels so: whole vectors, the last one overlapping its
+  neighbour;
 - the source has pixels side by side (NCHW in), or the destination has (NCHW out): V×V blocks, transposed in registers.
   That is log₂V shuffles a vector, against k·k·K/V multiply-adds that each packed vector feeds;
 - anything else (a slice with steps): one by one.
@@ -14,9 +15,11 @@ The algorithms want channels side by side (to_i = 1). Three cases, told apart at
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llvmlite import ir
 
-from .ir import Arguments, Function, Int, Pointer, kernel, tasks
+from .ir import Arguments, Function, Int, IntLike, Pointer, kernel, tasks
 
 REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 
@@ -27,6 +30,12 @@ def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
     f = Function(module, "copy", "*to to_i to_j *source source_i source_j width length", dtype, internal=True)
     to, from_ = f.pointers("to source")
     di, dj, si, sj, width, length = f.integers("to_i to_j source_i source_j width length")
+
+    # Pixels that lie side by side on both sides, and channels that do not: the same with i and j exchanged.
+    across = f.all_of(dj.compare("==", 1), sj.compare("==", 1), f.any_of(di.compare("!=", 1), si.compare("!=", 1)))
+    di, dj = f.choose(across, dj, di), f.choose(across, di, dj)
+    si, sj = f.choose(across, sj, si), f.choose(across, si, sj)
+    width, length = f.choose(across, length, width), f.choose(across, width, length)
 
     rows_in_place = f.all_of(di.compare("==", 1), si.compare("==", 1))
     with f.if_else(f.all_of(rows_in_place, width.compare(">=", lanes))) as (vectors, otherwise):
@@ -46,6 +55,27 @@ def copy_function(module: ir.Module, dtype: str, lanes: int) -> Function:
                         _copy_scalars(f, to, di, dj, from_, si, sj, width, length)
     f.done()
     return f
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Where one lies: its first number, and the distances between channels, rows and pixels of a row."""
+
+    at: Pointer
+    c: IntLike
+    h: IntLike
+    w: IntLike
+
+
+def copy_image(f: Function, copy: Function, to: Image, source: Image, channels: Int, rows: Int, columns: Int) -> None:
+    """Row by row; rows that touch on both sides go as one."""
+    one_row = f.all_of(*((columns * image.w).compare("==", image.h) for image in (to, source)))
+    count, length = f.choose(one_row, 1, rows), f.choose(one_row, rows * columns, columns)
+    with f.loop(count) as row:
+        f.call(
+            copy, to=to.at.at(row.index * to.h), to_i=to.c, to_j=to.w, source=source.at.at(row.index * source.h),
+            source_i=source.c, source_j=source.w, width=channels, length=length,
+        )  # fmt: skip
 
 
 def fill_zeros(f: Function, to: Pointer, count: Int, lanes: int) -> None:

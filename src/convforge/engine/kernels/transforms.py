@@ -19,12 +19,13 @@ The matrices are full of equal and opposite entries, because the points come in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from llvmlite import ir
 
 from .cook_toom import Matrix
 from .epilogue import apply
-from .ir import I64, Function, Int, Pointer, Value
+from .ir import I64, Function, Int, Value
 
 Element = Callable[[int, int], Value]
 
@@ -149,10 +150,9 @@ def spread_function(
     table, out, following = f.pointer("table", I64), f.pointer("out"), f.pointer("following", I64)
     channels, step, vector_step = f.integers("channels step vector_step")
 
-    def vector(v: Int, load: Callable[[Pointer], Value]) -> None:
+    def vector(v: Int, mask: Value | None) -> None:
         def element(i: int, j: int) -> Value:
-            pixel = f.address(table.at(i * size + j).integer())
-            return load(pixel.at(v * lanes))
+            return f.load(f.address(table.at(i * size + j).integer()).at(v * lanes), lanes, mask)
 
         for n in range(size * size):
             f.prefetch(f.address(following.at(n).integer()).at(v * lanes))
@@ -165,13 +165,7 @@ def spread_function(
                 else:
                     there.put(value)
 
-    whole = channels // lanes
-    with f.loop(whole) as v:
-        vector(v.index, lambda pixel: pixel.vector(lanes))
-    rest = channels - whole * lanes
-    with f.if_(rest.compare(">", 0)):
-        mask = f.first_lanes(rest, lanes)
-        vector(whole, lambda pixel: f.load_masked(pixel, lanes, mask))
+    f.each_vector(channels, lanes, vector)
     f.done()
     return f
 
@@ -194,38 +188,27 @@ def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix, a
     values, base = f.pointers("values base")
     channels, step, residual, outside = f.integers("channels step residual outside")
 
-    def vector(v: Int, mask: Value | None, residuals: bool) -> None:
+    def vector(v: Int, mask: Value | None, residuals: bool = False) -> None:
         def element(i: int, j: int) -> Value:
             return values.at(step * (i * count + j) + v * lanes).vector(lanes)
 
-        def load(place: Pointer) -> Value:
-            return place.vector(lanes) if mask is None else f.load_masked(place, lanes, mask)
-
         for n in range(size * size):
             f.prefetch(f.address(following.at(n).integer()).at(v * lanes), write=True)
-        added = load(base.at(v * lanes))
+        added = f.load(base.at(v * lanes), lanes, mask)
         for i, row in enumerate(on_both_axes(f, matrix, count, element)):
             for j, value in enumerate(row):
                 pixel = table.at(i * size + j).integer()
                 value = f.add(value, added)
                 if residuals:
                     there = f.choose(pixel.compare("==", outside), outside, pixel + residual)
-                    value = f.add(value, load(f.address(there).at(v * lanes)))
+                    value = f.add(value, f.load(f.address(there).at(v * lanes), lanes, mask))
                 value, place = apply(f, activation, value), f.address(pixel).at(v * lanes)
                 place.put(value) if mask is None else f.put_masked(place, value, mask)
 
-    def all_vectors(residuals: bool) -> None:
-        whole = channels // lanes
-        with f.loop(whole) as v:
-            vector(v.index, None, residuals)
-        rest = channels - whole * lanes
-        with f.if_(rest.compare(">", 0)):
-            vector(whole, f.first_lanes(rest, lanes), residuals)
-
     with f.if_else(residual.compare("==", NO_RESIDUAL)) as (without, with_residual):
         with without:
-            all_vectors(False)
+            f.each_vector(channels, lanes, vector)
         with with_residual:
-            all_vectors(True)
+            f.each_vector(channels, lanes, partial(vector, residuals=True))
     f.done()
     return f
