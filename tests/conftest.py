@@ -22,6 +22,10 @@ settings.load_profile("ci")
 # the other processes of `pytest -n 2`; spinning, they make small layers a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# The same for numpy, which multiplies the reference's matrices on threads of OpenBLAS; those always spin. The matrices
+# are small, and beside another process that computes, one thread takes a fifth of the time of two.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Read when Hugging Face's packages are imported, which no test module has done yet: no test may need the network.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
