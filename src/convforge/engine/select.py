@@ -14,9 +14,6 @@ _ONE_FORMAT = Refusal("adds up in an order that it has in some memory formats on
 _REARRANGES = Refusal("adds and multiplies in another order than the definition, which exact precision rules out")
 _ONLY_FLOAT32 = Refusal("gives up last digits, and float64 is for those who want them")
 
-_CYCLES_A_CALL = 15_000.0
-"""Whatever the algorithm: a call from Python, waking the threads and waiting for the last of them (4 µs)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
