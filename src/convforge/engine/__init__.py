@@ -68,31 +68,23 @@ def conv2d(
     _fits(y, "out", shape)
     if bias is not None:
         _fits(bias, "bias", (spec.out_channels,))
-    if residual is not None and (residual.dtype, residual.strides) != (y.dtype, y.strides):
-        raise ValueError(
-            f"residual must be {y.dtype} with out's strides {y.strides}, not {residual.dtype} with {residual.strides}."
-        )
     if residual is not None:
+        if (residual.dtype, residual.strides) != (y.dtype, y.strides):
+            how = f"{residual.dtype} with {residual.strides}"
+            raise ValueError(f"residual must be {y.dtype} with out's strides {y.strides}, not {how}.")
         check_steps(residual, "residual")
     if out is not None:
-        inputs = {"x": x, "w": w}
-        if bias is not None:
-            inputs["bias"] = bias
-        if residual is not None and address(residual) != address(out):  # else it is out itself
-            inputs["residual"] = residual
-        check_output(out, "out", x.dtype, inputs)
+        beside = None if residual is not None and address(residual) == address(out) else residual  # else it is out
+        inputs = {"x": x, "w": w, "bias": bias, "residual": beside}
+        check_output(out, "out", x.dtype, {name: array for name, array in inputs.items() if array is not None})
     if y.size:
         x, w = readable(x), readable(w)
         bias = None if bias is None else np.require(bias, x.dtype, ["C", "A"])
         finish = Epilogue(bias is not None, activation, residual is not None)
         prepared = prepare(_problem(x, w, y, spec), Pass.FORWARD, team, exact, algorithm, finish=finish)
-        prepared.run(
-            x=address(x),
-            w=address(w),
-            y=address(y),
-            bias=0 if bias is None else address(bias),
-            residual=0 if residual is None else address(residual),
-        )
+        extra = {"bias": bias, "residual": residual}
+        addresses = {name: address(array) for name, array in extra.items() if array is not None}
+        prepared.run(x=address(x), w=address(w), y=address(y), **addresses)
     return y
 
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,7 +52,7 @@ from ..kernels.pack_weights import (
     pack_weights_kernel,
     panels_of,
 )
-from ..kernels.tile import Tiles, filled, forward_tiles
+from ..kernels.tile import STEPS, Tiles, filled, forward_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
@@ -373,13 +373,14 @@ def _panel(
     input_ahead = a["input_ahead"].compare("!=", 0)
 
     with _parts(f, a) as part:
-        part_weights = weights.at(((part.u * a["runs"] + part.v) * a["run_length"] + part.l) * width)
-        part_input = x.at(part.u * a["slot_i"] * a["row_pitch"] + part.v * a["run_step"] + part.l)
+        (u, v, number), (u_count, v_count, length) = part.begin, part.count
+        part_weights = weights.at(((u * a["runs"] + v) * a["run_length"] + number) * width)
+        part_input = x.at(u * a["slot_i"] * a["row_pitch"] + v * a["run_step"] + number)
         # What follows in memory: the next part's weights, and after the last part the next panel's. Each tile asks for
         # as much of them as it has of the block's pixels.
-        numbers = part.u_count * part.v_count * part.l_count * width
-        next_weights, a_pixel = part_weights.at(numbers), numbers // (block.rows * block.columns) + 1
-        rounds = (part.u_count * part.v_count * part.l_count // 4).at_least(1)
+        products = u_count * v_count * length
+        next_weights, a_pixel = part_weights.at(products * width), products * width // (block.rows * block.columns) + 1
+        rounds = (products // STEPS).at_least(1)
         with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as tile:
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
             offset = row.index * to_row + tile.first * to_column
@@ -391,7 +392,7 @@ def _panel(
             ahead_step = f.choose(input_ahead, line, (tile.size * a_pixel + rounds - 1) // rounds)
             forward.call(
                 f, tile.size, width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
-                u_count=part.u_count, v_count=part.v_count, length=part.l_count, w=part_weights,
+                u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(part.first, bias, zeros), base=base, base_step=base_step,
                 channels=outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
                 ahead=ahead, ahead_step=ahead_step,
@@ -407,12 +408,8 @@ class _Part:
 
     first: Value
     last: Value
-    u: Int
-    v: Int
-    l: Int  # noqa: E741  (the index of the sum above)
-    u_count: Int
-    v_count: Int
-    l_count: Int
+    begin: list[Int]
+    count: list[Int]
 
 
 @contextmanager
@@ -421,22 +418,16 @@ def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
 
     A phase of an input gradient may have no tap at all; its one, empty part still writes the zeros.
     """
-    with (
-        f.loop(a["kernel_h"].at_least(1), step=a["u_part"]) as u,
-        f.loop(a["runs"].at_least(1), step=a["v_part"]) as v,
-        f.loop(a["run_length"].at_least(1), step=a["l_part"]) as number,
-    ):
+    wholes, most = (a["kernel_h"], a["runs"], a["run_length"]), (a["u_part"], a["v_part"], a["l_part"])
+    with ExitStack() as loops:
+        begin = [
+            loops.enter_context(f.loop(whole.at_least(1), step=step)).index
+            for whole, step in zip(wholes, most, strict=True)
+        ]
+        each = list(zip(begin, wholes, most, strict=True))
         yield _Part(
-            f.all_of(u.index.compare("==", 0), v.index.compare("==", 0), number.index.compare("==", 0)),
-            f.all_of(
-                (u.index + a["u_part"]).compare(">=", a["kernel_h"]),
-                (v.index + a["v_part"]).compare(">=", a["runs"]),
-                (number.index + a["l_part"]).compare(">=", a["run_length"]),
-            ),
-            u.index,
-            v.index,
-            number.index,
-            (a["kernel_h"] - u.index).at_most(a["u_part"]),
-            (a["runs"] - v.index).at_most(a["v_part"]),
-            (a["run_length"] - number.index).at_most(a["l_part"]),
+            f.all_of(*[at.compare("==", 0) for at in begin]),
+            f.all_of(*[(at + step).compare(">=", whole) for at, whole, step in each]),
+            begin,
+            [(whole - at).at_most(step) for at, whole, step in each],
         )

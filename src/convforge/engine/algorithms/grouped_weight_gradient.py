@@ -26,7 +26,8 @@ from .groups import Group
 CORRELATE = Arguments(
     "x x_n x_h x_w y y_n y_h y_w images channels height out_height out_width width kernel_h tap_rows stride_h "
     "dilation_h pad_top pad_left inside inside_end splits chunks block_rows parts zeros"
-    # y: its gradient; tap_rows: kernel_h in whole tiles; inside … inside_end: outputs of inner columns only
+    # y: its gradient; tap_rows: kernel_h, rounded up to whole tiles; inside … inside_end: outputs with all their
+    # columns in the image
 )
 
 COLLECT = Arguments("parts splits tap_rows kernel_h channels w w_k w_c w_i w_j")
@@ -55,6 +56,10 @@ class _Split:
     rows_a_tile: int
     tap_rows: int
     """Of the kernel, rounded up to whole tiles."""
+    depths: tuple[range, ...]
+    """The channels of a group that each tile has."""
+    columns: int
+    """Neighbouring outputs of a step."""
     splits: int
     """Of the pixels, each with sums of its own."""
     chunks: int
@@ -72,6 +77,8 @@ class _Split:
         vectors = ceil_div(job.problem.y_shape[1], job.lanes)
         rows_a_tile = _tap_rows(target, v.kernel, h.kernel * group.depth)
         tap_rows = round_up(v.kernel, rows_a_tile)
+        depths = _depths(group, target, rows_a_tile, h.kernel)
+        columns = _columns(target, rows_a_tile * h.kernel * len(depths[0]))
         # By channels where there are plenty, else by rows of pixels: then each split sums for itself.
         by_channels = vectors >= 8 * threads or (vectors >= threads and vectors % threads == 0)
         splits, chunks = (1, threads) if by_channels else (max(1, min(threads, s.images * v.out)), 1)
@@ -79,21 +86,15 @@ class _Split:
         block_rows = max(1, _PIXELS_A_SUM // h.out)
         inside = min(max(0, ceil_div(h.pad, h.stride)), h.out)
         inside_end = max(inside, min(h.out, (h.size - h.kernel + h.pad) // h.stride + 1))
-        cut = (rows_a_tile, tap_rows, splits, chunks, block_rows, sums_bytes, inside, inside_end)
+        cut = (rows_a_tile, tap_rows, depths, columns, splits, chunks, block_rows, sums_bytes, inside, inside_end)
         return cls(group, vectors, h.kernel, *cut)
 
-    def depths(self, target: Target) -> list[range]:
-        return _depths(self.group, target, self.rows_a_tile, self.width)
-
-    def columns(self, target: Target) -> int:
-        return _columns(target, self.rows_a_tile * self.width * len(self.depths(target)[0]))
-
-    def step(self, stride: int, lanes: int, target: Target) -> TileStep:
+    def step(self, stride: int, lanes: int) -> TileStep:
         """What a tile takes for its neighbouring output pixels."""
-        columns, depth = self.columns(target), len(self.depths(target)[0])
-        inputs = self.rows_a_tile * len({n * stride + j for n in range(columns) for j in range(self.width)})
-        products = self.rows_a_tile * self.width * depth * columns
-        return TileStep(products, columns, inputs * self.group.loads(lanes, depth))
+        depth = len(self.depths[0])
+        inputs = self.rows_a_tile * len({n * stride + j for n in range(self.columns) for j in range(self.width)})
+        products = self.rows_a_tile * self.width * depth * self.columns
+        return TileStep(products, self.columns, inputs * self.group.loads(lanes, depth))
 
 
 _CYCLES_A_BORDER_SUM = 2.0
@@ -107,9 +108,9 @@ _GRADIENT_BYTES_A_CYCLE = 12.0
 def cycles(job: Job, split: _Split) -> float:
     """What it takes: the steps of all tiles of taps over all pixels, and x's and dy's way through the caches."""
     s, target = job.problem.forward(), job.target
-    columns, depths = split.columns(target), split.depths(target)
+    columns, depths = split.columns, split.depths
     sums = (split.rows_a_tile * split.width * len(depths[0]), "")
-    tile = RegisterTile.of(target, job.dtype, sums, (1, ""), step=split.step(s.horizontal.stride, job.lanes, target))
+    tile = RegisterTile.of(target, job.dtype, sums, (1, ""), step=split.step(s.horizontal.stride, job.lanes))
     tiles = split.vectors * (split.tap_rows // split.rows_a_tile) * len(depths)
     border = s.horizontal.out - (split.inside_end - split.inside)
     row = s.horizontal.out / columns * tile.cycles + border * tile.sums * _CYCLES_A_BORDER_SUM + _CYCLES_A_PIXEL_ROW
@@ -130,7 +131,7 @@ class GroupedWeightGradient(Plan):
         job, split, target, size, lanes = self.job, self.split, self.job.target, self.job.size, self.job.lanes
         s = job.problem.forward()
         v, h = s.vertical, s.horizontal
-        columns, depths = split.columns(target), split.depths(target)
+        columns, depths = split.columns, split.depths
         rows = min(split.block_rows, v.out)
         units = [Level(split.splits, "split", "of the pixels"), Level(split.chunks, "chunk", "of channels")]
         taps = f"{many(split.rows_a_tile, 'row')} of taps"
@@ -157,7 +158,7 @@ class GroupedWeightGradient(Plan):
         sums = (split.rows_a_tile * split.width * len(depths[0]), "weights")
         return Nest(
             levels,
-            RegisterTile.of(target, job.dtype, sums, (1, "output channels"), step=split.step(h.stride, lanes, target)),
+            RegisterTile.of(target, job.dtype, sums, (1, "output channels"), step=split.step(h.stride, lanes)),
             held,
             Inner(build, "gradient_tile_0", (split.group, split.rows_a_tile, split.width, h.stride)),
             after="add the sums of the splits" if split.splits > 1 else "",
@@ -189,10 +190,10 @@ def _tap_rows(target: Target, kernel: int, sums_a_row: int) -> int:
     return min(range(1, min(most, kernel) + 1), key=lambda rows: ceil_div(kernel, rows) * max(rows, 8 / sums_a_row))
 
 
-def _depths(group: Group, target: Target, tap_rows: int, width: int) -> list[range]:
+def _depths(group: Group, target: Target, tap_rows: int, width: int) -> tuple[range, ...]:
     """The channels of a group, as many to a tile as registers hold the sums of."""
     depth = max(1, min(group.depth, _most_sums(target) // (tap_rows * width)))
-    return [range(c, min(c + depth, group.depth)) for c in range(0, group.depth, depth)]
+    return tuple(range(c, min(c + depth, group.depth)) for c in range(0, group.depth, depth))
 
 
 def _columns(target: Target, sums: int) -> int:

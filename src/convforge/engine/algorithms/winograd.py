@@ -54,7 +54,7 @@ from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import Panel, pack_function
-from ..kernels.tile import filled, product_tiles
+from ..kernels.tile import STEPS, filled, product_tiles
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from ..kernels.winograd_tiles import (
     TABLE_BYTES,
@@ -514,7 +514,7 @@ class _Kernels:
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
                         # does not stay in L2, that of the next ξ is asked for: by each tile its share.
                         a_row = f.choose(a["ask"].compare("!=", 0), channels * p.width // count + 1, 0)
-                        rounds = (channels // 4).at_least(1)
+                        rounds = (channels // STEPS).at_least(1)
                         with f.loop(products) as xi, tiles(f, count, tile_rows) as rows:
                             self.products.call(
                                 f, rows.size, p.width,
