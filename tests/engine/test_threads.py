@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from llvmlite import ir
 from oracle import Case, Data, agree, check
 from processes import answer, sweep
 from torch.utils.data import DataLoader, Dataset
 
 import convforge
 from convforge import Conv2dSpec, engine
+from convforge.engine import runtime
+from convforge.engine.kernels.ir import I64, Arguments, Int, kernel, tasks
+from convforge.engine.target import current
 
 SPEC = Conv2dSpec(16, 24, 3, padding=1)
 
@@ -146,3 +151,69 @@ def test_results_do_not_depend_on_who_calls() -> None:
     thread.join()
     assert np.array_equal(here, there[0])
     agree(Case(SPEC, (12, 12)), data, "y", here)
+
+
+TASKS = Arguments("total done order slow given_up")
+PATIENCE = 1 << 33
+"""Looks at a counter; some ten seconds."""
+
+
+def held_up(module: ir.Module) -> None:
+    """A kernel whose thread `slow` waits in its first task until all other tasks are done; each task adds 1 + its
+    thread, in the place of its number, to what stands there."""
+    f, a = kernel(module, "held_up", "float32", TASKS)
+    b, thread, done = f.builder, f.integer("thread"), f.address(a["done"], I64)
+    with tasks(f, a["total"], carry=[f.const(0).value]) as task:
+        place = f.address(a["order"], I64).at(task.index)
+        place.put((place.integer() + thread + 1).value)
+        first = Int(b, task.values[0]).compare("==", 0)
+        with f.if_(f.all_of(first, thread.compare("==", a["slow"]))):
+            before = b.block
+            again, on = b.append_basic_block("again"), b.append_basic_block("on")
+            b.branch(again)
+            b.position_at_end(again)
+            looks = b.phi(I64)
+            looks.add_incoming(ir.Constant(I64, 0), before)
+            count = Int(b, b.load_atomic(done.value, "acquire", 8, typ=I64))
+            more = Int(b, b.add(looks, ir.Constant(I64, 1)))
+            looks.add_incoming(more.value, again)
+            waiting = f.all_of(count.compare("<", a["total"] - 1), more.compare("<", PATIENCE))
+            b.cbranch(waiting, again, on)
+            b.position_at_end(on)
+            with f.if_(more.compare("==", PATIENCE)):
+                f.address(a["given_up"], I64).put(f.const(1).value)
+        done.count()
+        task.carry([f.const(1).value])
+    f.done()
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+@pytest.mark.parametrize("total", [2, 3, 40, 41])
+def test_a_thread_holds_up_the_others_for_no_more_than_the_task_in_its_hands(total: int, slow: int) -> None:
+    """All other tasks are done meanwhile, each of them once; with the threads of OpenMP as without."""
+    address = runtime.code("test_threads.held_up", held_up, ["held_up"], current())["held_up"]
+    order, counts = np.zeros(total, np.int64), np.zeros(2, np.int64)
+    at = {"done": counts.ctypes.data, "order": order.ctypes.data, "given_up": counts.ctypes.data + 8}
+    numbers = TASKS.pack({"total": total, "slow": slow} | at)
+    for without_openmp in (False, True):
+        order[:], counts[:] = 0, 0
+        block, _ = runtime.program([(address, 2, numbers)])
+        if without_openmp:
+            block[0] = 0
+        runtime.run((ctypes.c_int64 * len(block))(*block))
+        assert counts.tolist() == [total, 0]
+        mine = order == slow + 1
+        assert mine.sum() <= 1, "the slow thread has done the task in its hands, or has come too late for any"
+        assert (order[~mine] == 2 - slow).all(), "the other one all others, once each"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("total", [0, 1, 2, 7, 100])
+def test_every_task_is_done_once_whatever_the_number_of_threads(total: int, threads: int) -> None:
+    address = runtime.code("test_threads.held_up", held_up, ["held_up"], current())["held_up"]
+    order, counts = np.zeros(total, np.int64), np.zeros(2, np.int64)
+    at = {"done": counts.ctypes.data, "order": order.ctypes.data, "given_up": counts.ctypes.data + 8}
+    block, _ = runtime.program([(address, threads, TASKS.pack({"total": total, "slow": -1} | at))])
+    runtime.run((ctypes.c_int64 * len(block))(*block))
+    assert counts[0] == total
+    assert ((order >= 1) & (order <= threads)).all()
