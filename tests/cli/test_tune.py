@@ -14,7 +14,7 @@ from convforge import Conv2dSpec, UserError
 from convforge.bench import machine
 from convforge.bench import tune as tuning
 from convforge.cli import tune as verb
-from convforge.engine import runtime, tuned
+from convforge.engine import disk, tuned
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass
 from convforge.engine.program import Prepared
@@ -182,7 +182,7 @@ def test_where_there_is_nothing_to_choose_it_says_so(folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [(LAYER,), ("--forget",)])
 def test_without_a_folder_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
-    monkeypatch.setattr(runtime, "cache_folder", lambda: None)
+    monkeypatch.setattr(disk, "cache_folder", lambda: None)
     with pytest.raises(UserError, match=r"nothing can be kept.*CONVFORGE_CACHE"):
         run(*arguments)
 
