@@ -52,7 +52,7 @@ from ..kernels.pack_weights import (
     pack_weights_kernel,
     panels_of,
 )
-from ..kernels.tile import STEPS, Tiles, filled, forward_tiles
+from ..kernels.tile import STEPS, Tiles, forward_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
@@ -290,15 +290,16 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
         index = f.choose(each_packs, task.index % blocks, task.index // a["panels"])
         panel_index = f.choose(each_packs, task.index // blocks, task.index % a["panels"])
         block = Block(f, a, index, lanes)
+        p = Panel.of(a, panel_index, panel, lanes, block.group)
         with f.if_(f.all_of(index.compare("!=", packed_block), a["in_place"].compare("==", 0))):
             block.pack_input(scratch, copy)
         with f.if_(f.all_of(each_packs, panel_index.compare("!=", packed_panel))):
-            _pack_panel(f, a, pack, panel_index, scratch.at(a["packed"]), lanes, panel)
+            _pack_panel(f, a, pack, p, scratch.at(a["packed"]))
         # All panels but a group's last are `panel` wide, and the last one is stored at the same distance.
         all_packed = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
         weights = f.pick(each_packs, scratch.at(a["packed"]), all_packed)
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
-        _panel(f, a, block, x, weights, scratch, panel_index, panel, forward, copy)
+        _panel(f, a, block, p, x, weights, scratch, panel, forward, copy)
         task.carry([index.value, panel_index.value])
     f.done()
 
@@ -319,11 +320,8 @@ def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
     f.done()
 
 
-def _pack_panel(
-    f: Function, a: dict[str, Int], pack: Function, panel_index: Int, to: Pointer, lanes: int, panel: int
-) -> None:
+def _pack_panel(f: Function, a: dict[str, Int], pack: Function, p: Panel, to: Pointer) -> None:
     """The weights of a panel, some input channels at a time."""
-    p = Panel.of(a, panel_index, panel, lanes)
     with f.loop(a["depth"], step=CHANNELS_A_TASK) as each:
         count = (a["depth"] - each.index).at_most(CHANNELS_A_TASK)
         pack_channels(f, a, pack, p, p.weights(f, a, 0, each.index), each.index, count, a["depth"], to)
@@ -333,26 +331,20 @@ def _panel(
     f: Function,
     a: dict[str, Int],
     block: Block,
+    p: Panel,
     x: Pointer,
     weights: Pointer,
     scratch: Pointer,
-    panel_index: Int,
     panel: int,
     forward: Tiles,
     copy: Function,
 ) -> None:
     """One block of output pixels × one panel of output channels."""
-    channel = panel_index * panel
-    first_output = block.group * a["outputs"] + channel
-    outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
-    width = filled(outputs, forward.lanes)
+    first_output = block.group * a["outputs"] + p.first
     bias = f.address(a["bias"]).at(first_output * a["bias_step"])
 
     # Channels side by side: straight into the output. Otherwise into scratch, and from there across.
-    straight = a["y_c"].compare("==", 1)
-    corner = (
-        block.image * a["y_n"] + first_output * a["y_c"] + block.first_row * a["y_h"] + block.first_column * a["y_w"]
-    )
+    straight, corner = a["y_c"].compare("==", 1), block.corner(first_output)
     y, residual = f.address(a["y"]).at(corner), f.address(a["residual"]).at(corner)
     staged = scratch.at(a["staging"])
     to = f.pick(straight, y, staged)
@@ -365,7 +357,7 @@ def _panel(
     beside = Image(staged, 1, to_row, to_column)
     with f.if_(f.all_of(has_residual, apart)):
         there = Image(residual, a["y_c"], a["y_h"], a["y_w"])
-        copy_image(f, copy, beside, there, outputs, block.rows, block.columns)
+        copy_image(f, copy, beside, there, p.outputs, block.rows, block.columns)
     residual = f.pick(straight, residual, staged)
 
     begin_step = f.choose(has_residual, to_column, 0)
@@ -374,12 +366,15 @@ def _panel(
 
     with _parts(f, a) as part:
         (u, v, number), (u_count, v_count, length) = part.begin, part.count
-        part_weights = weights.at(((u * a["runs"] + v) * a["run_length"] + number) * width)
+        part_weights = weights.at(((u * a["runs"] + v) * a["run_length"] + number) * p.width)
         part_input = x.at(u * a["slot_i"] * a["row_pitch"] + v * a["run_step"] + number)
         # What follows in memory: the next part's weights, and after the last part the next panel's. Each tile asks for
         # as much of them as it has of the block's pixels.
         products = u_count * v_count * length
-        next_weights, a_pixel = part_weights.at(products * width), products * width // (block.rows * block.columns) + 1
+        next_weights, a_pixel = (
+            part_weights.at(products * p.width),
+            products * p.width // (block.rows * block.columns) + 1,
+        )
         rounds = (products // STEPS).at_least(1)
         with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as tile:
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
@@ -391,15 +386,15 @@ def _panel(
             ahead = f.pick(input_ahead, pixel.at(tile.size * a["stride_w"] * a["pitch"]), weights_ahead)
             ahead_step = f.choose(input_ahead, line, (tile.size * a_pixel + rounds - 1) // rounds)
             forward.call(
-                f, tile.size, width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
+                f, tile.size, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(part.first, bias, zeros), base=base, base_step=base_step,
-                channels=outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
+                channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
                 ahead=ahead, ahead_step=ahead_step,
             )  # fmt: skip
     with f.if_(apart):
         there = Image(y, a["y_c"], a["y_h"], a["y_w"])
-        copy_image(f, copy, there, beside, outputs, block.rows, block.columns)
+        copy_image(f, copy, there, beside, p.outputs, block.rows, block.columns)
 
 
 @dataclass(frozen=True, slots=True)

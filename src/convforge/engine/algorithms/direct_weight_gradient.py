@@ -36,8 +36,8 @@ from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
-from ..kernels.pack_weights import COLLECT, collect_kernel, panels_of
-from ..kernels.tile import Tiles, filled, gradient_tiles
+from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
+from ..kernels.tile import Tiles, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
@@ -268,10 +268,10 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
                 block.pack_input(scratch, copy)
             x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
             add = step.index - first_block
-            with f.loop(end_panel, start=first_panel) as p:
-                dw = part.at(p.index * panel * taps)
-                dy = scratch.at(a["panel_dy"])
-                _panel(f, a, block, x, dy, p.index, dw, run, add, panel, gradients, copy)
+            with f.loop(end_panel, start=first_panel) as index:
+                dw, dy = part.at(index.index * panel * taps), scratch.at(a["panel_dy"])
+                p = Panel.of(a, index.index, panel, lanes, block.group)
+                _panel(f, a, block, p, x, dy, dw, run, add, gradients, copy)
     f.done()
     collect_kernel(module, dtype, copy, lanes, panel)
 
@@ -280,34 +280,27 @@ def _panel(
     f: Function,
     a: dict[str, Int],
     block: Block,
+    p: Panel,
     x: Pointer,
     dy: Pointer,
-    panel_index: Int,
     dw: Pointer,
     run_part: tuple[Int, Int],
     add: Int,
-    panel: int,
     gradients: Tiles,
     copy: Function,
 ) -> None:
     """One block of output pixels × one panel of output channels."""
-    channel = panel_index * panel
-    first_output = block.group * a["outputs"] + channel
-    outputs = (a["outputs"] - channel).at_most(a["all_outputs"] - first_output).at_most(panel)
-    width = filled(outputs, gradients.lanes)
-    source = f.address(a["y"]).at(
-        block.image * a["y_n"] + first_output * a["y_c"] + block.first_row * a["y_h"] + block.first_column * a["y_w"]
-    )
-    with f.if_(outputs.compare("<", width)):
-        fill_zeros(f, dy, block.rows * block.columns * width, gradients.lanes)
-    packed = Image(dy, 1, block.columns * width, width)
-    copy_image(f, copy, packed, Image(source, a["y_c"], a["y_h"], a["y_w"]), outputs, block.rows, block.columns)
+    source = f.address(a["y"]).at(block.corner(block.group * a["outputs"] + p.first))
+    with f.if_(p.outputs.compare("<", p.width)):
+        fill_zeros(f, dy, block.rows * block.columns * p.width, gradients.lanes)
+    packed = Image(dy, 1, block.columns * p.width, p.width)
+    copy_image(f, copy, packed, Image(source, a["y_c"], a["y_h"], a["y_w"]), p.outputs, block.rows, block.columns)
 
     row_step = a["slot_r"] * a["row_pitch"]
     pixel_step = a["stride_w"] * a["pitch"]
     straight = a["w_c"].compare("!=", 0)
-    dw_step = f.choose(straight, a["w_c"], width)
-    stored = f.choose(straight, outputs, width)
+    dw_step = f.choose(straight, a["w_c"], p.width)
+    stored = f.choose(straight, p.outputs, p.width)
     first_number, end_number = run_part
     with (
         f.loop(a["kernel_h"]) as i,
@@ -316,9 +309,9 @@ def _panel(
     ):
         number = first_number + tile.first
         first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
-        to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + number) * width)
-        to = f.pick(straight, f.address(a["w"]).at(number * a["w_c"] + channel), to)
+        to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + number) * p.width)
+        to = f.pick(straight, f.address(a["w"]).at(number * a["w_c"] + p.first), to)
         gradients.call(
-            f, tile.size, width, x=first, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
+            f, tile.size, p.width, x=first, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
             dy=dy, dw=to, row_step=a["row_step"], dw_step=dw_step, channels=stored, add=add,
         )  # fmt: skip

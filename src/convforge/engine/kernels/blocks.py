@@ -55,6 +55,11 @@ class Block:
         self.top = self.first_row * a["stride_h"] - a["pad_top"]
         self.left = self.first_column * a["stride_w"] - a["pad_left"]
 
+    def corner(self, output: Int) -> Int:
+        """Where in y the block's first pixel of an output channel is."""
+        a = self.a
+        return self.image * a["y_n"] + output * a["y_c"] + self.first_row * a["y_h"] + self.first_column * a["y_w"]
+
     def _source(self) -> Pointer:
         """Channel 0 of the block's image and group."""
         a = self.a

@@ -42,9 +42,13 @@ class Panel:
     """With the lanes that are filled up: whole vectors."""
 
     @classmethod
-    def of(cls, a: dict[str, Int], index: Int, panel: int, lanes: int) -> Panel:
+    def of(cls, a: dict[str, Int], index: Int, panel: int, lanes: int, group: Int | None = None) -> Panel:
+        """Of a `group` where groups are panels of channels, the last of which may have fewer."""
         first = index * panel
-        outputs = (a["outputs"] - first).at_most(panel)
+        outputs = a["outputs"] - first
+        if group is not None:
+            outputs = outputs.at_most(a["all_outputs"] - group * a["outputs"] - first)
+        outputs = outputs.at_most(panel)
         return cls(first, outputs, filled(outputs, lanes))
 
     def weights(self, f: Function, a: dict[str, Int], group: IntLike, channel: IntLike = 0) -> Pointer:
