@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from convforge.engine import compiler, runtime, target
+from convforge.engine import runtime, target
+from convforge.engine.compiler import objects_of
 from convforge.engine.program import Prepared
 
 Array = np.ndarray[Any, Any]
@@ -65,8 +66,12 @@ class Arm64:
         if key not in self._codes:
             assert to is self.target
             library = self.folder / f"{next(self._numbers)}.so"
-            library.with_suffix(".o").write_bytes(compiler.compile_object(build, to))
-            _run(COMPILER, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, library.with_suffix(".o"))
+            with runtime.compiling:  # and kept on disk, as for any target
+                compiled = runtime._object_code(repr((name, to, *parameters)), build, to)
+            objects = [library.with_suffix(f".{n}.o") for n, _ in enumerate(objects_of(compiled))]
+            for file, part in zip(objects, objects_of(compiled), strict=True):
+                file.write_bytes(part)
+            _run(COMPILER, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *objects)
             first = len(self.lines)
             self.lines += [f"{library} {kernel}" for kernel in kernels]
             self._codes[key] = runtime.Code({kernel: first + n for n, kernel in enumerate(kernels)})
