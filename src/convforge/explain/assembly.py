@@ -47,9 +47,7 @@ def inner_loop(inner: Inner, dtype: str, target: Target) -> InnerLoop | None:
 def _keep(module: ir.Module, name: str) -> None:
     """Leave of the other functions only what calls need to know of them: there are dozens, and each takes its time."""
     for function in module.functions:
-        function.linkage = (
-            ""  # not "internal": LLVM drops what is internal and not called, and must not seek the others
-        )
+        function.linkage = ""  # "internal" are those only that are there, and called
         if function.name != name:
             function.blocks = []
 
