@@ -12,6 +12,13 @@ TORCH := 2.13.0
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
+# The tests start hundreds of processes; where Python may not write bytecode, each compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Whole halves for each of two processes, and what one has left when the other is done is shared: the files whose tests
+# share a browser, a network or compiled code start it once, and no core waits for the last test.
+TESTS := -n 2 --dist worksteal -q
+
 .PHONY: help demo test soak test-newest lint format lock clean
 
 help:  ## List the targets.
@@ -23,13 +30,13 @@ demo: .venv/installed  ## Learn to read 5,000 digits, learn kernels from photogr
 	@echo "Look into it: $(BIN)/convforge see"
 
 test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest $(TESTS)
 
 soak: .venv/installed  ## Run the long versions of the tests in tests/soak, an hour or so, and print a table.
-	$(BIN)/python -m pytest tests/soak --soak -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest tests/soak --soak $(TESTS)
 
 test-newest: .venv-newest/installed  ## Run the tests with the newest torch, torchvision and timm (5 GB in .venv-newest).
-	.venv-newest/bin/python -m pytest -n 2 -q
+	.venv-newest/bin/python -m pytest $(TESTS)
 
 lint: .venv/installed  ## Check format, lint and types.
 	$(BIN)/ruff format --check .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchs_lists import torchs_own
 
 import convforge
 from convforge import Conv2dSpec
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what torch's test helpers warn about when they are imported is theirs
-    from torch.testing._internal.common_methods_invocations import op_db
-    from torch.testing._internal.common_modules import module_db
-
-OPERATOR = next(op for op in op_db if op.name == "nn.functional.conv2d")
-MODULE = next(module for module in module_db if module.module_cls is torch.nn.Conv2d)
 even_kernel = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 
 
@@ -31,7 +24,7 @@ def test_torchs_samples(dtype: torch.dtype) -> None:
     """Values, gradients and memory formats of output and gradients."""
     expected = _in_float64 if dtype == torch.bfloat16 else F.conv2d
     count = 0
-    for sample in OPERATOR.sample_inputs("cpu", dtype, requires_grad=True):
+    for sample in torchs_own()[0].sample_inputs("cpu", dtype, requires_grad=True):
         arguments = (sample.input, *sample.args)
         ours, theirs = (f(*arguments, **sample.kwargs) for f in (convforge.conv2d, expected))
         torch.testing.assert_close(ours, theirs)
@@ -54,7 +47,7 @@ def _in_float64(*arguments: Any, **options: Any) -> Tensor:
 
 def test_torchs_error_inputs() -> None:
     count = 0
-    for case in OPERATOR.error_inputs("cpu"):
+    for case in torchs_own()[0].error_inputs("cpu"):
         sample = case.sample_input
         with pytest.raises(case.error_type, match=case.error_regex):
             convforge.conv2d(sample.input, *sample.args, **sample.kwargs)
@@ -66,7 +59,8 @@ def test_torchs_error_inputs() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_torchs_module_inputs(training: bool) -> None:
     count = 0
-    inputs = MODULE.module_inputs_func(MODULE, device="cpu", dtype=torch.float64, requires_grad=True, training=training)
+    info = torchs_own()[1]
+    inputs = info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=True, training=training)
     for case in inputs:
         arguments, options = case.constructor_input.args, case.constructor_input.kwargs
         theirs = torch.nn.Conv2d(*arguments, **options, dtype=torch.float64)

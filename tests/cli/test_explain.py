@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from convforge import UserError
 from convforge.bench import machine
 from convforge.bench.machine import Machine
 from convforge.cli import explain as verb
+from convforge.cli import main
 
 LAYER = "8,9x9,12,3x3,padding=1"
 
@@ -104,11 +104,15 @@ def test_help_teaches(run: Callable[..., str]) -> None:
         assert words in shown
 
 
-def test_the_command_says_one_sentence_and_exits_with_2() -> None:
-    program = "from convforge.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", program, "explain", "64,2,64,5"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: a 5×5 kernel cannot be applied to a 2×2 input")
-    assert done.stderr.endswith("; use padding='same' to keep the size.\n")
-    assert done.stderr.count("\n") == 1
+def test_the_command_says_one_sentence_and_exits_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["convforge", "explain", "64,2,64,5"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: a 5×5 kernel cannot be applied to a 2×2 input")
+    assert printed.err.endswith("; use padding='same' to keep the size.\n")
+    assert printed.err.count("\n") == 1

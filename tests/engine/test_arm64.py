@@ -41,6 +41,7 @@ def arm64(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arm64]:
     with pytest.MonkeyPatch.context() as patch:
         machine.prepares(patch)
         yield machine
+    machine.stop()
 
 
 def check(machine: Arm64, algorithm: Algorithm, which: Pass, case: Case, layout: str, activation: str = "") -> None:

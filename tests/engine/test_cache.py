@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -46,13 +47,19 @@ def run(folder: Path) -> dict[str, object]:
     return found
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Path:
-    """A cache folder that a first process has filled."""
-    folder = tmp_path / "code"
+@pytest.fixture(scope="module")
+def first_filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder as a first process has filled it, which no test touches."""
+    folder = tmp_path_factory.mktemp("filled") / "code"
     first = run(folder)
     assert first["compiled"] == first["loaded"] == len(list(folder.iterdir())) > 0
     return folder
+
+
+@pytest.fixture
+def filled(first_filled: Path, tmp_path: Path) -> Path:
+    """A cache folder that a first process has filled: a copy of it, with its modes and times."""
+    return Path(shutil.copytree(first_filled, tmp_path / "code"))
 
 
 def test_a_second_process_compiles_nothing(filled: Path) -> None:

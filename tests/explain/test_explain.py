@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from io import StringIO
 
 import pytest
@@ -30,6 +31,10 @@ LAYERS = (
     "20,23,40,5,dilation=2,groups=2", "32,28,32,3,stride=2,padding=1,groups=32", "64,14,128,3,padding=1,groups=16",
     "40,9,40,7,padding=3,groups=40",
 )  # fmt: skip
+
+
+compiled_once = cache(inner_loop)
+"""Many nests have the same innermost function, with weights that are kept as without."""
 
 
 def nests(text: str, which: Pass, target: targets.Target) -> Iterator[tuple[Algorithm, Nest]]:
@@ -79,7 +84,7 @@ def test_the_inner_loop_has_the_multiply_adds_of_the_tile(text: str, which: Pass
     for algorithm, d in nests(text, which, targets.named(name)):
         if algorithm.name == "direct" and parse(text).spec.groups > 1:
             continue  # tiles of a single channel; nobody takes it
-        loop = inner_loop(d.inner, "float32", targets.named(name))
+        loop = compiled_once(d.inner, "float32", targets.named(name))
         assert loop is not None
         steps, rest = divmod(loop.multiply_adds, d.tile.multiply_adds)
         assert (rest, steps) in ((0, 1), (0, STEPS)), "one step of the tile, or a round of them"

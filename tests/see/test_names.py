@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convforge.cli import main
 from convforge.see.export import export
 from convforge.see.network import Network
 from convforge.see.pictures import Pictures
@@ -99,7 +100,9 @@ def test_an_exported_page_shows_names_that_are_no_text(folder: Path, network: Ne
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, names are not bytes")
-def test_the_command_opens_and_writes_them_and_prints_what_can_be_shown(folder: Path) -> None:
+def test_the_command_opens_and_writes_them_and_prints_what_can_be_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     files = [os.fsencode(folder / os.fsdecode(b"k\xe4lber")) + b"/" + name for name in NAMES]
     out = os.fsencode(folder) + b"/p\xe4ge\x1b[5m.html"
     words = [b"see", b"conv 2 3x3, relu", *files, b"--input", b"3x12x12", b"--export", out]
@@ -117,9 +120,11 @@ def test_the_command_opens_and_writes_them_and_prints_what_can_be_shown(folder: 
     torn = os.fsencode(folder) + b"/t\xf6rn\x1b[5m.png"
     Path(os.fsdecode(torn)).write_bytes(b"torn")
     words = [b"see", b"conv 2 3x3, relu", torn, b"--input", b"3x12x12", b"--export", out]
-    done = subprocess.run(
-        [os.fsencode(sys.executable), b"-c", code, *words], capture_output=True, env={**os.environ, **cache}
-    )
-    assert done.returncode == 2
-    assert rb"t\xf6rn\x1b[5m.png is not an image" in done.stderr
-    assert_plain(done.stderr.decode())
+    monkeypatch.setenv("CONVFORGE_CACHE", cache["CONVFORGE_CACHE"])
+    monkeypatch.setattr(sys, "argv", ["convforge", *map(os.fsdecode, words)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    said = capfdbinary.readouterr().err
+    assert rb"t\xf6rn\x1b[5m.png is not an image" in said
+    assert_plain(said.decode())

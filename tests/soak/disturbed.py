@@ -184,8 +184,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def warm_up() -> None:
-    """Import, once, whatever a command would import at its first need: most of its time."""
-    import jinja2  # noqa: F401
+    """Import and make, once, whatever a command would at its first need: most of its time."""
     import torch._dynamo  # noqa: F401
     from PIL import Image
 
@@ -193,11 +192,12 @@ def warm_up() -> None:
     import convforge.train.pictures
     import convforge.train.predict
     import convforge.train.report
-    import convforge.train.run  # noqa: F401
+    import convforge.train.run
     from convforge.models import families
     from convforge.planning import plan
 
     Image.init()
+    convforge.train.report._page()
     plan(families.build("vgg", classes=2, input_shape=(1, 8, 8)), (1, 8, 8))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from oracle import Case
 from torch import Tensor
+from torchs_lists import torchs_own
 
 import convforge
 from convforge.pytorch.layout import is_channels_last
@@ -20,13 +20,6 @@ from .apart import tried_apart
 from .conftest import Soak
 from .draws import cases
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what torch's test helpers warn about when they are imported is theirs
-    from torch.testing._internal.common_methods_invocations import op_db
-    from torch.testing._internal.common_modules import module_db
-
-OPERATOR = next(op for op in op_db if op.name == "nn.functional.conv2d")
-MODULE = next(module for module in module_db if module.module_cls is torch.nn.Conv2d)
 OPERATORS = torch.ops.convforge
 WIDE = (torch.float32, torch.float64)
 NARROW = (torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
@@ -36,8 +29,9 @@ even_kernel = pytest.mark.filterwarnings("ignore:Using padding='same' with even 
 @even_kernel
 def test_torchs_samples(soak: Soak) -> None:
     """Values, gradients and their memory formats; of the long list of references, too."""
+    operator = torchs_own()[0]
     for dtype in soak.length(WIDE, WIDE + NARROW):
-        for draw in soak.length((OPERATOR.sample_inputs,), (OPERATOR.sample_inputs, OPERATOR.reference_inputs)):
+        for draw in soak.length((operator.sample_inputs,), (operator.sample_inputs, operator.reference_inputs)):
             for n, sample in enumerate(draw("cpu", dtype, requires_grad=True)):
                 with soak.case(f"{draw.__name__}, {dtype}, {n}"):
                     arguments = (sample.input, *sample.args)
@@ -65,9 +59,10 @@ def widened(value: Any) -> Any:
 
 @even_kernel
 def test_torchs_module_inputs(soak: Soak) -> None:
+    info = torchs_own()[1]
     for dtype in soak.length((torch.float64,), (torch.float32, torch.float64, torch.complex128)):
         for training in (True, False):
-            inputs = MODULE.module_inputs_func(MODULE, device="cpu", dtype=dtype, requires_grad=True, training=training)
+            inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
             for n, case in enumerate(inputs):
                 arguments, options = case.constructor_input.args, case.constructor_input.kwargs
                 with soak.case(f"{dtype}, input {n}: {arguments} {options}"):

@@ -21,6 +21,7 @@ from torch import nn
 
 from convforge.errors import UserError
 from convforge.train import charts, pictures
+from convforge.train import report as report_module
 from convforge.train.pictures import Pictures, collect
 from convforge.train.report import Report, render, write_report
 
@@ -447,6 +448,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(tmp_path: Path, monkeypatc
 
 
 def test_without_jinja_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    report_module._page.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(UserError, match=r"pip install 'convforge\[train\]'"):
         render(full_report(["a", "b"]))

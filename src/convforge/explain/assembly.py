@@ -33,14 +33,23 @@ class InnerLoop:
 
 
 def inner_loop(inner: Inner, dtype: str, target: Target) -> InnerLoop | None:
-    """Compile the module and find the loop; None where there is none."""
+    """Compile the function and find the loop; None where there is none."""
 
     def write(module: ir.Module) -> None:
         inner.build(module, dtype, target, *inner.parameters)
+        _keep(module, inner.function)
 
     with runtime.compiling:
         text = compiler.assembly(write, target)
     return find(text, inner.function)
+
+
+def _keep(module: ir.Module, name: str) -> None:
+    """Leave of the other functions only what calls need to know of them: there are dozens, and each takes its time."""
+    for function in module.functions:
+        function.linkage = ""  # "internal" are those only that are there, and called
+        if function.name != name:
+            function.blocks = []
 
 
 def find(text: str, function: str) -> InnerLoop | None:

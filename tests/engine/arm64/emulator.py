@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from convforge.engine import compiler, runtime, target
+from convforge.engine import runtime, target
+from convforge.engine.compiler import objects_of
 from convforge.engine.program import Prepared
 
 Array = np.ndarray[Any, Any]
@@ -44,6 +46,7 @@ class Arm64:
         self.lines: list[str] = []
         self._codes: dict[tuple[object, ...], runtime.Code] = {}
         self._numbers = itertools.count()
+        self._emulator: subprocess.Popen[str] | None = None
         self.harness = folder / "harness"
         _run(COMPILER, "-O1", "-Wall", "-Werror", "-o", self.harness, Path(__file__).parent / "harness.c", "-ldl")
         self.code("runner", runtime._build_run, ["call"], self.target)
@@ -65,12 +68,44 @@ class Arm64:
         if key not in self._codes:
             assert to is self.target
             library = self.folder / f"{next(self._numbers)}.so"
-            library.with_suffix(".o").write_bytes(compiler.compile_object(build, to))
-            _run(COMPILER, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, library.with_suffix(".o"))
+            with runtime.compiling:  # and kept on disk, as for any target
+                compiled = runtime._object_code(repr((name, to, *parameters)), build, to)
+            objects = [library.with_suffix(f".{n}.o") for n, _ in enumerate(objects_of(compiled))]
+            for file, part in zip(objects, objects_of(compiled), strict=True):
+                file.write_bytes(part)
+            _run(COMPILER, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *objects)
             first = len(self.lines)
             self.lines += [f"{library} {kernel}" for kernel in kernels]
             self._codes[key] = runtime.Code({kernel: first + n for n, kernel in enumerate(kernels)})
         return self._codes[key]
+
+    def _emulate(self, *files: Path) -> None:
+        """Have the harness do a job. One that fails has ended, and the next job is done by a new one."""
+        if self._emulator is None:
+            words = [EMULATOR, "-L", LIBRARIES, str(self.harness), *map(str, files)]
+            with (self.folder / "errors").open("w") as errors:
+                self._emulator = subprocess.Popen(
+                    words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                )
+        assert self._emulator.stdin is not None
+        assert self._emulator.stdout is not None
+        alarm = threading.Timer(120, self._emulator.kill)
+        alarm.start()
+        self._emulator.stdin.write("\n")
+        self._emulator.stdin.flush()
+        said = self._emulator.stdout.readline()
+        alarm.cancel()
+        if said != "done\n":
+            self.stop()
+            raise AssertionError("the harness has ended without a result")
+
+    def stop(self) -> None:
+        """Let the harness end, which must have nothing to say."""
+        if self._emulator is not None:
+            emulator, self._emulator = self._emulator, None
+            emulator.communicate(timeout=120)
+            said = (self.folder / "errors").read_text()
+            assert emulator.returncode == 0, f"{EMULATOR} ended with {emulator.returncode}: {said}"
 
     def run(self, prepared: Prepared, each_packs: bool, **given: tuple[Array, Array]) -> None:
         """Run the pass, with the weights packed first, or by each thread for itself. `given` names its buffers: memory,
@@ -96,7 +131,7 @@ class Arm64:
         kernels, job_file, result = (self.folder / name for name in ("kernels", "job", "result"))
         kernels.write_text("\n".join(self.lines))
         job_file.write_bytes(b"".join(part.tobytes() for part in job))
-        _run(EMULATOR, "-L", LIBRARIES, self.harness, kernels, job_file, result)
+        self._emulate(kernels, job_file, result)
 
         content = np.fromfile(result, np.uint8)
         for memory, _ in buffers:

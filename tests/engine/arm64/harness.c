@@ -1,4 +1,7 @@
-/* Runs a program of kernels in an emulator: harness KERNELS JOB RESULT
+/* Runs programs of kernels in an emulator: harness KERNELS JOB RESULT
+ *
+ * For every line that it reads it takes a job from the files with these names, and answers with a line when the result
+ * is written: the emulator translates its own beginning, the C library's and a kernel's code once, not for each job.
  *
  * KERNELS: a line for each kernel, "library symbol"; a program calls them by line number. Line 0 is the runner.
  * JOB, in words of 64 bits: how many words the program's header has, a phase of it, and the program; the program; how many
@@ -53,8 +56,7 @@ static char *bytes(FILE *file, int64_t size) {
     return memory;
 }
 
-int main(int count, char **names) {
-    check(count == 4, "usage: harness KERNELS JOB RESULT");
+static void run(char **names) {
     FILE *kernels = fopen(names[1], "r"), *job = fopen(names[2], "rb"), *result = fopen(names[3], "wb");
     check(kernels && job && result, "a file does not open");
     for (int line = 0; line < MOST_KERNELS && fscanf(kernels, "%255s %63s", paths[line], symbols[line]) == 2; line++) {}
@@ -80,9 +82,23 @@ int main(int count, char **names) {
     /* The runner takes as many addresses as it knows buffers; those beyond stay unread. */
     void (*call)(int64_t *, int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                  int64_t, int64_t, int64_t) = (void *)address_of_kernel(0);
-    call(program, malloc(length * 8), at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9],
+    char *copy = malloc(length * 8);
+    call(program, (int64_t *)copy, at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9],
          at[10], at[11]);
 
-    for (int64_t n = 0; n < buffers; n++) check(fwrite(memory[n], 1, size[n], result) == (size_t)size[n], "disk full");
-    return fclose(result);
+    for (int64_t n = 0; n < buffers; n++) {
+        check(fwrite(memory[n], 1, size[n], result) == (size_t)size[n], "disk full");
+        free(memory[n]);
+    }
+    free(program), free(copy);
+    check(!fclose(kernels) && !fclose(job) && !fclose(result), "disk full");
+}
+
+int main(int count, char **names) {
+    check(count == 4, "usage: harness KERNELS JOB RESULT");
+    for (int asked; (asked = getchar()) != EOF;) {
+        if (asked != '\n') continue;
+        run(names);
+        check(puts("done") != EOF && !fflush(stdout), "nobody listens");
+    }
 }
