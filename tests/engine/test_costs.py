@@ -78,7 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_what_was_measured_is_taken_by_this_process_and_the_next(folder: Path) -> None:
     assert targets.current().costs == USUAL
-    found = costs.keep(1)
+    found = costs.keep()
     assert all(value > 0 for value in asdict(found).values())
     assert found.l2 > found.memory, "a cache is faster than the memory"
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_costs_of_other_machines_stay_in_the_file(folder: Path) -> None:
     others = {"avx9 z99": asdict(SLOW_MEMORY)}
     (folder / "costs.json").write_text(json.dumps(others))
     assert targets.current().costs == USUAL
-    costs.keep(1)
+    costs.keep()
     assert json.loads((folder / "costs.json").read_text())["avx9 z99"] == others["avx9 z99"]
 
 

@@ -101,7 +101,7 @@ def register(app: typer.Typer) -> None:
         from .bench import parse_passes, progress
 
         path, wanted, threads = _file(), parse_passes(passes), threads or torch.get_num_threads()
-        costs.keep(threads)
+        costs.keep()
         image = parse_shape(input) if input is not None else None
         found, said = notation.gather(layers or [], list_ or [], image, batch)
         cases = tuning.cases(notation.merged(found), wanted, threads)

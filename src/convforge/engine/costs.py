@@ -21,30 +21,32 @@ from .limits import bandwidth, fma_peak
 from .target import Costs
 
 _PHASES, _TRIES = 50, 40
-_BEYOND_CACHES = 64 << 20
-"""Bytes, at least."""
+_BEYOND_CACHES = 64 << 20, 256 << 20
+"""Bytes: at least, and at most, however large the caches are said to be."""
 
 
-def measured(threads: int) -> Costs:
-    """Of this machine, while so many threads do the same."""
-    target = targets.current()
+def measured() -> Costs:
+    """Of this machine, while all cores do the same."""
+    target, threads = targets.current(), runtime.usable_threads()
     cycles_a_second = fma_peak(threads) / threads / (4 * target.lanes("float32"))
 
     def bytes_a_cycle(all_threads: int) -> float:
         return bandwidth(threads, all_threads) / threads / cycles_a_second
 
     # L3: what no L2 has room for, and not so much that others who use the same L3 leave no room for it.
-    in_l3 = max(3 * target.l2_bytes * threads, target.l3_bytes // 4)
+    in_l3 = min(max(3 * target.l2_bytes * threads, target.l3_bytes // 4), _BEYOND_CACHES[1])
+    call, step = _waiting(threads)
     return Costs(
         l2=bytes_a_cycle(target.l2_bytes // 2 * threads),
         l3=bytes_a_cycle(in_l3),
-        memory=bytes_a_cycle(max(2 * target.l3_bytes, _BEYOND_CACHES)),
-        fork=_fork(threads) * cycles_a_second,
+        memory=bytes_a_cycle(min(max(2 * target.l3_bytes, _BEYOND_CACHES[0]), _BEYOND_CACHES[1])),
+        fork=step * cycles_a_second,
+        call=call * cycles_a_second,
     )
 
 
-def _fork(threads: int) -> float:
-    """Seconds from one step of a program to the next."""
+def _waiting(threads: int) -> tuple[float, float]:
+    """Seconds of a program that does nothing, and from one of its steps to the next."""
 
     def build(module: ir.Module) -> None:
         f, _ = kernel(module, "nothing", "float32", Arguments(""))
@@ -62,12 +64,13 @@ def _fork(threads: int) -> float:
             times.append(time.perf_counter() - begin)
         return min(times)
 
-    return max(0.0, shortest(_PHASES) - shortest(1)) / (_PHASES - 1)
+    call = shortest(1)
+    return call, max(shortest(_PHASES) - call, 0.01 * call) / (_PHASES - 1)
 
 
-def keep(threads: int) -> Costs:
+def keep() -> Costs:
     """Measure this machine's, and keep them for processes to come, where anything can be kept."""
-    costs = measured(threads)
+    costs = measured()
     path = targets.costs_file()
     if path is not None:
         table = targets.costs_kept() | {targets.current().machine: asdict(costs)}

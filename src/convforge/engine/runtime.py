@@ -340,7 +340,7 @@ _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 
 
 def run(block: _Block) -> None:
-    """Run a program. Its counters are used up by that: it is for kernels that have no `tasks`."""
+    """Run a program as it is. Its counters are used up by that: where kernels have `tasks`, it can be run once."""
     if _without_openmp(block):
         _run_on_pool(block)
     else:
@@ -369,14 +369,14 @@ def _run_on_pool(block: _Block) -> None:
 
 def call(block: NDArray[np.int64], address: int, copy: int, *buffers: int) -> None:
     """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`."""
-    if block[0] or not _without_openmp(block):
+    if _without_openmp(block):
+        length = int(block[_LENGTH])
+        patched = block[:length].copy()
+        for position, buffer, offset in block[length:].reshape(-1, 3):
+            patched[position] = buffers[buffer] + offset
+        _run_on_pool((ctypes.c_int64 * length)(*patched.tolist()))
+    else:
         _caller()(address, copy, *buffers)
-        return
-    length = int(block[_LENGTH])
-    patched = block[:length].copy()
-    for position, buffer, offset in block[length:].reshape(-1, 3):
-        patched[position] = buffers[buffer] + offset
-    _run_on_pool((ctypes.c_int64 * length)(*patched.tolist()))
 
 
 @cache

@@ -52,7 +52,7 @@ from ..kernels.pack_weights import (
     pack_weights_kernel,
     panels_of,
 )
-from ..kernels.tile import STEPS, Tiles, forward_tiles
+from ..kernels.tile import Tiles, asked_ahead, forward_tiles, lines_a_round
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, Step, code, step
@@ -368,23 +368,21 @@ def _panel(
         (u, v, number), (u_count, v_count, length) = part.begin, part.count
         part_weights = weights.at(((u * a["runs"] + v) * a["run_length"] + number) * p.width)
         part_input = x.at(u * a["slot_i"] * a["row_pitch"] + v * a["run_step"] + number)
-        # What follows in memory: the next part's weights, and after the last part the next panel's. Each tile asks for
-        # as much of them as it has of the block's pixels.
-        products = u_count * v_count * length
-        next_weights, a_pixel = (
-            part_weights.at(products * p.width),
-            products * p.width // (block.rows * block.columns) + 1,
-        )
-        rounds = (products // STEPS).at_least(1)
+        # What follows in memory: the next part's weights, and after the last part the next panel's.
+        products, pixels = u_count * v_count * length, block.rows * block.columns
+        numbers = products * p.width
         with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as tile:
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
             offset = row.index * to_row + tile.first * to_column
             target = to.at(offset)
             base = f.pick(part.first, residual.at(offset), target)
             base_step = f.choose(part.first, begin_step, to_column)
-            weights_ahead = next_weights.at((row.index * block.columns + tile.first) * a_pixel)
+            weights_ahead, weights_step = asked_ahead(
+                part_weights.at(numbers), numbers, row.index * block.columns + tile.first, tile.size, pixels, products,
+                lines_a_round(tile.size, f.dtype),
+            )  # fmt: skip
             ahead = f.pick(input_ahead, pixel.at(tile.size * a["stride_w"] * a["pitch"]), weights_ahead)
-            ahead_step = f.choose(input_ahead, line, (tile.size * a_pixel + rounds - 1) // rounds)
+            ahead_step = f.choose(input_ahead, line, weights_step)
             forward.call(
                 f, tile.size, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,

@@ -54,7 +54,7 @@ from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import Panel, pack_function
-from ..kernels.tile import STEPS, filled, product_tiles
+from ..kernels.tile import asked_ahead, filled, product_tiles
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from ..kernels.winograd_tiles import (
     TABLE_BYTES,
@@ -513,16 +513,18 @@ class _Kernels:
                             self.transform_panel(f, a, p, group, piece.index, channels, piece_u, u_pitch, part)
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
                         # does not stay in L2, that of the next ξ is asked for: by each tile its share.
-                        a_row = f.choose(a["ask"].compare("!=", 0), channels * p.width // count + 1, 0)
-                        rounds = (channels // STEPS).at_least(1)
+                        numbers = f.choose(a["ask"].compare("!=", 0), channels * p.width, 0)
                         with f.loop(products) as xi, tiles(f, count, tile_rows) as rows:
+                            u_xi = piece_u.at(xi.index * u_pitch)
+                            ahead, ahead_step = asked_ahead(
+                                u_xi.at(u_pitch), numbers, rows.first, rows.size, count, channels
+                            )
                             self.products.call(
                                 f, rows.size, p.width,
                                 x=v.at(xi.index * v_step + rows.first * a["pitch"] + piece.index),
-                                step=a["pitch"], w=piece_u.at(xi.index * u_pitch), count=channels,
+                                step=a["pitch"], w=u_xi, count=channels,
                                 y=m.at(xi.index * m_step + rows.first * p.width), add=piece.index,
-                                ahead=piece_u.at((xi.index + 1) * u_pitch + rows.first * a_row),
-                                ahead_step=(rows.size * a_row + rounds - 1) // rounds,
+                                ahead=ahead, ahead_step=ahead_step,
                             )  # fmt: skip
                     self.transform_output(f, a, p, group, first, count, m, m_step, table, outside)
         f.done()

@@ -328,7 +328,6 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
                 products.call(
                     f, tile.size, width, x=v.at(xi.index * pitch * lanes + tile.first), step=lanes,
                     w=w.at(xi.index * pitch * width), count=count, y=here.at(tile.first * width), add=add,
-                    ahead=v, ahead_step=0,
                 )  # fmt: skip
 
     def back(sums: Pointer, split: Int, group: Int, index: Int, channel: Int, rows: Int) -> None:

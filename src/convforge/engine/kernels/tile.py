@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from llvmlite import ir
 
-from ...spec import ceil_div
 from ..target import DTYPE_BYTES, LINE, Target
 from .epilogue import apply
 from .ir import Function, Int, Pointer, Value
@@ -38,6 +38,25 @@ STEPS = 4
 _PLACES_A_POINTER = 3
 
 
+Number = TypeVar("Number", int, Int)
+
+
+def lines_a_round(rows: Number, dtype: str) -> Number:
+    """Cache lines that a tile of `forward_tiles` asks for in a round: as many as it has input, had each of its rows
+    whole lines."""
+    return (rows * (STEPS * DTYPE_BYTES[dtype]) + (LINE - 1)) // LINE
+
+
+def asked_ahead(
+    following: Pointer, numbers: Int, first: Int, rows: Int, all_rows: Int, products: Int, lines: Int | int = 1
+) -> tuple[Pointer, Int]:
+    """Which of the `numbers` that are needed next, from `following` on, a tile asks for, while it sums so many
+    products: the share of its `rows` from the `first` on, of all that are multiplied by the same weights. Where they
+    begin, and how far apart it asks, with so many `lines` a round."""
+    a_row, requests = numbers // all_rows.at_least(1) + 1, (products // STEPS).at_least(1) * lines
+    return following.at(first * a_row), (rows * a_row + requests - 1) // requests
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """Sums in registers while code for them is generated."""
@@ -47,7 +66,7 @@ class Tile:
     lanes: int
     lanewise: bool = False
     steps: int = 1
-    """Of a round of the loop over numbers that lie side by side."""
+    """Of a round of the innermost loop."""
 
     @property
     def width(self) -> int:
@@ -76,10 +95,6 @@ class Tile:
                 inputs = [f.splat(here.scalar(), self.lanes)] * self.vectors
             results += [f.fma(inputs[v], weights[v], sums[r * self.vectors + v]) for v in range(self.vectors)]
         return results
-
-    def fetches(self, dtype: str) -> int:
-        """Cache lines that a round asks for: as many as it has input, had each of the rows whole lines."""
-        return ceil_div(self.rows * self.steps * DTYPE_BYTES[dtype], LINE)
 
     def multiply_run(
         self,
@@ -226,7 +241,7 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     `bias` is where the sums begin: the bias, or zeros. `base` is what they are added to: y itself when a part of the
     sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels` are stored.
     When the sum is `finished` (1, else 0), the activation is applied to what is stored. On the way, what is needed next
-    and may come from memory is asked for, from `ahead` on, at `ahead_step` numbers' distance (`Tile.fetches` times).
+    and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart.
     """
 
     def make(tile: Tile) -> Function:
@@ -238,15 +253,16 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
         y_step, base_step, channels, pixel_step = f.integers("y_step base_step channels pixel_step")
         finished, ahead_step = f.integers("finished ahead_step")
 
-        ahead_run = length // tile.steps * tile.fetches(dtype) * ahead_step
+        lines = lines_a_round(tile.rows, dtype)
+        ahead_run = length // STEPS * lines * ahead_step
         masks = tile.masks(f, channels)
         biases = [f.load_masked(bias.at(v * tile.lanes), tile.lanes, masks[v]) for v in range(tile.vectors)]
         with f.loop(u_count, carry=[w.value, *tile.filled_with(biases)]) as tap_row:
             with f.loop(v_count, carry=tap_row.values) as tap_run:
                 run = x.at(tap_row.index * x_u + tap_run.index * x_v)
                 weights = Pointer(f.builder, tap_run.values[0], f.float)
-                lines = ahead.at((tap_row.index * v_count + tap_run.index) * ahead_run), ahead_step, tile.fetches(dtype)
-                weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, tap_run.values[1:], lines)
+                asked = ahead.at((tap_row.index * v_count + tap_run.index) * ahead_run), ahead_step, lines
+                weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, tap_run.values[1:], asked)
                 tap_run.carry([weights.value, *sums])
             tap_row.carry(tap_run.values)
 
@@ -309,11 +325,12 @@ def product_tiles(module: ir.Module, dtype: str, target: Target, most_rows: int 
 
     def make(tile: Tile) -> Function:
         name = f"product_{tile.rows}x{tile.vectors}"
-        f = Function(module, name, "*x step *w count *y add *ahead ahead_step", dtype, internal=True)
-        x, w, y, ahead = f.pointers("x w y ahead")
-        step, count, add, ahead_step = f.integers("step count add ahead_step")
+        more = "" if transposed else " *ahead ahead_step"
+        f = Function(module, name, f"*x step *w count *y add{more}", dtype, internal=True)
+        x, w, y = f.pointers("x w y")
+        step, count, add = f.integers("step count add")
         sums = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
-        asked = None if transposed else (ahead, ahead_step, 1)
+        asked = None if transposed else (f.pointer("ahead"), f.integer("ahead_step"), 1)
         _, sums = tile.multiply_run(f, x, step, w, count, sums, asked, transposed)
         tile.store(f, sums, (y, tile.width), (y, tile.width), add.compare("!=", 0))
         f.done()
