@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,7 @@ def applied(name: str, x: Array, to: target.Target) -> Array:
     padded[: x.size] = x
     y = np.empty_like(padded)
     numbers = np.array(NUMBERS.pack({"x": padded.ctypes.data, "y": y.ctypes.data, "count": padded.size}), np.int64)
-    runtime._KERNEL(code["apply"])(numbers.ctypes.data, 0, 1)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(code["apply"])(numbers.ctypes.data, 0, 1)
     return y[: x.size]
 
 

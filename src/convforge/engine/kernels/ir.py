@@ -372,6 +372,13 @@ class Function:
         how = (ir.Constant(I32, n) for n in (int(write), 3, 1))
         self._intrinsic("llvm.prefetch.p0", VOID, pointer.value, *how)
 
+    def pause(self, x86: bool) -> None:
+        """A moment's rest, in a loop that looks for what another thread writes."""
+        if x86:
+            self._intrinsic("llvm.x86.sse2.pause", VOID)
+        else:
+            self._intrinsic("llvm.aarch64.hint", VOID, ir.Constant(I32, 1))
+
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """A square of vectors with rows and columns exchanged, in log₂(n) rounds of two-input shuffles.
 
