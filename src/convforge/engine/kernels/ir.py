@@ -430,6 +430,9 @@ class Vector:
     def __truediv__(self, other: VectorLike) -> Vector:
         return self._new(self.f.builder.fdiv(self.value, self._lift(other)))
 
+    def __rtruediv__(self, other: float) -> Vector:
+        return self._new(self.f.builder.fdiv(self._lift(other), self.value))
+
     def __rsub__(self, other: float) -> Vector:
         return self._new(self.f.builder.fsub(self._lift(other), self.value))
 
@@ -452,6 +455,15 @@ class Vector:
     def below(self, number: float) -> Value:
         """A mask of the lanes below `number`; NaN is not."""
         return self.f.builder.fcmp_ordered("<", self.value, self._lift(number))
+
+    def like(self, number: float) -> Vector:
+        """As many lanes, with this number in each."""
+        return self._new(self._lift(number))
+
+    def by_llvm(self, name: str) -> Vector:
+        """One of LLVM's functions of a number: an instruction where the target has one, else the C library's."""
+        kind = self.value.type
+        return self._new(self.f._intrinsic(f"llvm.{name}.{_intrinsic_suffix(kind)}", kind, self.value))
 
     def where(self, mask: Value, other: VectorLike) -> Vector:
         """Its own lanes where the mask has them, else the other's."""

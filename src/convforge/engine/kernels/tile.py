@@ -24,7 +24,7 @@ from typing import TypeVar
 from llvmlite import ir
 
 from ..target import DTYPE_BYTES, LINE, Target
-from .epilogue import apply
+from .functions import apply
 from .ir import Function, Int, Pointer, Value
 
 
