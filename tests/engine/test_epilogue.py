@@ -123,7 +123,7 @@ def test_infinities_nan_and_zeros_are_torchs(name: str, dtype: str, forced: targ
 
 def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
     with mpmath.workdps(50):
-        for to, digits in ((functions._FORMATS["float32"], 8), (epilogue._FORMATS["float64"], 16)):
+        for to, digits in ((functions._FORMATS["float32"], 8), (functions._FORMATS["float64"], 16)):
 
             def g(u: mpmath.mpf) -> mpmath.mpf:
                 x = 5 * (1 - u) / (1 + u)
@@ -135,7 +135,7 @@ def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
 
 
 def test_the_parts_of_ln_2() -> None:
-    for to, bits in ((functions._FORMATS["float32"], 12), (epilogue._FORMATS["float64"], 32)):
+    for to, bits in ((functions._FORMATS["float32"], 12), (functions._FORMATS["float64"], 32)):
         high, rest = to.ln2
         assert (high * 2**bits).is_integer()
         with mpmath.workdps(40):

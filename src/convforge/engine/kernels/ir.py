@@ -460,10 +460,11 @@ class Vector:
         """As many lanes, with this number in each."""
         return self._new(self._lift(number))
 
-    def by_llvm(self, name: str) -> Vector:
-        """One of LLVM's functions of a number: an instruction where the target has one, else the C library's."""
-        kind = self.value.type
-        return self._new(self.f._intrinsic(f"llvm.{name}.{_intrinsic_suffix(kind)}", kind, self.value))
+    def by_llvm(self, name: str, *others: Vector) -> Vector:
+        """One of LLVM's functions of a number, or of several: an instruction where the target has one, else the C
+        library's."""
+        kind, values = self.value.type, [vector.value for vector in (self, *others)]
+        return self._new(self.f._intrinsic(f"llvm.{name}.{_intrinsic_suffix(kind)}", kind, *values))
 
     def where(self, mask: Value, other: VectorLike) -> Vector:
         """Its own lanes where the mask has them, else the other's."""
