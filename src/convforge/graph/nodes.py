@@ -51,6 +51,7 @@ class Graph:
         nodes: each after those that make its inputs.
         constants: weights and other numbers by name, of any floating type. They may share memory with a model's.
         fixed: for each input, the axes whose size the graph was made for and cannot be changed, see `with_input`.
+        sources: for constants that are a model's parameters or buffers, their names there.
 
     Names are unique. A graph is not changed once it is made: passes make another.
     """
@@ -60,6 +61,7 @@ class Graph:
     nodes: tuple[Node, ...]
     constants: dict[str, NDArray[Any]]
     fixed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
     def shapes(self) -> dict[str, Shape]:
         """The shape of every value, by its name.

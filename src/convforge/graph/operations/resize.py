@@ -71,14 +71,15 @@ class Resize(Operation):
     def points(self, axis: int, size: int, out: int) -> Array:
         """Where each of `out` rows lies in the input's `size` along axis 0 (down) or 1 (across)."""
         rows = np.arange(out, dtype=np.float64)
-        scale = self.scales[axis] if self.scales else out / size
         if self.coordinates == "align_corners":
-            return rows * ((size - 1) / (out - 1)) if out > 1 else rows
-        if self.coordinates == "asymmetric":
-            return rows / scale
+            return rows * (size - 1) / (out - 1) if out > 1 else rows
         if self.coordinates == "pytorch_half_pixel" and out == 1:
             return rows
-        return (rows + 0.5) / scale - 0.5
+        half = 0.0 if self.coordinates == "asymmetric" else 0.5
+        # Multiplied first: the quotient is exact where it is a whole number, and rounding it down is safe.
+        scaled = (rows + half) / self.scales[axis] if self.scales else (rows + half) * size / out
+        points: Array = scaled - half
+        return points
 
     def nearest(self, axis: int, size: int, out: int) -> NDArray[np.int64]:
         """Which row of the input each row of the output is, where the mode is "nearest"."""
