@@ -29,6 +29,7 @@ ROOMS = {
     "images": (0, "pictures read within bounds"),
     "models": (1, "families, checkpoints, export"),
     "pytorch": (1.5, "operators, plain call, kept weights"),
+    "graph": (2.5, "networks: nodes, passes, capture"),
     "engine": (1.5, "passes, the choice of a plan"),
     "engine.algorithms": (1.5, "job → plan, one a file"),
     "engine.plan": (1.5, "Job, Plan, Program, their runtime"),
