@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mpmath
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from oracle import BOUND, Case, Data, applies, embed, error, written
 
-from convforge import Conv2dSpec, UserError, engine
+from convforge import Conv2dSpec, UserError, engine, reference
 from convforge.engine import runtime, target
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.kernels import functions
@@ -246,6 +247,43 @@ def test_every_algorithm_finishes_its_sums(row: Algorithm) -> None:
                 )
                 agree(case, data, "relu", got, 1 if row.exact else 3, bias=data.bias, residual=data.dy)
                 tried += 1
+    assert tried
+
+
+TRANSPOSED = {
+    "every pixel met": Case(Conv2dSpec(20, 37, 4, 2, padding=1), (8, 12)),
+    "phases that touch": Case(Conv2dSpec(16, 33, 2, 2), (8, 12)),
+    "phases that no tap meets": Case(Conv2dSpec(19, 24, 1, (3, 2)), (8, 9)),
+    "gaps in both": Case(Conv2dSpec(9, 6, (3, 2), (2, 2), dilation=(2, 4), groups=3), (12, 11)),
+    "many phases": Case(Conv2dSpec(5, 7, 2, 9), (25, 31)),
+    "depthwise": Case(Conv2dSpec(37, 37, 3, 2, dilation=2, groups=37), (11, 14)),
+    "few channels a group": Case(Conv2dSpec(36, 36, 3, 2, padding=1, groups=9), (9, 8)),
+    "stride 1": Case(Conv2dSpec(24, 40, 3, padding=1), (13, 14)),
+    "1×1": Case(Conv2dSpec(24, 40, 1), (7, 6)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_convolutions_end_alike(name: str, dtype: str) -> None:
+    """The input gradient with something added, at the pixels that no tap meets, too; by every algorithm."""
+    case, data = small(TRANSPOSED[name], dtype)
+    bias = np.linspace(-2, 2, case.spec.in_channels).astype(dtype)
+    sums = reference.input_gradient(data.dy, data.w, case.size, case.spec) + bias[:, None, None].astype(np.float64)
+    tried = set()
+    for layout in ("NCHW", "NHWC", "NHWC slice"):
+        dy, w = embed(data.dy, layout, np.nan)[1], embed(data.w, "NCHW" if layout == "NCHW" else "NHWC", np.nan)[1]
+        for row in ALGORITHMS:
+            problem = engine.Problem.of(case.spec, case.batch, case.size, dtype, layout != "NCHW")
+            if not applies(row, problem, Pass.INPUT_GRADIENT):
+                continue
+            for activation in ("", "gelu"):
+                how = {"threads": case.threads, "algorithm": row.name, "bias": bias, "activation": activation}
+                run = partial(engine.input_gradient, dy, w, case.size, case.spec, **how)
+                got = written(np.full(data.x.shape, np.nan, dtype), layout, run)
+                wanted = TORCH[activation](torch.from_numpy(sums)).numpy()
+                assert error(got, wanted) <= (1 if row.exact else 3) * BOUND[dtype], (row.name, layout, activation)
+            tried.add(row.name)
     assert tried
 
 
