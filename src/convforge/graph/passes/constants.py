@@ -14,7 +14,8 @@ LARGEST = 16
 def fold(graph: Graph) -> Graph:
     """Replaces nodes whose inputs are all constants by what they make."""
     draft = Draft(graph)
-    for node in graph.nodes:
+    for output in list(draft.nodes):
+        node = draft.nodes[output]  # with the constants that those before it have become
         arrays = [draft.constants[name] for name in node.inputs if name in draft.constants]
         if len(arrays) < len(node.inputs):
             continue
