@@ -55,7 +55,7 @@ def conv2d(
 
     `exact` leaves out algorithms that rearrange the products (Winograd); `algorithm` asks for one by its name.
 
-    With an `activation` (`epilogue.ACTIVATIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
+    With an `activation` (`functions.FUNCTIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
     the result is activation(convolution + bias + residual), in the same pass over memory.
     """
     team = _team(threads)
@@ -97,8 +97,14 @@ def input_gradient(
     threads: int = 0,
     exact: bool = False,
     algorithm: str = "",
+    bias: Array | None = None,
+    activation: str = "",
 ) -> Array:
-    """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y."""
+    """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y.
+
+    It is also the forward pass of the transposed convolution, which makes C channels of K. That one may have a `bias`,
+    `(C,)`, and an `activation`: the result is activation(gradient + bias), in the same pass over memory.
+    """
     team = _team(threads)
     images, _, _ = _image_shape(dy, "dy", spec.out_channels)
     _fits(dy, "dy", (images, spec.out_channels, *spec.output_size(input_size)))
@@ -106,12 +112,16 @@ def input_gradient(
     shape = (images, spec.in_channels, *input_size)
     dx = np.empty(shape, dy.dtype) if out is None else out
     _fits(dx, "out", shape)
+    if bias is not None:
+        _fits(bias, "bias", (spec.in_channels,))
     if out is not None:
-        check_output(out, "out", dy.dtype, {"dy": dy, "w": w})
+        check_output(out, "out", dy.dtype, {"dy": dy, "w": w} | ({} if bias is None else {"bias": bias}))
     if dx.size:
         dy, w = readable(dy), readable(w)
-        prepared = prepare(_problem(dx, w, dy, spec), Pass.INPUT_GRADIENT, team, exact, algorithm)
-        prepared.run(x=address(dx), w=address(w), y=address(dy))
+        bias = None if bias is None else np.require(bias, dy.dtype, ["C", "A"])
+        finish = Epilogue(bias is not None, activation)
+        prepared = prepare(_problem(dx, w, dy, spec), Pass.INPUT_GRADIENT, team, exact, algorithm, finish=finish)
+        prepared.run(x=address(dx), w=address(w), y=address(dy), bias=0 if bias is None else address(bias))
     return dx
 
 

@@ -438,8 +438,9 @@ class Problem:
             all_channels=self.x_shape[1],
         )
 
-    def input_gradient(self) -> Iterator[Sliding]:
-        """y's gradient and w to x's: input and output change places, and so do the channels of the weights."""
+    def input_gradient(self, joined: bool = True) -> Iterator[Sliding]:
+        """y's gradient and w to x's: input and output change places, and so do the channels of the weights. Phases that
+        touch are `joined` to one sliding, whose output channels are then not x's."""
         straight = self.forward()
         v, h = straight.vertical, straight.horizontal
         turned = straight.exchanged()
@@ -447,7 +448,7 @@ class Problem:
         if many:
             yield replace(turned, vertical=v.cleared(), horizontal=h.cleared())
         across = list(h.phases(with_taps=many))
-        if straight.phases_touch:
+        if joined and straight.phases_touch:
             turned, across = replace(turned, outputs=h.stride * turned.outputs), across[:1]
         for vertical in v.phases(with_taps=many):
             for horizontal in across:

@@ -41,6 +41,7 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.epilogue import NOTHING
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import (
@@ -133,7 +134,9 @@ class Direct(Plan):
         kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation)
         for part in self.parts:
             s, blocks, panels = part.sliding, part.blocks, part.panels
-            if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
+            # Pixels of x between those that the kernel met: their gradient is zero. What is to be added to it, or an
+            # activation of it, needs the tiles, which add up no products.
+            if not s.taps and job.finish == NOTHING:
                 steps.append(step(kernels["clear"], job.threads, CLEAR, s.numbers, job.places(s)))
                 unpacked.append(steps[-1])
                 continue
@@ -144,7 +147,8 @@ class Direct(Plan):
             per_thread = round_up((staging + staged) * size, LINE)
             scratch = layout.take(per_thread * job.threads)
             at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", scratch)}
-            packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
+            if s.taps:
+                packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
             slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
                 "panels": panels, "staging": staging, "scratch_bytes": per_thread, "each_packs": 0, "packed": 0,
                 "input_ahead": int(self.input_ahead(part)),
