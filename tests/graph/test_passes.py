@@ -37,6 +37,7 @@ from convforge.graph.nodes import (
     Unary,
 )
 from convforge.graph.passes import (
+    averages,
     batch_norm,
     constants,
     dead,
@@ -480,6 +481,42 @@ def test_activations_of_linear_layers_and_transposed_convolutions_are_finishes()
     up = g(Unary("silu"), g(TransposedConvolution(spec), "x", g.numbers(*spec.weight_shape)))
     graph = g.graph(g(_RELU, g(Linear(), g(Reshape((0, -1)), up), g.numbers(3, 4 * 14 * 16))))
     assert same_meaning(graph, finish.fuse) == ["TransposedConvolution", "Reshape", "Linear"]
+
+
+@pytest.mark.parametrize(
+    ("average", "bias"),
+    [
+        (Pooling("average", (2, 2), (2, 2)), True),
+        (Pooling("average", (3, 3), (2, 2), ((1, 1), (1, 1)), count_padding=False, ceil=True), True),
+        (Pooling("average", (3, 3), (2, 2), ((1, 1), (1, 1))), False),
+        (Pooling("average", (3, 3), (2, 2), ceil=True), True),
+        (Reduce("mean", (2, 3)), True),
+        (Reduce("mean", (-1,)), False),
+    ],
+)
+def test_pixels_are_averaged_before_they_are_convolved(average: Operation, bias: bool) -> None:
+    g = Written()
+    graph = g.graph(g(average, g.convolution("x", Conv2dSpec(6, 4, 1, groups=2), bias)))
+    assert same_meaning(graph, averages.before) == [average.name, "Convolution"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "average"),
+    [
+        (Conv2dSpec(6, 4, 1), Pooling("average", (3, 3), (2, 2), ((1, 1), (1, 1)))),  # zeros are averaged, not biases
+        (Conv2dSpec(6, 4, 1), Pooling("average", (3, 3), (1, 1))),  # as many pixels as before
+        (Conv2dSpec(6, 4, 1), Pooling("max", (2, 2), (2, 2))),
+        (Conv2dSpec(6, 4, 1), Reduce("mean", (1, 2, 3))),
+        (Conv2dSpec(6, 4, 1), Reduce("max", (2, 3))),
+        (Conv2dSpec(6, 4, 1, stride=2), Reduce("mean", (2, 3))),
+        (Conv2dSpec(6, 4, 3), Reduce("mean", (2, 3))),
+        (Conv2dSpec(6, 4, 1, padding=1), Reduce("mean", (2, 3))),
+    ],
+)
+def test_other_pixels_are_convolved_first(spec: Conv2dSpec, average: Operation) -> None:
+    g = Written()
+    graph = g.graph(g(average, g.convolution("x", spec, bias=True)))
+    assert same_meaning(graph, averages.before) == ["Convolution", average.name]
 
 
 def test_linear_layers_along_channels_are_convolutions_that_add_a_residual() -> None:
