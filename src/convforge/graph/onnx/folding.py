@@ -313,6 +313,18 @@ def _dequantize(budget: Budget, a: Attributes, x: Array, scale: Array, zero: Arr
     return whole * scale.astype(np.float32)
 
 
+def _cast_like(budget: Budget, a: Attributes, x: Array, like: Array) -> Array:
+    a.ignore("saturate", "round_mode")
+    budget.take(x.shape)
+    return x.astype(like.dtype)
+
+
+def _triangle(budget: Budget, a: Attributes, x: Array, k: Array | None = None) -> Array:
+    budget.take(x.shape)
+    keep = np.triu if a.flag("upper", True) else np.tril
+    return keep(x, 0 if k is None else int(k.item()))
+
+
 def _identity(budget: Budget, a: Attributes, x: Array) -> Array:
     return x
 
@@ -325,6 +337,7 @@ FOLDED: dict[str, Fold] = {
     "Add": _each(np.add),
     "And": _each(np.logical_and),
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Ceil": _each(np.ceil),
     "Concat": _concat,
     "Constant": _constant,
@@ -370,6 +383,7 @@ FOLDED: dict[str, Fold] = {
     "Sum": _chain(np.add),
     "Tile": _tile,
     "Transpose": _transpose,
+    "Trilu": _triangle,
     "Unsqueeze": _unsqueeze,
     "Where": _where,
     "Xor": _each(np.logical_xor),

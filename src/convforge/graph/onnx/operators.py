@@ -146,12 +146,22 @@ def _same(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     return given(inputs, 0)
 
 
-def _dropout(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+def _cast_like(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    """To the type of another input; what the network computes has floating-point numbers already."""
+    a.ignore("saturate", "round_mode")
+    x, like = given(inputs, 0), given(inputs, 1)
+    if isinstance(like, Known) and like.arrays[0].dtype.kind != "f":
+        raise Cannot(f"makes {like.arrays[0].dtype} of what the network computes")
+    return Known(tuple(array.astype(np.float32) for array in x.arrays)) if isinstance(x, Known) else x
+
+
+def _dropout(r: Reading, a: Attributes, inputs: Inputs) -> list[Value]:
     a.ignore("ratio", "seed", "is_test")
     training = optional(inputs, 2)
     if training is not None and r.array(training, "training_mode").item():
         raise Cannot("is in training mode: export the network in eval mode")
-    return given(inputs, 0)
+    x = given(inputs, 0)
+    return [x, Known(tuple(np.broadcast_to(np.True_, shape) for shape in x.shapes))]
 
 
 def _binary(kind: str) -> Converter:
@@ -514,7 +524,7 @@ def _group_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     return r.add(GroupNorm(groups, a.number("epsilon", 1e-5)), x, *both)
 
 
-def _layer_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+def _layer_norm(r: Reading, a: Attributes, inputs: Inputs) -> list[Value | None]:
     a.ignore("stash_type")
     x = given(inputs, 0)
     axes = rank(x) - axis_of(x, a.integer("axis", -1))
@@ -522,7 +532,14 @@ def _layer_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     scale, shift = given(inputs, 1), optional(inputs, 2)
     shift = r.constant(np.zeros(shape, np.float32)) if shift is None else shift
     both = [_expanded(r, value, [shape] * len(value.shapes)) for value in (scale, shift)]
-    return r.add(LayerNorm(axes, a.number("epsilon", 1e-5)), x, *both)
+    eps = a.number("epsilon", 1e-5)
+    statistics: list[Value | None] = [None, None]
+    if any(r.wanted[1:]):
+        along = tuple(range(rank(x) - axes, rank(x)))
+        mean = r.add(Reduce("mean", along), x)
+        variance = r.add(Reduce("mean", along), r.add(Unary("square"), r.add(Binary("sub"), x, mean)))
+        statistics = [mean, r.add(Unary("rsqrt"), r.add(Binary("add"), variance, r.constant(eps)))]
+    return [r.add(LayerNorm(axes, eps), x, *both), *statistics]
 
 
 def _rms_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
@@ -539,8 +556,9 @@ def _lp_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     axes = (axis_of(x, a.integer("axis", -1)),)
     if power not in (1, 2):
         raise Cannot(f"has p={power}, and 1 and 2 are known")
-    total = r.add(Reduce("sum", axes), r.add(Unary("abs" if power == 1 else "square"), x))
-    return r.add(Binary("div"), x, total if power == 1 else r.add(Unary("sqrt"), total))
+    norm: Value = r.add(Reduce("sum", axes), r.add(Unary("abs" if power == 1 else "square"), x))
+    norm = norm if power == 1 else r.add(Unary("sqrt"), norm)
+    return r.add(Binary("div"), x, r.add(Binary("max"), norm, r.constant(1e-30)))  # zeros stay zeros
 
 
 def _local_response_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
@@ -626,7 +644,7 @@ def _split(r: Reading, a: Attributes, inputs: Inputs) -> list[Value]:
     axis = axis_of(x, a.integer("axis", 0))
     size = r.same([shape[axis] for shape in x.shapes])
     parts = a.ints("split") if where is None else integers(r.array(where, "the parts"), "the parts")
-    count = a.integer("num_outputs", 0) or r.outputs
+    count = a.integer("num_outputs", 0) or len(r.wanted)
     if parts is None:
         whole = ceil_div(size, count)
         parts = tuple(max(0, min(whole, size - i * whole)) for i in range(count))
@@ -635,7 +653,10 @@ def _split(r: Reading, a: Attributes, inputs: Inputs) -> list[Value]:
     made: list[Value] = []
     start = 0
     for part in parts:
-        made.append(r.add(Slice(axis, start, start + part), x))
+        if part:
+            made.append(r.add(Slice(axis, start, start + part), x))
+        else:  # of no rows: it may be joined to others
+            made.append(Known(tuple(np.zeros((*shape[:axis], 0, *shape[axis + 1 :])) for shape in x.shapes)))
         start += part
     return made
 
@@ -671,8 +692,8 @@ def _gather(r: Reading, a: Attributes, inputs: Inputs) -> Value:
         if np.any(indices >= 0) and np.any(indices < 0)
         else x.shapes[0][axis]
     )
-    if indices.dtype.kind not in "iu" or not indices.size or indices.ndim > 1:
-        raise Cannot(f"takes indices of shape {indices.shape} and {indices.dtype}, and a row of whole numbers is known")
+    if indices.dtype.kind not in "iu" or not indices.size:
+        raise Cannot(f"takes indices of shape {indices.shape} and {indices.dtype}, and whole numbers are known")
     rows = [int(i) for i in indices.reshape(-1)]
     if any(not -size <= row < size for row in rows):
         raise Cannot(f"takes rows {rows} of {size}")
@@ -683,9 +704,7 @@ def _gather(r: Reading, a: Attributes, inputs: Inputs) -> Value:
         if len(rows) > _MOST_ROWS:
             raise Cannot(f"takes {len(rows)} rows in no order, and up to {_MOST_ROWS} are known")
         y = r.add(Concat(axis), *(r.add(_row(axis, row), x) for row in rows))
-    if indices.ndim:
-        return y
-    return r.reshape(y, [(*shape[:axis], *shape[axis + 1 :]) for shape in y.shapes])
+    return r.reshape(y, [(*shape[:axis], *indices.shape, *shape[axis + 1 :]) for shape in x.shapes])
 
 
 _MOST_ROWS = 256
@@ -890,6 +909,7 @@ OPERATORS: dict[str, Converter] = {
     "AveragePool": _pool("average"),
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Ceil": _function("ceil"),
     "Celu": _celu,
     "Clip": _clip,

@@ -178,8 +178,8 @@ class Reading:
     """The name of the node that is being followed."""
     where: str = ""
     """What messages call it."""
-    outputs: int = 0
-    """How many outputs it has."""
+    wanted: list[bool] = field(default_factory=list)
+    """Which of its outputs have a name."""
 
     def __post_init__(self) -> None:
         weights = self.file.weights
@@ -225,13 +225,20 @@ class Reading:
     def _output(self, name: str) -> str:
         value = self.values.get(name)
         if value is None:
-            raise GraphError(f"the file's output {name!r} is made by no node.")
+            why = f"{self.missing[name]}, which is not computed here" if name in self.missing else "made by no node"
+            raise GraphError(f"the file's output {name!r} is {why}.")
         if isinstance(value, Made) and value.name != name:  # another name of the same
             if value.name in self.file.outputs or value.name in self.probes[0].shapes or name in self.constants:
                 self.nodes.append(Node(Unary("identity"), (value.name,), name))
                 return name
             return self._renamed(value, name)
-        return self.operand(value, name)
+        try:
+            return self.operand(value, name)
+        except Cannot as error:
+            raise GraphError(f"the file's output {name!r} {error}.") from None
+        except Varies as error:  # of the last probe that is left, the next time
+            self._let_go(error)
+            return self._output(name)
 
     def _renamed(self, value: Made, name: str) -> str:
         """The value under its other name, everywhere."""
@@ -253,7 +260,7 @@ class Reading:
         """One node of the file; where a probe has to be let go, again without it."""
         self.about = node.name or (node.output[0] if node.output else "")
         self.where = f"the node {self.about!r} ({node.op_type})"
-        self.outputs, self._number = len(node.output), 0
+        self.wanted, self._number = [bool(name) for name in node.output], 0
         before = len(self.nodes)
         while True:
             try:
