@@ -11,6 +11,10 @@ class Cannot(Exception):
     """Why an ONNX node has none in our graphs: the end of a sentence that begins with the node."""
 
 
+_MOST = 4096
+"""Sizes, axes or rows that one node names."""
+
+
 class Attributes:
     """A node's attributes, each asked for by name and type. Those that nobody asked for are `left`: they would have
     said something that is not understood.
@@ -81,8 +85,15 @@ class Attributes:
         self._asked.update(names)
 
 
+def numbers(array: np.ndarray[Any, Any], what: str) -> tuple[float, ...]:
+    """An array that holds scales or the like, as numbers."""
+    if array.dtype.kind not in "fiub" or array.ndim > 1 or array.size > _MOST:
+        raise Cannot(f"needs numbers for {what}, not an array of shape {array.shape} and {array.dtype}")
+    return tuple(float(number) for number in array.reshape(-1))
+
+
 def integers(array: np.ndarray[Any, Any], what: str) -> tuple[int, ...]:
     """An array that holds sizes or axes, as integers."""
-    if array.dtype.kind not in "iub" or array.ndim > 1:
+    if array.dtype.kind not in "iub" or array.ndim > 1 or array.size > _MOST:
         raise Cannot(f"needs whole numbers for {what}, not an array of shape {array.shape} and {array.dtype}")
     return tuple(int(number) for number in array.reshape(-1))

@@ -50,7 +50,7 @@ def opened(source: str | PathLike[str] | bytes) -> File:
         content, called = source, "the bytes"
     else:
         path = Path(source)
-        content, called, folder = _content(path), str(path), path.resolve().parent
+        content, called, folder = _content(path), str(path), path.parent.resolve()
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf has several kinds of its own
@@ -248,11 +248,12 @@ def _inside(location: str, folder: Path, called: str) -> Path:
     """The file of that name in the folder or below it; symbolic links must not lead out of it."""
     try:
         path = (folder / location).resolve()
-        regular = stat.S_ISREG(path.stat().st_mode)
+        if not location or not path.is_relative_to(folder):
+            raise GraphError(f"{called} lie in {location!r}, outside the file's own folder: move that file beside it.")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise GraphError(f"{called} lie in {location!r}, which is not a file.")
+    except GraphError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise GraphError(f"{called} lie in {location!r}, which cannot be found beside the file.") from error
-    if not location or not path.is_relative_to(folder):
-        raise GraphError(f"{called} lie in {location!r}, outside the file's own folder: move that file beside it.")
-    if not regular:
-        raise GraphError(f"{called} lie in {location!r}, which is not a file.")
     return path

@@ -20,7 +20,7 @@ Array: TypeAlias = NDArray[Any]
 
 
 class Budget:
-    """How many numbers may be made while a file is read that has so many."""
+    """How many numbers may be made, or gone through, while a file is read that has so many."""
 
     def __init__(self, held: int) -> None:
         self._left = 2**26 + 8 * held
@@ -30,7 +30,7 @@ class Budget:
         self._left -= math.prod(shape)
         if self._left < 0 or any(size < 0 for size in shape):
             raise Cannot(
-                f"makes a constant of shape {tuple(shape)}: together, that is far more numbers than the file holds"
+                f"computes a constant of shape {tuple(shape)}: with those before, far more numbers than the file holds"
             )
 
 
@@ -168,6 +168,7 @@ def reshaped(shape: Sequence[int], wanted: Sequence[int], allow_zero: bool) -> t
 
 def _reshape(budget: Budget, a: Attributes, x: Array, sizes: Array | None = None) -> Array:
     wanted = a.ints("shape") if sizes is None else integers(sizes, "sizes")
+    budget.take(x.shape)  # repeated numbers are copied
     return x.reshape(reshaped(x.shape, wanted or (), a.flag("allowzero", False)))
 
 
@@ -187,6 +188,7 @@ def _transpose(budget: Budget, a: Attributes, x: Array) -> Array:
 def _flatten(budget: Budget, a: Attributes, x: Array) -> Array:
     axis = a.integer("axis", 1)
     axis += x.ndim if axis < 0 else 0
+    budget.take(x.shape)
     return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
@@ -294,6 +296,7 @@ def _reduction(function: Callable[..., Any]) -> Fold:
             if a.flag("noop_with_empty_axes", False):
                 return x
             along = None
+        budget.take(x.shape)
         return np.asarray(function(x, axis=along, keepdims=keep)).astype(x.dtype)
 
     return folded

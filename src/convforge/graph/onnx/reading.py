@@ -27,8 +27,10 @@ from .folding import FOLDED, OF_SHAPES, Budget, fold
 from .operators import OPERATORS
 from .values import Array, Known, Made, T, Value, Varies
 
-_MOST_NUMBERS = 2**40
+_MOST_NUMBERS = 2**34
 """In one tensor. Larger ones are no network's."""
+_MOST_REPEATED = 2**28
+"""Numbers of constants beyond those that the file holds: repeated ones, which take no memory while the file is read."""
 _MOST_SYMBOLS = 8
 """Sizes that are tried to be left open; a file may name any number of them."""
 
@@ -52,9 +54,16 @@ def read(
             type of numbers that is not known; it names the node.
     """
     file = opened(source)
-    fixed = {name: np.asarray(value) for name, value in (known or {}).items()}
+    fixed = {name: _as_array(name, value) for name, value in (known or {}).items()}
     asked, symbols = _inputs(file, shapes or {}, fixed)
     return Reading(file, [Probe("", asked), *_probes(asked, symbols)], fixed).graph()
+
+
+def _as_array(name: str, value: ArrayLike) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise GraphError(f"what is known of the input {name!r} is no array.") from None
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,7 @@ class Reading:
         weights = self.file.weights
         self._budget = Budget(sum(array.size for array in weights.values()))
         self._used = {*self.probes[0].shapes, *weights, *(name for node in self.file.nodes for name in node.output)}
+        self._repeated = _MOST_REPEATED + sum(array.size for array in weights.values())
         self._number = 0
         self._fresh: set[str] = set()
         """Names that were made up for what the node in hand makes."""
@@ -397,17 +407,25 @@ class Reading:
         if not name:
             name = self._names[id(array)][0] if id(array) in self._names else self._new_name()
             self._names[id(array)] = (name, array)
+        if name in self.constants:
+            return name
+        self._repeated -= array.size
+        if self._repeated < 0:
+            raise Cannot(f"takes a constant of shape {array.shape}: with those before, far more than the file holds")
         if array.dtype.kind != "f":
+            self.spend(array.shape)
             array = array.astype(np.float32 if abs(array.astype(np.float64)).max() < 2**24 else np.float64)
-        self.constants.setdefault(name, array)
+        self.constants[name] = array
         return name
 
     def constant(self, array: ArrayLike) -> Known:
         """A number or an array that is the same at every call."""
-        made = np.asarray(array)
-        if made.dtype == np.float64:
-            made = made.astype(np.float32)
+        made = array if isinstance(array, np.ndarray) else np.asarray(array, np.float32)
         return Known((made,) * len(self.probes))
+
+    def spend(self, shape: Shape) -> None:
+        """Before so many constant numbers are gone through."""
+        self._budget.take(shape)
 
     def same(self, items: Sequence[T]) -> T:
         """What is alike for all probes."""
@@ -415,6 +433,8 @@ class Reading:
         for i, other in enumerate(items[1:], 1):
             alike = other is first
             if not alike and isinstance(first, np.ndarray) and isinstance(other, np.ndarray):
+                if first.shape == other.shape and first.size > 2**16:
+                    self.spend(first.shape)
                 alike = first.dtype == other.dtype and np.array_equal(first, other, equal_nan=first.dtype.kind == "f")
             elif not alike:
                 alike = bool(first == other)
@@ -452,6 +472,7 @@ class Reading:
     def reshape(self, x: Value, targets: Sequence[Sequence[int]]) -> Value:
         """x with these sizes, one list of them a probe."""
         if isinstance(x, Known):
+            self.spend(x.shapes[0])
             return Known(tuple(array.reshape(tuple(t)) for array, t in zip(x.arrays, targets, strict=True)))
         if all(tuple(shape) == tuple(target) for shape, target in zip(x.shapes, targets, strict=True)):
             return x
