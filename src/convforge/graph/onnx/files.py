@@ -210,12 +210,11 @@ def array_of(tensor: Any, folder: Path | None) -> Array:
 
 def _from_field(numbers: Any, kind: int, dtype: np.dtype[Any], called: str) -> Array:
     """Numbers from a repeated field, where 16-bit floating-point ones stand as their bits."""
-    try:
-        if kind in (10, _BFLOAT16):
-            return np.array(numbers, np.uint16).view(dtype)
-        return np.array(numbers, dtype)
-    except OverflowError as error:
-        raise GraphError(f"{called} have numbers that are too large for {dtype.name}.") from error
+    wide: Array = np.array(numbers)
+    narrow = wide.astype(np.uint16 if kind in (10, _BFLOAT16) else dtype)
+    if dtype.kind != "f" and not np.array_equal(wide, narrow):
+        raise GraphError(f"{called} have numbers that are too large for {dtype.name}.")
+    return narrow.view(dtype)
 
 
 def _elsewhere(tensor: Any, called: str, dtype: np.dtype[Any], count: int, folder: Path | None) -> Array:

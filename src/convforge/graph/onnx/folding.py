@@ -23,7 +23,7 @@ class Budget:
     """How many numbers may be made, or gone through, while a file is read that has so many."""
 
     def __init__(self, held: int) -> None:
-        self._left = 2**26 + 8 * held
+        self._left = 2**22 + 8 * held
 
     def take(self, shape: Sequence[int]) -> None:
         """For an array that is to be made. Raises `Cannot` where it would be too much."""

@@ -11,7 +11,7 @@ is `fixed` in the graph.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
@@ -22,17 +22,16 @@ from numpy.typing import ArrayLike
 from ...spec import SpecError
 from ..nodes import Axes, Graph, GraphError, Node, Operation, Reshape, Shape, Unary
 from .attributes import Attributes, Cannot
-from .files import FLOATING, LARGEST_SIZE, File, opened, type_name
+from .files import LARGEST_SIZE, File, opened
 from .folding import FOLDED, OF_SHAPES, Budget, fold
 from .operators import OPERATORS
+from .probes import Probe, probes
 from .values import Array, Known, Made, T, Value, Varies
 
 _MOST_NUMBERS = 2**34
 """In one tensor. Larger ones are no network's."""
 _MOST_REPEATED = 2**28
 """Numbers of constants beyond those that the file holds: repeated ones, which take no memory while the file is read."""
-_MOST_SYMBOLS = 8
-"""Sizes that are tried to be left open; a file may name any number of them."""
 
 
 def read(
@@ -55,8 +54,7 @@ def read(
     """
     file = opened(source)
     fixed = {name: _as_array(name, value) for name, value in (known or {}).items()}
-    asked, symbols = _inputs(file, shapes or {}, fixed)
-    return Reading(file, [Probe("", asked), *_probes(asked, symbols)], fixed).graph()
+    return Reading(file, probes(file, shapes or {}, fixed), fixed).graph()
 
 
 def _as_array(name: str, value: ArrayLike) -> Array:
@@ -66,111 +64,6 @@ def _as_array(name: str, value: ArrayLike) -> Array:
         raise GraphError(f"what is known of the input {name!r} is no array.") from None
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Sizes of all inputs, in which the axes of one `symbol` have another size than asked for; the first has none.
-    One that `may_fail` says nothing when the network does not fit it."""
-
-    symbol: str
-    shapes: dict[str, Shape]
-    may_fail: bool = False
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What goes in
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _inputs(
-    file: File, given: Mapping[str, Shape], known: Mapping[str, Array]
-) -> tuple[dict[str, Shape], dict[str, list[tuple[str, int]]]]:
-    """The shape of each input, and by symbol the axes that may have other sizes."""
-    names = [value.name for value in file.inputs]
-    for name in (*given, *known):
-        if name not in names:
-            raise GraphError(f"the file has no input {name!r}: it has {', '.join(names) or 'none'}.")
-    shapes: dict[str, Shape] = {}
-    symbols: dict[str, list[tuple[str, int]]] = {}
-    for value in file.inputs:
-        name = value.name
-        if name in known:
-            continue
-        if name in shapes:
-            raise GraphError(f"the file has two inputs of the name {name!r}.")
-        kind = value.type.tensor_type
-        if not value.type.HasField("tensor_type"):
-            raise GraphError(f"the input {name!r} is no tensor, and networks here take tensors only.")
-        if kind.elem_type not in FLOATING:
-            raise GraphError(
-                f"the input {name!r} is {type_name(kind.elem_type)}, and networks here take floating-point numbers: if "
-                f"it is the same at every call, say so with known={{{name!r}: …}}."
-            )
-        shapes[name] = _shape(name, kind, given.get(name), symbols)
-    _leading(shapes, symbols)
-    return shapes, symbols
-
-
-def _shape(name: str, kind: Any, given: Shape | None, symbols: dict[str, list[tuple[str, int]]]) -> Shape:
-    if not kind.HasField("shape"):
-        if given is None:
-            raise GraphError(
-                f"the file does not say what shape the input {name!r} has: say it with shapes={{{name!r}: …}}."
-            )
-        return tuple(given)
-    sizes: list[int] = []
-    if given is not None and len(given) != len(kind.shape.dim):
-        raise GraphError(f"the input {name!r} has {len(kind.shape.dim)} axes, not the shape {tuple(given)}.")
-    for axis, dim in enumerate(kind.shape.dim):
-        open_ = not dim.HasField("dim_value") or dim.dim_value < 0
-        if open_:
-            symbols.setdefault(dim.dim_param or f"{name}, axis {axis}", []).append((name, axis))
-        if given is not None:
-            size = int(given[axis])
-            if not open_ and size != dim.dim_value:
-                raise GraphError(f"the file says that axis {axis} of {name!r} has size {dim.dim_value}, not {size}.")
-        elif not open_:
-            size = int(dim.dim_value)
-        elif axis == 0:
-            size = 1
-        else:
-            raise GraphError(
-                f"the file leaves the size of {name!r} along axis {axis} ({dim.dim_param or 'no name'}) open: say what "
-                f"it is to be with shapes={{{name!r}: …}}."
-            )
-        if not 0 < size < LARGEST_SIZE:
-            raise GraphError(f"the input {name!r} has size {size} along axis {axis}, which no tensor has.")
-        sizes.append(size)
-    return tuple(sizes)
-
-
-def _leading(shapes: dict[str, Shape], symbols: dict[str, list[tuple[str, int]]]) -> None:
-    """The first axis is the batch, and may be open even where the file gives a number: of all inputs together."""
-    declared = {place for places in symbols.values() for place in places}
-    images = [name for name, shape in shapes.items() if len(shape) > 1 and (name, 0) not in declared]
-    if images and len({shapes[name][0] for name in images}) == 1:
-        symbols["the batch"] = [(name, 0) for name in images]
-
-
-def _probes(asked: dict[str, Shape], symbols: dict[str, list[tuple[str, int]]]) -> list[Probe]:
-    """For each symbol other sizes: several times the asked one, so that it still divides evenly, and one more than
-    it, which few networks take but which tells halves rounded up from halves rounded down."""
-    found = []
-    for symbol, places in list(symbols.items())[:_MOST_SYMBOLS]:
-        times = 3 if all(axis == 0 for _, axis in places) else 2
-        for factor, more in ((times, 0), (1, 1)):
-            shapes = dict(asked)
-            for name, axis in places:
-                shape = shapes[name]
-                shapes[name] = (*shape[:axis], factor * shape[axis] + more, *shape[axis + 1 :])
-            found.append(Probe(symbol, shapes, may_fail=bool(more)))
-    return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Node by node
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Reading:
     """One walk through a file."""
@@ -178,6 +71,7 @@ class Reading:
     file: File
     probes: list[Probe]
     known: Mapping[str, Array]
+    """Inputs that are the same at every call."""
     values: dict[str, Value] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Outputs that are not computed here, the mask of a dropout, say, and which node they are of."""
@@ -212,25 +106,19 @@ class Reading:
         outputs = tuple(self._output(name) for name in self.file.outputs)
         if not outputs:
             raise GraphError("the file has no outputs.")
-        open_ = {(name, axis) for probe in self.probes[1:] for name, axis in self._changed(probe)}
         fixed = {
-            name: tuple(axis for axis in range(len(shape)) if (name, axis) not in open_)
+            name: tuple(
+                axis
+                for axis, size in enumerate(shape)
+                if all(probe.shapes[name][axis] == size for probe in self.probes)
+            )
             for name, shape in first.items()
         }
-        read_ = {*(name for node in self.nodes for name in node.inputs), *outputs}
-        constants = {name: array for name, array in self.constants.items() if name in read_}
+        needed = {*(name for node in self.nodes for name in node.inputs), *outputs}
+        constants = {name: array for name, array in self.constants.items() if name in needed}
         graph = Graph(dict(first), outputs, tuple(self.nodes), constants, fixed)
         graph.check()
         return graph
-
-    def _changed(self, probe: Probe) -> list[tuple[str, int]]:
-        first = self.probes[0].shapes
-        return [
-            (name, axis)
-            for name, shape in probe.shapes.items()
-            for axis, size in enumerate(shape)
-            if size != first[name][axis]
-        ]
 
     def _output(self, name: str) -> str:
         value = self.values.get(name)
@@ -455,10 +343,6 @@ class Reading:
     def array(self, value: Value | None, what: str) -> Array:
         """The same, where it must not depend on the sizes of the network's inputs."""
         return self.same(self.arrays(value, what))
-
-    def each(self, make: Callable[[int], T]) -> T:
-        """What is made for each probe, and must be alike for all."""
-        return self.same([make(i) for i in range(len(self.probes))])
 
     def image_of(self, sizes: Sequence[Sequence[int]]) -> Made | None:
         """An image of the network that has this height and width in each probe."""
