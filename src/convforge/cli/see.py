@@ -170,7 +170,7 @@ def _must_be_a_place(path: Path) -> None:
 
 
 def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path) -> None:
-    from ..models.checkpoint import write_atomically
+    from ..files import write_atomically
     from ..see.export import MOST_IMAGES, export
     from ..see.shelf import Shelf
 

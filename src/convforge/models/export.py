@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .checkpoint import Architecture, load, opened, portable
+from ..files import opened
+from .checkpoint import Architecture, load, portable
 
 KEY = "convforge"
 
