@@ -28,6 +28,7 @@ ROOMS = {
     "planning": (3, "a model followed, not computed"),
     "images": (0, "pictures read within bounds"),
     "models": (1, "families, checkpoints, export"),
+    "inference": (2.5, "whole networks: load, predict, bundle"),
     "pytorch": (1.5, "operators, plain call, kept weights"),
     "graph": (2.5, "networks: nodes, passes, capture"),
     "engine": (1.5, "passes, the choice of a plan"),

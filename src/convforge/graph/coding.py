@@ -17,11 +17,11 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from reprlib import repr as short
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,6 @@ _OPERATIONS: dict[str, type[Operation]] = {
     if isinstance(kind := getattr(operations, name), type) and issubclass(kind, Operation) and kind is not Operation
 }
 """Every operation, by the name of its class."""
-
-T = TypeVar("T")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -168,19 +166,16 @@ def _types(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def _object(value: object, kind: Callable[..., T], where: str) -> T:
+def _object(value: object, kind: Any, where: str) -> Any:
     """An instance of a class with fields; those with a usual value may be missing."""
-    assert isinstance(kind, type)
-    assert is_dataclass(kind)
     hints = _types(kind)
     usual = {f.name for f in fields(kind) if f.default is not MISSING or f.default_factory is not MISSING}
     entry = members(value, where, tuple(hints), usual)
     found = {name: _read(item, hints[name], f"{name} of {where}") for name, item in entry.items()}
     try:
-        made: T = kind(**found)
+        return kind(**found)
     except (GraphError, SpecError) as error:
         raise GraphError(f"{where}: {error}") from None
-    return made
 
 
 def _read(value: Any, hint: Any, where: str) -> Any:
