@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..nodes import Graph
-from . import batch_norm, constants, dead, finish, linear, pads, scales, spelled
+from . import averages, batch_norm, constants, dead, finish, linear, norms, pads, pixels, scales, spelled
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     constants.fold,
@@ -19,7 +19,11 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     pads.fold,  # before scales, which a border of zeros does not let through
     batch_norm.split,
     scales.fold,
+    pixels.lift,  # behind scales, which may stand between a linear layer and the transpose
+    averages.before,
     finish.fuse,
+    norms.spell,
+    constants.fold,
     dead.remove,
 )
 

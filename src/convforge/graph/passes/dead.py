@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ..nodes import (
-    END,
-    Axes,
     Binary,
     Concat,
     Expand,
@@ -18,7 +16,6 @@ from ..nodes import (
     Pooling,
     Reshape,
     Resize,
-    Shape,
     Slice,
     Transpose,
     Unary,
@@ -64,43 +61,27 @@ def _join_moves(draft: Draft, node: Node) -> None:
 def _identity(draft: Draft, node: Node) -> str | None:
     """Which of its inputs a node returns as it is."""
     x, operation = node.inputs[0], node.operation
-    if draft.shapes[x] == draft.shapes[node.output] and len(node.inputs) == 1:
-        rules: dict[type, Callable[[Any, Shape], bool]] = {
-            Unary: _unary,
-            Reshape: _reshape,
-            Transpose: lambda o, s: list(o.order) == list(range(len(s))),
-            Slice: _slice,
-            Pad: lambda o, s: not any(side for pair in o.pads for side in pair),
-            Concat: lambda o, s: True,
-            Expand: lambda o, s: all(size == 1 or axis for axis, size in enumerate(o.sizes)),
-            Pooling: lambda o, s: o.kernel == (1, 1) and o.stride == (1, 1) and o.pads == ((0, 0), (0, 0)),
-            Resize: lambda o, s: o.scales == (1.0, 1.0),
-        }
-        rule = rules.get(type(operation))
-        return x if rule is not None and rule(operation, draft.shapes[x]) else None
+    if len(node.inputs) == 1 and draft.same_shape(x, node.output):
+        rule = _RULES.get(type(operation))
+        return x if rule is not None and rule(operation, len(draft.shapes[x])) else None
     if isinstance(operation, Binary):
         return _arithmetic(draft, node, operation)
     return None
 
 
-def _unary(operation: Unary, shape: Shape) -> bool:
-    everything = operation.kind == "clip" and operation.parameters == (-math.inf, math.inf)
-    return operation.kind == "identity" or everything
-
-
-def _reshape(operation: Reshape, shape: Shape) -> bool:
-    """Whether every axis keeps its size, for another batch, too."""
-    kept = [
-        size in (0, -1) or size == Axes(axis, axis + 1) or (axis > 0 and isinstance(size, int))
-        for axis, size in enumerate(operation.sizes)
-    ]
-    return all(kept)
-
-
-def _slice(operation: Slice, shape: Shape) -> bool:
-    axis = operation.axis % len(shape)
-    whole = operation.stop == END or (axis > 0 and operation.stop == shape[axis])
-    return operation.start == 0 and operation.step == 1 and whole
+_EVERYTHING = Unary("clip", (-math.inf, math.inf))
+_RULES: dict[type, Callable[[Any, int], bool]] = {
+    Unary: lambda o, rank: o.kind == "identity" or o == _EVERYTHING,
+    Reshape: lambda o, rank: True,
+    Transpose: lambda o, rank: list(o.order) == list(range(rank)),
+    Slice: lambda o, rank: o.step == 1,
+    Pad: lambda o, rank: True,
+    Concat: lambda o, rank: True,
+    Expand: lambda o, rank: True,
+    Pooling: lambda o, rank: o.kernel == (1, 1) and o.stride == (1, 1) and o.pads == ((0, 0), (0, 0)),
+    Resize: lambda o, rank: o.scales == (1.0, 1.0),
+}
+"""Which operations of one input do nothing, given that the result's shape is the input's, and of which rank."""
 
 
 def _arithmetic(draft: Draft, node: Node, operation: Binary) -> str | None:
@@ -110,7 +91,6 @@ def _arithmetic(draft: Draft, node: Node, operation: Binary) -> str | None:
     for kept, number, turned in ((x, other, False), (other, x, True)):
         if turned and operation.kind not in ("add", "mul"):
             continue
-        same_shape = draft.shapes[kept] == draft.shapes[node.output]
-        if neutral is not None and same_shape and draft.number(number) == neutral:
+        if neutral is not None and draft.same_shape(kept, node.output) and draft.number(number) == neutral:
             return kept
     return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..nodes import Graph, Node, Operation, Shape
+from ..nodes import Graph, GraphError, Node, Operation, Shape
 
 
 class Draft:
@@ -22,6 +23,7 @@ class Draft:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.shapes: dict[str, Shape] = graph.shapes()
+        self._elsewhere = [other.shapes() for other in _other_sizes(graph)]
         self.constants = dict(graph.constants)
         self.nodes: dict[str, Node] = {node.output: node for node in graph.nodes}
         self.outputs = list(graph.outputs)
@@ -36,12 +38,16 @@ class Draft:
         """Whether a value is read in one place only, and is no output."""
         return self._reads[name] == 1
 
+    def same_shape(self, one: str, other: str) -> bool:
+        """Whether two values have the same shape, for other batch and image sizes, too."""
+        return all(shapes[one] == shapes[other] for shapes in (self.shapes, *self._elsewhere))
+
     def put(self, operation: Operation, inputs: tuple[str, ...], output: str) -> None:
         """A node in the place of the one that makes `output` now."""
         self._reads.subtract(self.nodes[output].inputs)
         self._reads.update(inputs)
         self.nodes[output] = Node(operation, inputs, output)
-        self.shapes[output] = operation.shape(*(self.shapes[name] for name in inputs))
+        self._shape(output, operation, inputs)
 
     def put_before(self, output: str, operation: Operation, inputs: tuple[str, ...], about: str) -> str:
         """A new node in front of the one that makes `output`; the name of what it makes."""
@@ -53,7 +59,7 @@ class Draft:
                 self.nodes[name] = Node(operation, inputs, name)
             self.nodes[made] = node
         self._reads.update(inputs)
-        self.shapes[name] = operation.shape(*(self.shapes[i] for i in inputs))
+        self._shape(name, operation, inputs)
         return name
 
     def drop(self, output: str) -> None:
@@ -81,7 +87,8 @@ class Draft:
         """A new constant, whose name begins with `about`."""
         name = self._new(about)
         self.constants[name] = array
-        self.shapes[name] = array.shape
+        for shapes in (self.shapes, *self._elsewhere):
+            shapes[name] = array.shape
         return name
 
     def number(self, name: str) -> float | None:
@@ -100,12 +107,33 @@ class Draft:
             outputs=tuple(self.outputs),
         )
 
+    def _shape(self, name: str, operation: Operation, inputs: tuple[str, ...]) -> None:
+        for shapes in (self.shapes, *self._elsewhere):
+            shapes[name] = operation.shape(*(shapes[i] for i in inputs))
+
     def _new(self, about: str) -> str:
         name, number = about, 1
         while name in self.shapes:
             number += 1
             name = f"{about}.{number}"
         return name
+
+
+def _other_sizes(graph: Graph) -> list[Graph]:
+    """The graph with another batch, and with images of twice the size, where it takes them."""
+    found = []
+    for axes in ((0,), (2, 3)):
+        shapes = {name: _changed(shape, axes, graph.fixed.get(name, ())) for name, shape in graph.inputs.items()}
+        if shapes != graph.inputs:
+            with suppress(GraphError):
+                found.append(graph.with_input(shapes))
+    return found
+
+
+def _changed(shape: Shape, axes: tuple[int, ...], fixed: tuple[int, ...]) -> Shape:
+    if axes != (0,) and len(shape) != 4:
+        return shape
+    return tuple(2 * size if axis in axes and axis not in fixed else size for axis, size in enumerate(shape))
 
 
 def as_stored(result: NDArray[np.float64], *sources: NDArray[Any]) -> NDArray[Any]:

@@ -29,7 +29,7 @@ def _add(draft: Draft, node: Node) -> None:
         if made is None or not isinstance(made.operation, Convolution) or not draft.read_once(name):
             continue
         convolution = made.operation
-        if convolution.residual or convolution.activation is not None or draft.shapes[other] != draft.shapes[name]:
+        if convolution.residual or convolution.activation is not None or not draft.same_shape(other, name):
             continue
         draft.put(replace(convolution, residual=True), (*made.inputs, other), node.output)
         draft.drop_unread(name)

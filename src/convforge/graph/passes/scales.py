@@ -39,7 +39,7 @@ def _constant_operand(draft: Draft, node: Node) -> tuple[str, str, NDArray[Any]]
     kind, (x, other) = node.operation.name, node.inputs
     if x in draft.constants and kind in ("add", "mul"):
         x, other = other, x
-    if other not in draft.constants or x in draft.constants or draft.shapes[x] != draft.shapes[node.output]:
+    if other not in draft.constants or x in draft.constants or not draft.same_shape(x, node.output):
         return None
     array = draft.constants[other]
     if kind == "sub":

@@ -33,7 +33,7 @@ def recognise(graph: Graph) -> Graph:
 
 def _try(draft: Draft, output: str) -> None:
     for x, spelling in _spellings(draft, output):
-        if draft.shapes[x] != draft.shapes[output]:
+        if not draft.same_shape(x, output):
             continue
         function = _known(_values(draft, x, spelling, output))
         if function is not None:
