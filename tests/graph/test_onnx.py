@@ -75,7 +75,7 @@ def node_tests() -> dict[str, Any]:
         from onnx.backend.test.case.node import collect_testcases
 
         cases = collect_testcases(None)
-    known = OPERATORS.keys() | FOLDED.keys()
+    known = OPERATORS.keys() | FOLDED.keys() | {"If"}
     return {
         case.name: case
         for case in cases
@@ -528,6 +528,32 @@ def test_half_precision_weights_are_computed_with_in_float32() -> None:
     graph = read(made.SerializeToString())
     assert {array.dtype for array in graph.constants.values()} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(graph.constants["b"], np.array([[1.5], [-2.0], [0.25]], np.float32))
+
+
+def test_a_branch_that_is_known_takes_the_place_of_the_condition() -> None:
+    """As PyTorch writes a squeeze of an axis that may be of size 1."""
+
+    def branch(operator: str) -> Any:
+        made = helper.make_node(operator, ["a"], [f"of {operator}"])
+        return helper.make_graph([made], operator, [], [helper.make_tensor_value_info(made.output[0], 1, None)])
+
+    choice = helper.make_node("If", ["is"], ["c"], then_branch=branch("Neg"), else_branch=branch("Relu"))
+    nodes = [
+        node("Abs", "x", output="a"),
+        node("Shape", "a", output="s"),
+        node("Gather", "s", "one", output="n"),
+        node("Equal", "n", "three", output="is"),
+        choice,
+        node("Exp", "c"),
+    ]
+    weights = {"one": np.int64(1), "three": np.int64(3)}
+    for channels, name in ((3, "neg"), (4, "relu")):
+        graph = read(model(nodes, {"x": ["n", channels]}, weights=weights))
+        assert [n.operation.name for n in graph.nodes] == ["abs", name, "exp"]
+        assert graph.fixed == {"x": (1,)}
+    free = model([node("Abs", "x", output="a"), node("Greater", "a", "one", output="is"), *nodes[4:]], weights=weights)
+    with pytest.raises(GraphError, match="Greater"):
+        read(free)
 
 
 def test_functions_in_the_file_are_written_out() -> None:
