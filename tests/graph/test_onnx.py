@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from convforge import UserError
 from convforge.graph.network import Network
-from convforge.graph.nodes import END, Axes, Graph, GraphError, Reshape, Resize, Slice
+from convforge.graph.nodes import END, Axes, Graph, GraphError, Pooling, Reshape, Resize, Slice
 from convforge.graph.onnx.folding import FOLDED
 from convforge.graph.onnx.operators import OPERATORS
+from convforge.spec import same_ceil_pad
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
@@ -443,6 +444,21 @@ def test_padding_by_rule_holds_at_other_sizes_only_where_it_can_be_said() -> Non
     image = randn(1, 3, 7, 9)
     wanted = onnx.reference.ReferenceEvaluator(model([upper], inputs, weights=weights)).run(None, {"x": image})[0]
     np.testing.assert_allclose(graph.compute(x=image)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (2, 3), (1, 2), (2, 1), (3, 1)])
+def test_small_windows_that_pad_by_rule_fit_any_size(operator: str, kernel: int, stride: int) -> None:
+    operation = node(operator, "x", auto_pad="SAME_UPPER", kernel_shape=[kernel, kernel], strides=[stride, stride])
+    graph = read(model([operation], {"x": ["n", 3, "h", "w"]}), shapes={"x": (1, 3, 8, 8)})
+    assert graph.fixed == {"x": (1,)}
+    for height in range(3, 13):
+        image = randn(1, 3, height, height + 1)
+        down, across = (same_ceil_pad(size, kernel, stride) for size in image.shape[2:])
+        kind = "max" if operator == "MaxPool" else "average"
+        padded = Pooling(kind, (kernel, kernel), (stride, stride), (down, across), count_padding=False)
+        got = graph.with_input(image.shape).compute(x=image)[0]
+        np.testing.assert_allclose(got, padded.compute(image.astype(np.float64)))
 
 
 def test_an_image_takes_anothers_size() -> None:
