@@ -80,6 +80,10 @@ class Attributes:
         """The protobuf message, or None."""
         return self._of(name, "t")
 
+    def graph(self, name: str) -> Any:
+        """The protobuf message, or None."""
+        return self._of(name, "g")
+
     def ignore(self, *names: str) -> None:
         """These say nothing that changes the result."""
         self._asked.update(names)

@@ -55,6 +55,7 @@ def opened(source: str | PathLike[str] | bytes) -> File:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf has several kinds of its own
         raise GraphError(f"{called} cannot be read as an ONNX file: it is damaged, or of another kind.") from error
+    del content  # weights may be most of the machine's memory
     opset = _opset(model, onnx)
     if not model.HasField("graph"):
         raise GraphError(f"{called} holds no network: it is damaged, or of another kind than an ONNX file.")
@@ -191,11 +192,10 @@ def array_of(tensor: Any, folder: Path | None) -> Array:
     if tensor.data_location == 1:  # EXTERNAL
         flat = _elsewhere(tensor, called, dtype, count, folder)
     elif tensor.HasField("raw_data"):
-        if len(tensor.raw_data) != count * dtype.itemsize:
-            raise GraphError(
-                f"{called} of shape {sizes} need {count * dtype.itemsize:,} bytes, not {len(tensor.raw_data):,}."
-            )
-        flat = np.frombuffer(tensor.raw_data, dtype)
+        raw = tensor.raw_data  # a copy each time that it is asked for
+        if len(raw) != count * dtype.itemsize:
+            raise GraphError(f"{called} of shape {sizes} need {count * dtype.itemsize:,} bytes, not {len(raw):,}.")
+        flat = np.frombuffer(raw, dtype)
     else:
         numbers = getattr(tensor, field)
         if len(numbers) != count:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from ...spec import SpecError
 from ..nodes import Axes, Graph, GraphError, Node, Operation, Reshape, Shape, Unary
 from .attributes import Attributes, Cannot
-from .files import LARGEST_SIZE, File, opened
+from .files import LARGEST_SIZE, File, array_of, opened
 from .folding import FOLDED, OF_SHAPES, Budget, fold
 from .operators import OPERATORS
 from .probes import Probe, probes
@@ -186,8 +186,10 @@ class Reading:
             raise Cannot(f"is an operator of {node.domain!r}, and only ONNX's own are known")
         attributes, inputs = Attributes(node, self.file.opset), [self._input(name) for name in node.input]
         kind = node.op_type
-        if kind in FOLDED and (kind in OF_SHAPES or all(v is None or isinstance(v, Known) for v in inputs)):
-            made: Any = self._folded(kind, attributes, inputs)
+        if kind == "If":
+            made: Any = self._branch(attributes, inputs)
+        elif kind in FOLDED and (kind in OF_SHAPES or all(v is None or isinstance(v, Known) for v in inputs)):
+            made = self._folded(kind, attributes, inputs)
         elif kind in OPERATORS:
             made = OPERATORS[kind](self, attributes, inputs)
         elif kind in FOLDED:
@@ -197,6 +199,22 @@ class Reading:
         if attributes.left:
             raise Cannot(f"has the attribute {attributes.left[0]!r}, which is not known")
         return list(made) if isinstance(made, list | tuple) else [made]
+
+    def _branch(self, attributes: Attributes, inputs: Sequence[Value | None]) -> list[Value | None]:
+        """The branch that is taken, in the place of the node; its names are those of the graph around it, too."""
+        branches = attributes.graph("then_branch"), attributes.graph("else_branch")
+        condition = self.array(inputs[0] if inputs else None, "the condition")
+        branch = branches[0] if condition.size == 1 and condition.item() else branches[1]
+        if branch is None:
+            raise Cannot("has no such branch")
+        saved = self.about, self.where, self.wanted
+        for tensor in branch.initializer:
+            self.values.setdefault(tensor.name, Known((array_of(tensor, self.file.folder),) * len(self.probes)))
+        for node in branch.node:
+            self._follow(node)
+        self.about, self.where, self.wanted = saved
+        self._fresh.clear()
+        return [self._input(value.name) for value in branch.output]
 
     def _folded(self, kind: str, attributes: Attributes, inputs: Sequence[Value | None]) -> list[Value | None]:
         """Computed now, once for all probes that have the same numbers."""

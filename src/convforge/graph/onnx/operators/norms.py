@@ -86,6 +86,15 @@ def _lp_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     return r.add(Binary("div"), x, r.add(Binary("max"), norm, r.constant(1e-30)))  # zeros stay zeros
 
 
+def _mean_variance_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    x = given(inputs, 0)
+    axes = tuple(axis_of(x, axis) for axis in a.ints("axes") or (0, 2, 3))
+    apart = r.add(Binary("sub"), x, r.add(Reduce("mean", axes), x))
+    variance = r.add(Reduce("mean", axes), r.add(Unary("square"), apart))
+    spread = r.add(Binary("add"), r.add(Unary("sqrt"), variance), r.constant(1e-9))
+    return r.add(Binary("div"), apart, spread)
+
+
 def _local_response_norm(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     size = a.integer("size", 0)
     x = given(inputs, 0)
@@ -102,5 +111,6 @@ OPERATORS: dict[str, Converter] = {
     "LRN": _local_response_norm,
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_norm,
+    "MeanVarianceNormalization": _mean_variance_norm,
     "RMSNormalization": _rms_norm,
 }

@@ -30,18 +30,22 @@ def _pool(kind: str) -> Converter:
             raise Cannot(
                 f"has windows of {kernel} with stride {stride} and dilation {dilation}: all must be at least 1"
             )
-        sides = window_sides(r, a, rows, kernel, stride, dilation, by_rule=False)
+        counting = kind == "average" and a.flag("count_include_pad", False)
+        extents = [kernel_extent(kernel[axis], dilation[axis]) for axis in (0, 1)]
+        # Windows of two that pad to ⌈H / stride⌉ have nothing before and at most one row behind, whatever the size:
+        # that is where rounding up begins the last window.
+        small = a.text("auto_pad", "") == "SAME_UPPER" and not counting
+        by_ceil = [axis for axis in (0, 1) if small and stride[axis] > 1 and extents[axis] <= 2]
+        sides = window_sides(a, rows, kernel, stride, dilation, by_rule=False, by_ceil=by_ceil)
         assert not isinstance(sides, str)
         if min(min(pair) for pair in sides) < 0:
             raise Cannot(f"has padding of {sides}, and none may be below 0")
         for axis in (0, 1):
-            extent = kernel_extent(kernel[axis], dilation[axis])
-            if max(sides[axis]) >= extent:
+            if max(sides[axis]) >= extents[axis]:
                 raise Cannot(
-                    f"has padding of {max(sides[axis])} under windows of {extent}, some of which see nothing else"
+                    f"has padding of {max(sides[axis])} for windows of {extents[axis]}, some of which see nothing else"
                 )
-        counting = kind == "average" and a.flag("count_include_pad", False)
-        ceil = a.flag("ceil_mode", False)
+        ceil = a.flag("ceil_mode", False) or bool(by_ceil)
         return rows.back(r.add(Pooling(kind, kernel, stride, sides, dilation, counting, ceil), rows.x))
 
     return convert

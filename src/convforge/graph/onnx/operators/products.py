@@ -35,7 +35,7 @@ def _conv(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     stride, dilation = rows.pair(a.ints("strides", rows.axes), 1), rows.pair(a.ints("dilations", rows.axes), 1)
     groups = a.integer("group", 1)
     extent = cast(Pair, tuple(kernel))
-    sides = window_sides(r, a, rows, extent, stride, dilation, by_rule=True)
+    sides = window_sides(a, rows, extent, stride, dilation, by_rule=True)
     bias = optional(inputs, 2)
     spec = Conv2dSpec(per_group * groups, out, extent, stride, sides, dilation, groups)
     return rows.back(r.add(Convolution(spec, bias=bias is not None), rows.x, w, *(() if bias is None else (bias,))))

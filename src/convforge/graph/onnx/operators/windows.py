@@ -47,9 +47,10 @@ class Rows:
 
 
 def window_sides(
-    r: Reading, a: Attributes, rows: Rows, kernel: Pair, stride: Pair, dilation: Pair, by_rule: bool
+    a: Attributes, rows: Rows, kernel: Pair, stride: Pair, dilation: Pair, by_rule: bool, by_ceil: Sequence[int] = ()
 ) -> Sides | str:
-    """Padding, as numbers; or, for a convolution, by the rule that it follows for any size."""
+    """Padding, as numbers; or, for a convolution, by the rule that it follows for any size. None along the axes
+    `by_ceil`."""
     rule, pads = a.text("auto_pad", "NOTSET"), a.ints("pads", 2 * rows.axes)
     if rule in ("NOTSET", ""):
         return rows.sides(pads or (0,) * 2 * rows.axes)
@@ -59,10 +60,11 @@ def window_sides(
         raise Cannot(f"has the padding {rule!r}, which is not known")
     if rule == "SAME_UPPER" and by_rule:
         return "same_ceil"
-    sizes_must_stay(rows.x.shapes, [axis for axis in (0, 1) if stride[axis] > 1])
-    _, _, height, width = rows.x.shapes[0]
+    sizes_must_stay(rows.x.shapes, [axis for axis in (0, 1) if stride[axis] > 1 and axis not in by_ceil])
+    size = rows.x.shapes[0][2:]
     vertical, horizontal = (
-        same_ceil_pad(size, kernel[axis], stride[axis], dilation[axis]) for axis, size in enumerate((height, width))
+        (0, 0) if axis in by_ceil else same_ceil_pad(size[axis], kernel[axis], stride[axis], dilation[axis])
+        for axis in (0, 1)
     )
     if rule == "SAME_LOWER":
         vertical, horizontal = vertical[::-1], horizontal[::-1]
