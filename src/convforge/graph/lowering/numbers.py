@@ -63,8 +63,8 @@ def batch_norm(lowering: Lowering, index: int, node: Node) -> None:
     across = (x.shape[1], *(1,) * (len(x.shape) - 2))
     given = [x, *(numbers.reshaped(across) or numbers for numbers in by_channel)]
     expression: Expression = (
-        ("sub", (0, 3)), (f"={operation.eps!r}", ()), ("add", (4, 6)), ("rsqrt", (7,)), ("mul", (5, 8)), ("mul", (9, 1)),
-        ("add", (10, 2)),
+        ("sub", (0, 3)), (f"={operation.eps!r}", ()), ("add", (4, 6)), ("rsqrt", (7,)), ("mul", (5, 8)),
+        ("mul", (9, 1)), ("add", (10, 2)),
     )  # fmt: skip
     y = lowering.result(node)
     steps = elementwise_steps(expression, given, y, lowering.dtype, lowering.target, lowering.threads)
