@@ -30,6 +30,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from . import target as targets
+from .builtin import builtin, write_wrapper
 from .compiler import compile_parts, host, objects_of
 from .disk import cache_folder, read_ours, write_ours
 from .kernels.ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer
@@ -290,7 +291,7 @@ def _build_run(module: ir.Module) -> None:
     f.done()
     run = f
 
-    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32")
+    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32", result=I64)
     block, copy = f.pointer("block", I64), f.pointer("copy", I64)
     buffers = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
     for n, name in enumerate(BUFFERS):
@@ -302,7 +303,7 @@ def _build_run(module: ir.Module) -> None:
         position, buffer, offset = (block.at(length + patch.index * 3 + n).integer() for n in range(3))
         copy.at(position).put((buffers.at(buffer).integer() + offset).value)
     f.call(run, block=copy)
-    f.done()
+    f.done(f.const(0).value)
 
 
 def _callee(builder: ir.IRBuilder, address: Int, signature: ir.FunctionType) -> object:
@@ -367,16 +368,30 @@ def _run_on_pool(block: _Block) -> None:
         list(_pool(threads).map(one, range(threads), repeat(threads)))
 
 
-def call(block: NDArray[np.int64], address: int, copy: int, *buffers: int) -> None:
-    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`."""
-    if _without_openmp(block):
+def call(
+    block: NDArray[np.int64],
+    address: int,
+    copy: int,
+    x: int,
+    w: int,
+    y: int,
+    bias: int,
+    residual: int,
+    packed: int,
+    work: int,
+    zeros: int,
+) -> None:
+    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`.
+    (One parameter for each: gathering them would take as long as the call.)"""
+    if block.item(0) or not _without_openmp(block):
+        _caller()(address, copy, x, w, y, bias, residual, packed, work, zeros)
+    else:
+        buffers = (x, w, y, bias, residual, packed, work, zeros)
         length = int(block[_LENGTH])
         patched = block[:length].copy()
         for position, buffer, offset in block[length:].reshape(-1, 3):
             patched[position] = buffers[buffer] + offset
         _run_on_pool((ctypes.c_int64 * length)(*patched.tolist()))
-    else:
-        _caller()(address, copy, *buffers)
 
 
 @cache
@@ -396,9 +411,18 @@ def _runner() -> Callable[[object], None]:
 
 
 @cache
-def _caller() -> Callable[..., None]:
-    # Addresses and numbers alike: ctypes takes a c_void_p in half the time of a c_int64.
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (2 + len(BUFFERS)))(_control()["call"])
+def _caller() -> Callable[..., int]:
+    return python_function("call", _control()["call"], 2 + len(BUFFERS))
+
+
+def python_function(name: str, address: int, arguments: int) -> Callable[..., int]:
+    """The native function at `address`, which takes so many integers or addresses and returns an integer, for Python.
+    It costs a third of what ctypes would, but knows numbers only."""
+
+    def build(module: ir.Module) -> None:
+        write_wrapper(module, arguments)
+
+    return builtin(name, address, code("builtin", build, ["wrapper"], targets.current(), arguments)["wrapper"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
