@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ from oracle import BOUND, Case, Data, applies, embed, error, written
 from convforge import Conv2dSpec, UserError, engine, reference
 from convforge.engine import runtime, target
 from convforge.engine.algorithms import ALGORITHMS
-from convforge.engine.kernels import epilogue
+from convforge.engine.kernels import functions
 from convforge.engine.kernels.ir import Arguments, kernel
 from convforge.engine.plan import Algorithm, Pass
 
@@ -36,7 +37,7 @@ TORCH: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def test_every_activation_is_tested() -> None:
-    assert set(TORCH) == {*epilogue.ACTIVATIONS, ""}
+    assert set(TORCH) == {*functions.ACTIVATIONS, ""}
 
 
 @pytest.fixture(params=target.available())
@@ -60,7 +61,7 @@ def applied(name: str, x: Array, to: target.Target) -> Array:
         f, a = kernel(module, "apply", dtype, NUMBERS)
         with f.loop(a["count"], step=lanes) as at:
             number = f.address(a["x"]).at(at.index).vector(lanes)
-            f.address(a["y"]).at(at.index).put(epilogue.apply(f, name, number))
+            f.address(a["y"]).at(at.index).put(functions.apply(f, name, number))
         f.done()
 
     code = runtime.code("test_epilogue", build, ["apply"], to, name, dtype)
@@ -68,7 +69,7 @@ def applied(name: str, x: Array, to: target.Target) -> Array:
     padded[: x.size] = x
     y = np.empty_like(padded)
     numbers = np.array(NUMBERS.pack({"x": padded.ctypes.data, "y": y.ctypes.data, "count": padded.size}), np.int64)
-    runtime._KERNEL(code["apply"])(numbers.ctypes.data, 0, 1)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(code["apply"])(numbers.ctypes.data, 0, 1)
     return y[: x.size]
 
 
@@ -101,7 +102,7 @@ def allowed(name: str, x: float) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", epilogue.ACTIVATIONS)
+@pytest.mark.parametrize("name", functions.ACTIVATIONS)
 def test_numbers_of_every_size_are_right_to_the_last_places(name: str, dtype: str, forced: target.Target) -> None:
     random, info = np.random.default_rng(3), np.finfo(dtype)
     sizes = 10.0 ** random.uniform(math.log10(info.smallest_subnormal) + 1, math.log10(info.max), 150)
@@ -114,7 +115,7 @@ def test_numbers_of_every_size_are_right_to_the_last_places(name: str, dtype: st
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", epilogue.ACTIVATIONS)
+@pytest.mark.parametrize("name", functions.ACTIVATIONS)
 def test_infinities_nan_and_zeros_are_torchs(name: str, dtype: str, forced: target.Target) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, *np.finfo(dtype).max * np.array([0.1, -0.1])], dtype)
     wanted = TORCH[name](torch.from_numpy(x.astype(np.float64))).numpy().astype(dtype)
@@ -123,7 +124,7 @@ def test_infinities_nan_and_zeros_are_torchs(name: str, dtype: str, forced: targ
 
 def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
     with mpmath.workdps(50):
-        for to, digits in ((epilogue._FORMATS["float32"], 8), (epilogue._FORMATS["float64"], 16)):
+        for to, digits in ((functions._FORMATS["float32"], 8), (functions._FORMATS["float64"], 16)):
 
             def g(u: mpmath.mpf) -> mpmath.mpf:
                 x = 5 * (1 - u) / (1 + u)
@@ -135,7 +136,7 @@ def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
 
 
 def test_the_parts_of_ln_2() -> None:
-    for to, bits in ((epilogue._FORMATS["float32"], 12), (epilogue._FORMATS["float64"], 32)):
+    for to, bits in ((functions._FORMATS["float32"], 12), (functions._FORMATS["float64"], 32)):
         high, rest = to.ln2
         assert (high * 2**bits).is_integer()
         with mpmath.workdps(40):
@@ -310,7 +311,7 @@ def test_a_sum_that_is_not_a_number_stays_one() -> None:
     spec, w = Conv2dSpec(2, 3, 1), np.ones((3, 2, 1, 1), np.float32)
     x = np.ones((1, 2, 2, 2), np.float32)
     x[0, 0, 0, 1] = np.nan
-    for activation in epilogue.ACTIVATIONS:
+    for activation in functions.ACTIVATIONS:
         y = engine.conv2d(x, w, None, spec, activation=activation)
         assert (np.isnan(y) == np.array([[False, True], [False, False]])).all(), activation
 

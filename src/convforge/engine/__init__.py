@@ -55,7 +55,7 @@ def conv2d(
 
     `exact` leaves out algorithms that rearrange the products (Winograd); `algorithm` asks for one by its name.
 
-    With an `activation` (`epilogue.ACTIVATIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
+    With an `activation` (`functions.FUNCTIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
     the result is activation(convolution + bias + residual), in the same pass over memory.
     """
     team = _team(threads)

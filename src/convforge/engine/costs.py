@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from llvmlite import ir
 
-from . import disk, runtime
+from . import disk, runtime, team
 from . import target as targets
 from .kernels.ir import Arguments, kernel
 from .limits import bandwidth, fma_peak
@@ -55,12 +55,12 @@ def _waiting(threads: int) -> tuple[float, float]:
     address = runtime.code(f"{__name__}.fork", build, ["nothing"], targets.current())["nothing"]
 
     def shortest(phases: int) -> float:
-        block, _ = runtime.program([(address, threads, [])] * phases)
+        block, _ = team.program([(address, threads, [])] * phases)
         program = (ctypes.c_int64 * len(block))(*block)
         times = []
         for _ in range(_TRIES):
             begin = time.perf_counter()
-            runtime.run(program)
+            team.run(program)
             times.append(time.perf_counter() - begin)
         return min(times)
 

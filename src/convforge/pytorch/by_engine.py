@@ -13,9 +13,10 @@ from ..engine.kernels.epilogue import Epilogue
 from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
 from ..engine.program import Prepared
-from ..engine.runtime import CannotLoad, memory, ready
+from ..engine.runtime import CannotLoad, memory
 from ..engine.select import choose
 from ..engine.target import host_features as cpu_features
+from ..engine.team import ready
 from ..spec import Conv2dSpec
 from .arguments import Geometry, Sizes, out_size
 
