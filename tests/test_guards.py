@@ -108,6 +108,28 @@ def test_weights_whose_data_become_others() -> None:
         agree(x, w)
 
 
+def test_sizes_that_come_in_turn_are_all_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, images = new(8, 4, 3, 3), [new(1, 4, 5 + n, 6) for n in range(5)]
+    for x in images * 2:
+        agree(x, w)
+    if guards._TRIED:
+        monkeypatch.setattr(plain, "_look", None)
+    for x in images * 3:
+        agree(x, w)
+
+
+def test_what_is_no_tensor_is_refused_as_by_torch() -> None:
+    x, w = new(1, 4, 6, 6), new(8, 4, 3, 3)
+    for _ in range(2):
+        agree(x, w)
+        wrong: Any
+        for wrong in (x.tolist(), x.numpy(), None, 3):
+            for arguments in ((wrong, w), (x, wrong), (x, w, wrong)):
+                if not (wrong is None and len(arguments) == 3):
+                    with pytest.raises(TypeError):
+                        convforge.conv2d(*arguments)
+
+
 def test_ids_that_come_back() -> None:
     x = new(1, 4, 9, 9, grad=True)
     for n in range(60):

@@ -1,6 +1,10 @@
 """Plain calls: those from Python with nothing special about them (plain tensors, no tracing, transform, mode, autocast
 or profiler). They do not go through torch's dispatcher: a plan that was made when its sizes were first met is run at
 once.
+
+A call that was seen before is known again by its weights and the size of its images: what was found out about the last
+one is kept, with a guard that tells whether it still holds. Guards are made at the second time, so that weights which
+are made anew for each call do not pay for them.
 """
 
 from __future__ import annotations
@@ -59,8 +63,9 @@ class _Seen:
     """What was found in its last backward pass."""
 
 
-_seen: dict[int, _Seen] = {}
-"""Of each weight tensor, by its id, the call seen last. Ids come back: what is found is a guess, the guard decides."""
+_seen: dict[tuple[int, Sizes], _Seen | None] = {}
+"""The last call with each weight tensor, by its id, and each size of images; None where there was but one. Ids come
+back: what is found is a guess, and the guard decides."""
 
 
 def plain_call(
@@ -68,7 +73,7 @@ def plain_call(
 ) -> Tensor | None:
     """The convolution, if there is nothing about the call that the dispatcher would have to see to; None otherwise, and
     for everything that is unusual or wrong."""
-    seen = _seen.get(id(w))
+    seen = _seen.get((id(w), x.shape)) if type(x) in _PLAIN_TYPES else None
     if (
         seen is None
         or stride is not seen.stride
@@ -118,11 +123,13 @@ def _look(
     seen.learns = x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)
     seen.recorded = enabled and seen.learns
     seen.threads, seen.exactness = _get_num_threads(), get_precision()
-    seen.check = guard_of(x, w) if bias is None else guard_of(x, w, bias)
-    if seen.check is not None:
-        if len(_seen) >= MOST_PLANS:
-            _seen.clear()
-        _seen[id(w)] = seen
+    seen.check = None
+    key = id(w), x.shape
+    if key in _seen:
+        seen.check = guard_of(x, w) if bias is None else guard_of(x, w, bias)
+    elif len(_seen) >= MOST_PLANS:
+        _seen.clear()
+    _seen[key] = None if seen.check is None else seen
     return seen
 
 
@@ -342,7 +349,7 @@ class _Convolution(torch.autograd.Function):
                 or (for_x and known.for_x is None)
                 or (for_w and known.for_w is None)
             ):
-                known = seen.backward = _look_back(seen.plan, x, w, g, for_x, for_w)
+                known = seen.backward = _look_back(seen, x, w, g, for_x, for_w)
         if known is not None:
             if for_x:
                 dx = run_input_gradient(known.for_x, g, w, None)  # type: ignore[arg-type]
@@ -357,8 +364,9 @@ class _Convolution(torch.autograd.Function):
         return dx, dw, g.sum((0, 2, 3)) if for_bias else None, None
 
 
-def _look_back(plan: Plan, x: Tensor, w: Tensor, g: Tensor, for_x: bool, for_w: bool) -> _Backward | None:
+def _look_back(seen: _Seen, x: Tensor, w: Tensor, g: Tensor, for_x: bool, for_w: bool) -> _Backward | None:
     """A backward pass that was not seen before, or not like this; None if the operators have to see to it."""
+    plan = seen.plan
     if not _is_plain(x, w, g) or g.dtype != plan.dtype:
         return None
     found = _Backward()
@@ -377,12 +385,12 @@ def _look_back(plan: Plan, x: Tensor, w: Tensor, g: Tensor, for_x: bool, for_w: 
             )  # fmt: skip
     except CannotLoad:
         return None
-    found.check = guard_of(x, w, g) or _never
+    found.check = (seen.backward and guard_of(x, w, g)) or _never
     return found
 
 
 def _never(*_: Tensor) -> bool:
-    """The guard where there are none."""
+    """The guard where there is none."""
     return False
 
 
