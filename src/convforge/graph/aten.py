@@ -539,11 +539,12 @@ def _largest(kind: str) -> Converter:
 
 def _variance(b: Builder, a: Arguments) -> Any:
     x = a["self"]
-    axes = tuple(sorted(axis_of(x, axis) for axis in (a["dim"] or range(x.rank))))
+    axes = tuple(sorted(axis_of(x, axis) for axis in (a.get("dim") or range(x.rank))))
     count = math.prod(x.sizes[axis] for axis in axes)
-    correction = 1 if a["correction"] is None else a["correction"]
+    correction = a.get("correction", int(a.get("unbiased", True)))
+    correction = 1 if correction is None else correction
     centred = b.add(Binary("sub"), x, b.add(Reduce("mean", axes), x))
-    variance = b.add(Reduce("mean", axes, a["keepdim"]), b.add(Unary("square"), centred))
+    variance = b.add(Reduce("mean", axes, a.get("keepdim", False)), b.add(Unary("square"), centred))
     if correction:
         variance = b.add(Binary("mul"), variance, b.operand(known(count) / (known(count) - correction)))
     return variance

@@ -6,8 +6,11 @@ say how (`Reshape`). What else depends on sizes, Python's own `if` among it, is 
 
 from __future__ import annotations
 
+import logging
 import operator
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,15 +71,18 @@ def captured(module: torch.nn.Module, *examples: Any) -> Captured:
 def _open_batch(module: torch.nn.Module, examples: Sequence[Any]) -> Captured | None:
     """Captured with the first axis of every input open, or None where the module does not allow it."""
     import torch
-    from torch.export import Dim
+    from torch.export import Dim, ShapesCollection
 
     tensors = all(isinstance(x, torch.Tensor) and x.dim() > 1 for x in examples)
     if not tensors or len({x.shape[0] for x in examples}) != 1:
         return None
     # torch takes a size of 1 for one that is always 1, as in broadcasting.
-    batch = [x.detach().expand(2, *x.shape[1:]) if x.shape[0] == 1 else x for x in examples]
+    batch = [x.detach().expand(2, *x.shape[1:]) if x.shape[0] == 1 else x.detach() for x in examples]
+    open_sizes = ShapesCollection()  # type: ignore[no-untyped-call]
+    for x in batch:
+        open_sizes[x] = {0: Dim.AUTO}
     try:
-        exported = _exported(module, batch, tuple({0: Dim.AUTO} for _ in examples))
+        exported = _exported(module, batch, open_sizes)
         if not _any_batch(exported):
             return None
         found = _captured(module, batch, exported)
@@ -90,11 +96,25 @@ def _exported(module: torch.nn.Module, examples: Sequence[Any], dynamic: Any) ->
     import torch
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             return torch.export.export(module, tuple(examples), dynamic_shapes=dynamic)
     except Exception as error:  # whatever happens in the user's module, and torch's own many
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CannotCapture(f"{type(module).__name__} cannot be captured: torch.export says {reason!r}.") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch logs and warns of on its way: what matters comes as an exception."""
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _any_batch(exported: ExportedProgram) -> bool:
@@ -115,7 +135,7 @@ def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: Export
     try:
         walk = _Walk(exported, type(module).__name__).run()
     except _SharedMemory:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             walk = _Walk(exported.run_decompositions({}), type(module).__name__).run()
     return Captured(walk.graph(), walk.rebuilt())
 
@@ -253,6 +273,11 @@ class _Walk:
         arguments = self._arguments(node)
         tensors = [n for n in node.all_input_nodes if n in self.values or n in self.actual]
         changes = name.endswith("_") and not name.endswith("__")
+        if changes and tensors and getattr(self.values.get(tensors[0]), "name", None) in self.sources:
+            raise CannotCapture(
+                f"{self.model} cannot be captured: {self._where(node)} changes {self._value(tensors[0]).name!r}, as "
+                "layers do in training mode: call eval() first."
+            )
         if changes and tensors:
             self._changed_in_place(node, tensors[0])
         elif tensors and (name in _WHOLE or _is_view(node)):
