@@ -13,7 +13,7 @@ from .numbers import within
 from .text import help_of
 
 if TYPE_CHECKING:
-    from ..train.predict import Prediction
+    from ..inference.prediction import Prediction
 
 
 def register(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..graph.capture import CannotCapture, captured
-from ..graph.lower import CannotLower
+from ..graph.lowering.base import CannotLower
 from . import answers
 from .about import About
 from .compiled import Compiled

@@ -44,7 +44,8 @@ class LayerByLayer:
         """Its convolutions, and why they are not one program."""
         layers = report(self._module)
         steps = tuple(
-            StepReport(f"{layer.name} ({layer.kind})", layer.reason, (), layer.name, layer.on_engine) for layer in layers
+            StepReport(f"{layer.name} ({layer.kind})", layer.reason, (), layer.name, layer.on_engine)
+            for layer in layers
         )
         engine = sum(layer.on_engine for layer in layers)
         return NetworkReport(

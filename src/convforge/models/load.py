@@ -22,6 +22,7 @@ from ..shown import shown
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..graph.onnx import File
     from .checkpoint import Architecture
 
 FORMS = "the folder of a run, a bundle (convforge export --to bundle), or an ONNX file"
@@ -124,7 +125,7 @@ def compiled(
     import torch
 
     from ..graph.capture import CannotCapture
-    from ..graph.lower import CannotLower
+    from ..graph.lowering.base import CannotLower
     from ..inference.compile import compile
     from .by_layer import LayerByLayer
 
@@ -143,23 +144,35 @@ def compiled(
 
 def _onnx(path: Path, called: str, input_shape: Sequence[int] | None, said: dict[str, Any], threads: int) -> Model:
     from ..graph.nodes import GraphError
-    from ..graph.onnx import read
+    from ..graph.onnx import opened, read
 
     try:
-        inputs, metadata = _outline(path, called)
-        shapes = {name: (batch, *input_shape) for name, batch in inputs[:1]} if input_shape is not None else {}
-        graph = read(path, shapes)
-        return Model(Compiled(graph, threads=threads), replace(_about(metadata), **said))
+        file = opened(path)
+        graph = read(file, _shapes(file, called, input_shape))
+        about = replace(_about(file.metadata.get(_ONNX_KEY)), **said)
+        del file
+        return Model(Compiled(graph, threads=threads), about)
     except GraphError as error:
         raise GraphError(f"{called} cannot be run: {shown(str(error))}") from error
 
 
-def _outline(path: Path, called: str) -> tuple[list[tuple[str, int]], str | None]:
-    """The network's inputs with their batch sizes, and what `convforge export` has left in the file, if it has."""
-    raise NotImplementedError
+def _shapes(file: File, called: str, input_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
+    """The shape of the images, where the file leaves it open and the user has said it."""
+    if not file.inputs:
+        return {}
+    images = file.inputs[0]
+    sizes = [dim.dim_value for dim in images.type.tensor_type.shape.dim]
+    if input_shape is not None:
+        return {images.name: (sizes[0] if sizes and sizes[0] > 0 else 1, *input_shape)}
+    if not images.type.tensor_type.HasField("shape") or any(size < 1 for size in sizes[1:]):
+        raise UserError(
+            f"{called} leaves the shape of its images open: say it, as input_shape=(3, 224, 224) or --input 3x224x224."
+        )
+    return {}
 
 
 def _about(metadata: str | None) -> About:
+    """Classes and normalisation, where `convforge export` has left them in the file."""
     if metadata is None:
         return About()
     try:
