@@ -51,7 +51,7 @@ def test_output_and_force() -> None:
 def test_a_format_that_there_is_not() -> None:
     mistake = convforge("pets", "--to", "tflite").exception
     assert isinstance(mistake, UserError)
-    assert str(mistake) == "'tflite' is not a format to export to: choose one of onnx, torch, safetensors."
+    assert str(mistake) == "'tflite' is not a format to export to: choose one of bundle, onnx, torch, safetensors."
 
 
 def test_the_help_teaches() -> None:

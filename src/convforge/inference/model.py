@@ -112,6 +112,11 @@ class Model:
         """Of each channel, what `predict` divides by."""
         return self._about.std
 
+    @property
+    def classifies(self) -> bool:
+        """Whether its first output has one number a class for each image, so that `predict` has an answer."""
+        return _classes_of(self._network.outputs[0]) is not None and len(self._network.inputs) == 1
+
     def __call__(self, *inputs: Any) -> Any:
         """What the network answers: a tensor for tensors, an array for arrays; several of them as the network returns
         them, in a tuple, list or dictionary.
@@ -167,18 +172,33 @@ class Model:
         """
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}.")
-        found = _classes_of(self._network.outputs[0])
-        if found is None or len(self._network.inputs) != 1:
+        if not self.classifies:
             raise UserError(
                 f"the network's answer has the shape {self._network.outputs[0]} and names no classes: call it with "
                 "normalised images for its numbers."
             )
+        self._must_know_normalisation()
+        return list(self._predictions(listed(images), top))
+
+    def outputs_of(self, image: Picture) -> tuple[Array, ...]:
+        """All that the network makes of one picture, which is brought to its size and normalised as `predict` does it.
+
+        Raises:
+            UserError: where the picture cannot be read, or nobody knows how it is to be normalised.
+        """
+        self._must_know_normalisation()
+        channels, height, width = self._images()
+        read = pixels(image, name_of(image, 0), channels, (height, width))
+        return self._network(self._fed(read[np.newaxis], self._network.batch()))
+
+    def _must_know_normalisation(self) -> None:
+        if len(self._network.inputs) != 1:
+            raise UserError(f"the network takes {len(self._network.inputs)} inputs, and a picture is one: call it.")
         if self._about.mean is None:
             raise UserError(
-                "nobody knows how this network's pictures are normalised: say it with mean and std, for ImageNet's "
-                "0.485,0.456,0.406 and 0.229,0.224,0.225."
+                "nobody knows how this network's pictures are normalised: say it with mean and std, which for ImageNet "
+                "are 0.485,0.456,0.406 and 0.229,0.224,0.225."
             )
-        return list(self._predictions(listed(images), top))
 
     def _predictions(self, pictures: list[Picture], top: int) -> Iterable[Prediction]:
         bound = self._network.batch()
@@ -203,12 +223,7 @@ class Model:
 
     def _shares(self, pictures: NDArray[np.uint8], bound: int | None) -> Array:
         """The probability of each class for each picture."""
-        inputs = self._about.normalised(pictures).astype(self._network.dtype, copy=False)
-        if bound:
-            inputs = np.concatenate([inputs, np.zeros((bound - len(inputs), *inputs.shape[1:]), inputs.dtype)])
-        if self._channels_last():
-            inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
-        numbers = self._network(inputs)[0][: len(pictures)]
+        numbers = self._network(self._fed(pictures, bound))[0][: len(pictures)]
         shares = numbers.reshape(len(pictures), -1)
         if not self._network.probabilities:
             shares = np.exp(shares - shares.max(1, keepdims=True))
@@ -216,6 +231,13 @@ class Model:
         if not np.isfinite(shares).all():
             raise UserError("the network answers with values that are not numbers: its weights are damaged.")
         return shares
+
+    def _fed(self, pictures: NDArray[np.uint8], bound: int | None) -> Array:
+        """What the network is given for these pictures; zeros fill a batch that it is bound to."""
+        inputs = self._about.normalised(pictures).astype(self._network.dtype, copy=False)
+        if bound:
+            inputs = np.concatenate([inputs, np.zeros((bound - len(inputs), *inputs.shape[1:]), inputs.dtype)])
+        return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if self._channels_last() else inputs
 
     def _ranking(self, shares: Array, top: int) -> tuple[tuple[str, float], ...]:
         best = np.argsort(-shares, kind="stable")[:top]

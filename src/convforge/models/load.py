@@ -153,7 +153,8 @@ def _onnx(path: Path, called: str, input_shape: Sequence[int] | None, said: dict
         del file
         return Model(Compiled(graph, threads=threads), about)
     except GraphError as error:
-        raise GraphError(f"{called} cannot be run: {shown(str(error))}") from error
+        words = shown(str(error))
+        raise GraphError(words if words.startswith(called) else f"{called} cannot be run: {words}") from error
 
 
 def _shapes(file: File, called: str, input_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
