@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import brief, each_once, header_is_short, opened
 from ..graph.coding import decoded, encoded, members
-from ..graph.nodes import Graph, GraphError
+from ..graph.nodes import Graph
 from ..shown import shown
 from . import answers
 from .about import About
@@ -97,10 +97,8 @@ def read(path: str | os.PathLike[str]) -> Contents:
         return _contents(described, tensors)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{called} cannot be read ({brief(error)}); it is damaged or was cut short.") from error
-    except GraphError as error:
-        raise UserError(f"{called} is not a sound bundle: {shown(str(error))}") from error
     except UserError as error:
-        words = str(error)
+        words = shown(str(error))
         raise UserError(words if words.startswith(called) else f"{called} is not a sound bundle: {words}") from error
 
 

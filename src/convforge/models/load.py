@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +79,24 @@ def load(
             f"{called} is a pickle, which can run any code when it is loaded, so it is not: build the model, load its "
             "state_dict, and give it to convforge.compile."
         )
-    if _like_safetensors(place):
-        contents = bundle.read(place)
-        _as_it_is(called, input_shape)
+    if not _like_safetensors(place):
+        with _said_of(called):
+            return _onnx(place, input_shape, said, threads)
+    contents = bundle.read(place)
+    _as_it_is(called, input_shape)
+    with _said_of(called):
         network = Compiled(contents.graph, contents.dtype, threads)
         return Model(network, replace(contents.about, **said), contents.answer)
-    return _onnx(place, called, input_shape, said, threads)
+
+
+@contextmanager
+def _said_of(called: str) -> Iterator[None]:
+    """The file's name in front of what is said of its network."""
+    try:
+        yield
+    except UserError as error:
+        words = shown(str(error))
+        raise UserError(words if words.startswith(called) else f"{called} cannot be run: {words}") from error
 
 
 def _as_it_is(called: str, input_shape: Sequence[int] | None) -> None:
@@ -142,22 +155,17 @@ def compiled(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _onnx(path: Path, called: str, input_shape: Sequence[int] | None, said: dict[str, Any], threads: int) -> Model:
-    from ..graph.nodes import GraphError
+def _onnx(path: Path, input_shape: Sequence[int] | None, said: dict[str, Any], threads: int) -> Model:
     from ..graph.onnx import opened, read
 
-    try:
-        file = opened(path)
-        graph = read(file, _shapes(file, called, input_shape))
-        about = replace(_about(file.metadata.get(_ONNX_KEY)), **said)
-        del file
-        return Model(Compiled(graph, threads=threads), about)
-    except GraphError as error:
-        words = shown(str(error))
-        raise GraphError(words if words.startswith(called) else f"{called} cannot be run: {words}") from error
+    file = opened(path)
+    graph = read(file, _shapes(file, input_shape))
+    about = replace(_about(file.metadata.get(_ONNX_KEY)), **said)
+    del file  # its weights may be most of the machine's memory
+    return Model(Compiled(graph, threads=threads), about)
 
 
-def _shapes(file: File, called: str, input_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
+def _shapes(file: File, input_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
     """The shape of the images, where the file leaves it open and the user has said it."""
     if not file.inputs:
         return {}
@@ -167,7 +175,7 @@ def _shapes(file: File, called: str, input_shape: Sequence[int] | None) -> dict[
         return {images.name: (sizes[0] if sizes and sizes[0] > 0 else 1, *input_shape)}
     if not images.type.tensor_type.HasField("shape") or any(size < 1 for size in sizes[1:]):
         raise UserError(
-            f"{called} leaves the shape of its images open: say it, as input_shape=(3, 224, 224) or --input 3x224x224."
+            "it leaves the shape of its images open: say it, as input_shape=(3, 224, 224) or --input 3x224x224."
         )
     return {}
 
