@@ -343,6 +343,8 @@ def test_classes_and_normalisation_must_fit() -> None:
     assert {name for name, _ in answer.ranking} == {"0", "1", "2", "3"}
     (answer,) = unnamed.predict(np.zeros((5, 5), np.float32))
     assert "arrays of pixels are uint8" in str(answer.error)
+    measure = convforge.compile(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)).eval(), x)
+    assert not measure.classifies  # one number is no class
     with pytest.raises(UserError, match="top must be at least 1"):
         unnamed.predict([], top=0)
     assert unnamed.predict([]) == []
@@ -383,10 +385,10 @@ def written(tmp_path: Path) -> Any:
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
 
-    def write(nodes: list[Any], shape: list[Any], made: list[Any], weights: dict[str, Any]) -> Path:
+    def write(nodes: list[Any], shape: list[Any], made: list[Any], weights: dict[str, Any], kind: int = 1) -> Path:
         graph = helper.make_graph(
             nodes, "net",
-            [helper.make_tensor_value_info("x", 1, shape)], [helper.make_tensor_value_info("y", 1, made)],
+            [helper.make_tensor_value_info("x", kind, shape)], [helper.make_tensor_value_info("y", kind, made)],
             [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
         )  # fmt: skip
         path = tmp_path / "net.onnx"
@@ -412,6 +414,17 @@ def test_a_softmax_at_the_end_is_not_done_twice(written: Any) -> None:
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     (answer,) = model.predict(picture)
     assert [p for _, p in answer.ranking] == pytest.approx(sorted(expected, reverse=True), abs=1e-6)
+
+
+def test_double_in_a_file_is_double_here(written: Any) -> None:
+    import onnx
+
+    weights = {"w": np.random.default_rng(0).standard_normal((4, 3, 3, 3))}
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3])]
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    found = convforge.load(written(nodes, ["n", 3, 6, 6], ["n", 4, 4, 4], weights, kind=onnx.TensorProto.DOUBLE))(x)
+    assert found.dtype == torch.float64
+    assert distance(found, nn.functional.conv2d(x, torch.from_numpy(weights["w"]))) < 1e-13
 
 
 def test_an_open_shape_is_asked_for(written: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable
@@ -22,7 +23,10 @@ from .report import NetworkReport
 Array = NDArray[Any]
 
 _TOGETHER = 16
-"""Pictures that are computed together; what is left is computed one by one, so that there are two plans at most."""
+"""Small pictures that are computed together, at most; what is left is computed one by one, so that there are two plans.
+Large ones fill all threads by themselves, and together would only take more memory."""
+_NUMBERS = 2**17
+"""Of pictures that are computed together."""
 
 
 class Runs(Protocol):
@@ -115,7 +119,9 @@ class Model:
     @property
     def classifies(self) -> bool:
         """Whether its first output has one number a class for each image, so that `predict` has an answer."""
-        return _classes_of(self._network.outputs[0]) is not None and len(self._network.inputs) == 1
+        found = _classes_of(self._network.outputs[0])
+        several = found is not None and found > 1  # one number alone is a measure of something
+        return len(self._network.inputs) == 1 and (several or self.classes is not None)
 
     def __call__(self, *inputs: Any) -> Any:
         """What the network answers: a tensor for tensors, an array for arrays; several of them as the network returns
@@ -202,9 +208,10 @@ class Model:
 
     def _predictions(self, pictures: list[Picture], top: int) -> Iterable[Prediction]:
         bound = self._network.batch()
+        together = max(1, min(_TOGETHER, _NUMBERS // math.prod(self.input_shape)))
         at = 0
         while at < len(pictures):
-            count = bound or (_TOGETHER if len(pictures) - at >= _TOGETHER else 1)
+            count = bound or (together if len(pictures) - at >= together else 1)
             yield from self._predicted(pictures[at : at + count], at, top, bound)
             at += count
 

@@ -30,6 +30,8 @@ FORMS = "the folder of a run, a bundle (convforge export --to bundle), or an ONN
 
 _CHECKPOINT = ("model.safetensors", "architecture.json")
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+_DOUBLE = 11
+"""ONNX's number for float64; whatever else goes in is computed in float32."""
 _ONNX_KEY = "convforge"
 """Where `convforge export --to onnx` leaves classes and normalisation."""
 
@@ -161,8 +163,9 @@ def _onnx(path: Path, input_shape: Sequence[int] | None, said: dict[str, Any], t
     file = opened(path)
     graph = read(file, _shapes(file, input_shape))
     about = replace(_about(file.metadata.get(_ONNX_KEY)), **said)
+    double = all(images.type.tensor_type.elem_type == _DOUBLE for images in file.inputs)
     del file  # its weights may be most of the machine's memory
-    return Model(Compiled(graph, threads=threads), about)
+    return Model(Compiled(graph, "float64" if double else "float32", threads), about)
 
 
 def _shapes(file: File, input_shape: Sequence[int] | None) -> dict[str, tuple[int, ...]]:

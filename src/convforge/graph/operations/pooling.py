@@ -165,6 +165,8 @@ class Reduce(Operation):
     def _shape(self, *inputs: Shape) -> Shape:
         x = inputs[0]
         axes = {an_axis(axis, len(x), self.name) for axis in self.axes}
+        if len(axes) < len(self.axes):
+            raise GraphError(f"{self.name} has an axis twice in {self.axes}.")
         if self.kind in ("mean", "max", "min") and math.prod(x[axis] for axis in axes) == 0:
             raise GraphError(f"{self.name} along {self.axes} has nothing to take in {x}.")
         if self.keep:
