@@ -26,8 +26,9 @@ lies, and a register tile is a piece of two output rows, in which neighbouring o
 For 3×3 at stride 1 and 2×8 outputs that is 40 + 12 loads for 144 multiply-adds. An input row is read for two blocks
 instead of three output rows: three rows (28 KB each for 512 channels at 14×14) do not stay in L1, and L2 gives half a
 line a cycle where a line of outputs takes nine multiply-adds. Two rows were 1.2 to 1.5 times as fast there, three and
-four little more. Rows whose taps do not coincide (dilated, or k ≤ s) are taken one by one, as where there are registers
-for fewer than 2×4 sums (5×5 with 16 registers).
+four little more. Rows whose taps do not coincide (dilated, or k ≤ s) are taken one by one; so are those of several
+channels a group, whose loads are few beside their products, and where there are registers for fewer than 2×4 sums (5×5
+with 16 registers).
 
 The list turns the border above and below into fewer rows, and the same tile serves any kernel height and dilation of
 rows, and the input gradient: there the rows are those whose tap meets output row h, and the tile's pattern of (output,
@@ -36,9 +37,9 @@ to back. Only tiles at the left and right border look where a column lies, and o
 at each end); these are read from a zero vector.
 
 Depthwise moves 8 bytes for 9 multiply-adds, so from L3 outwards memory sets the pace. Where input and output together
-exceed L3, each tile asks for the rows that the next output rows add while it computes: at 16×32×112×112 that took 3.9 →
-1.9 ms; and the output goes past the caches, so that its lines are not read before they are written: 1.9 → 1.3 ms. Where
-the caches hold both, asking costs 10 to 20 %.
+are more than a part of L3, each tile asks for the rows that the next output rows add, while it computes: at
+16×32×112×112 that took 3.9 → 1.9 ms; where the caches hold both, it costs 10 to 20 %. Where they exceed L3, the output
+goes past the caches, so that its lines are not read before they are written: 1.9 → 1.3 ms.
 
 The last vector of channels ends where the channels end and overlaps its neighbour; only where there is a residual,
 which may be the result itself, are stores masked.
@@ -113,7 +114,7 @@ class Cut:
             shift, rest = divmod(v.stride, v.dilation)
             right = (h.out - 1) * h.stride + h.kernel - h.pad - h.size
             shift, phase, edge = 0 if rest else shift, 0, h.kernel - 1 if max(h.pad, right) < h.kernel else _ALL
-        pairs = 0 < shift < v.kernel and height > 1 and _room(job.target, h.kernel, 2) >= 4
+        pairs = group.depth == 1 and 0 < shift < v.kernel and height > 1 and _room(job.target, h.kernel, 2) >= 4
         form = Form("backward" if job.backward else "forward", h.kernel, h.stride, phase, 2 if pairs else 1, edge)
         most = max(1, job.target.l1_bytes // 2 // (taps * job.lanes * job.size))
         chunks, blocks = ceil_div(vectors, most), ceil_div(height, form.height)
@@ -203,7 +204,7 @@ class Grouped(Plan):
             held,
             Inner(
                 build,
-                _name((height, outputs), guarded=cut.group.depth > 1 and cut.form.edge > 0),
+                _name((height, outputs), cut.form.edges(job.target, cut.group)[0]),
                 (cut.group, cut.form),
             ),
         )
@@ -220,8 +221,9 @@ class Grouped(Plan):
         numbers = job.numbers(s) | rows
         # The vectors stored are all aligned where the first one is; whether that is so, the kernel sees.
         aligned = all(number % lanes == 0 for number in (cut.channels, s.y_n, s.vertical.y_step, s.horizontal.y_step))
-        from_memory = traffic.bytes_of(job.problem) > job.target.l3_bytes
-        past_caches = from_memory and aligned and not job.finish.residual
+        together = traffic.bytes_of(job.problem)
+        ahead = together > job.target.l3_bytes // _ASKED_OF_L3
+        past_caches = together > job.target.l3_bytes and aligned and not job.finish.residual
         layout = Layout()
         scratch_bytes = round_up((v.kernel + 3 * v.stride + 2) * 16, LINE)  # the list of rows
         scratch = layout.take(scratch_bytes * job.threads)
@@ -229,7 +231,7 @@ class Grouped(Plan):
         kernels = code(build, ("pack", "slide"), job.dtype, job.target, *parameters)
         numbers |= {
             "channels": cut.channels, "chunk": cut.chunk, "chunks": cut.chunks, "bands": cut.bands, "shift": cut.shift,
-            "scratch_bytes": scratch_bytes, "ahead": int(from_memory), "past_caches": int(past_caches),
+            "scratch_bytes": scratch_bytes, "ahead": int(ahead), "past_caches": int(past_caches),
         }  # fmt: skip
         at = job.places(s) | {"weights": ("packed", 0), "scratch": ("work", scratch)}
         return Prepared(
@@ -240,6 +242,9 @@ class Grouped(Plan):
             cut.vectors * cut.taps * lanes * size,
         )
 
+
+_ASKED_OF_L3 = 4
+"""Input and output of more than this part of L3 are asked for ahead: others use it, too."""
 
 _TASKS_A_THREAD = 8
 """So that it does not matter much that one thread has a task more than another."""
@@ -269,8 +274,16 @@ class Form:
         return self.stride if self.direction == "backward" else 1
 
     def most(self, target: Target) -> int:
-        """Outputs of a row of the largest tile."""
-        return max(1, _room(target, self.width, self.height) // self.unit) * self.unit
+        """Outputs of a row of the largest tile; not eight where seven can be had, for images are multiples of it."""
+        room = _room(target, self.width, self.height)
+        return max(1, room // self.unit) * self.unit if self.unit > 1 else min(room, 7)
+
+    def edges(self, target: Target, group: Group) -> tuple[int, ...]:
+        """Of each form of the tiles, which differ in the columns that may be outside. To look where these lie costs
+        15 % in a tile of 2×4 sums, nothing in one of 2×7 or beside several channels of products: then one will do."""
+        if self.edge == 0 or group.depth > 1 or self.height * self.most(target) > 8:
+            return (self.edge,)
+        return (0, self.edge)
 
     def products(self, outputs: int) -> tuple[Pattern, int]:
         """What is multiplied for one row of a tile of so many outputs, and where its first input lies.
@@ -294,8 +307,8 @@ def _room(target: Target, width: int, height: int) -> int:
     return min(8, (target.registers - 2) // height - width)
 
 
-def _name(size: tuple[int, int], guarded: bool) -> str:
-    return f"tile_{size[0]}x{size[1]}_{'border' if guarded else 'inside'}"
+def _name(size: tuple[int, int], edge: int) -> str:
+    return f"tile_{size[0]}x{size[1]}_{'border' if edge else 'inside'}"
 
 
 def build(module: ir.Module, dtype: str, target: Target, group: Group, form: Form, activation: str = "") -> None:
@@ -303,9 +316,8 @@ def build(module: ir.Module, dtype: str, target: Target, group: Group, form: For
     lanes, direction, width, stride = target.lanes(dtype), form.direction, form.width, form.stride
     _pack(module, dtype, target, group, width)
     height, unit, most = form.height, form.unit, form.most(target)
-    # To look where a column lies costs little beside several channels of products: then one form of the tile will do.
-    edges = {0, form.edge} if group.depth == 1 else {form.edge}
-    kinds = [(rows, edge) for rows in range(1, height + 1) for edge in sorted(edges)]
+    edges = form.edges(target, group)
+    kinds = [(rows, edge) for rows in range(1, height + 1) for edge in edges]
     tiles = {
         kind * (most + 1) + n: _tile(module, dtype, target, group, (rows, n), form, edge, activation)
         for kind, (rows, edge) in enumerate(kinds)
@@ -431,7 +443,7 @@ def _tile(
         "*rows end_0 end_1 end_2 behind x_w column width zeros *y y_w y_other weights kernel_h bias bias_step first "
         "end channels ahead past_caches distance"
     )
-    f = Function(module, _name(size, guarded=edge > 0), names, dtype, internal=True)
+    f = Function(module, _name(size, edge), names, dtype, internal=True)
     rows, y = f.pointer("rows", I64), f.pointer("y")
     x_w, column, x_width, zeros, y_w, y_other, behind = f.integers("x_w column width zeros y_w y_other behind")
     weights, kernel_h, bias, bias_step = f.integers("weights kernel_h bias bias_step")
