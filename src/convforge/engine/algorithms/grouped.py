@@ -23,7 +23,7 @@ lies, and a register tile is a piece of two output rows, in which neighbouring o
                     for a listed row, for a channel of the group   registers: the tile's sums and two rows of weights
                         each input is loaded once and meets every output and tap that it belongs to
 
-For 3×3 at stride 1 and 2×8 outputs that is 40 + 12 loads for 144 multiply-adds. An input row is read for two blocks
+For 3×3 at stride 1 and 2×7 outputs that is 36 + 12 loads for 126 multiply-adds. An input row is read for two blocks
 instead of three output rows: three rows (28 KB each for 512 channels at 14×14) do not stay in L1, and L2 gives half a
 line a cycle where a line of outputs takes nine multiply-adds. Two rows were 1.2 to 1.5 times as fast there, three and
 four little more. Rows whose taps do not coincide (dilated, or k ≤ s) are taken one by one; so are those of several
