@@ -31,8 +31,8 @@ class Costs:
     """What the ways to a core's registers, and waiting, cost while all cores work. A cycle here is the time of two
     multiply-adds of a vector, so that the algorithms' models count the same on CPUs that do more or fewer in a clock.
 
-    What stands here is Zen 5's with AVX-512, on which the models were made. Another machine's are measured (`costs.py`)
-    and the models scale with them.
+    What stands here is Zen 5's with AVX-512, on which the models were made. Another machine's are measured
+    (`bench/costs.py`) and the models scale with them.
     """
 
     l2: float = 48.0

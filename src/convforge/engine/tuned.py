@@ -47,7 +47,7 @@ def where() -> Path | None:
 
 
 def forget() -> bool:
-    """Remove all choices, and what was measured of the machine (`costs.py`), from disk; whether there was anything."""
+    """Remove all choices, and the machine's costs (`bench/costs.py`), from disk; whether there was anything."""
     paths = [path for path in (where(), costs_file()) if path is not None]
     existed = any(path.exists() for path in paths)
     for path in paths:

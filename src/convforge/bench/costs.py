@@ -14,11 +14,11 @@ from dataclasses import asdict
 
 from llvmlite import ir
 
-from . import disk, runtime
-from . import target as targets
-from .kernels.ir import Arguments, kernel
+from ..engine import disk, runtime
+from ..engine import target as targets
+from ..engine.kernels.ir import Arguments, kernel
+from ..engine.target import Costs
 from .limits import bandwidth, fma_peak
-from .target import Costs
 
 _PHASES, _TRIES = 50, 40
 _BEYOND_CACHES = 64 << 20, 256 << 20
