@@ -274,7 +274,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
     """Adds the `KERNELS` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
     lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
     copy = copy_function(module, dtype, lanes)
-    pack = pack_function(module, dtype, lanes)
+    pack = pack_function(module, dtype, lanes, copy)
     pack_weights_kernel(module, dtype, pack, lanes, panel)
     _clear(module, dtype, lanes)
     forward = forward_tiles(module, dtype, target, lanewise, activation)

@@ -355,8 +355,9 @@ def cycles(job: Job, tiled: Tiled, division: Division, kept: bool) -> float:
 
 def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
     """Adds the `KERNELS` to the module."""
-    reorder(module, dtype, copy_function(module, dtype, target.lanes(dtype)))
-    kernels = _Kernels(module, dtype, target, shape, activation)
+    copy = copy_function(module, dtype, target.lanes(dtype))
+    reorder(module, dtype, copy)
+    kernels = _Kernels(module, dtype, target, shape, activation, copy)
     kernels.transform_weights()
     kernels.blocks()
 
@@ -376,7 +377,9 @@ def odd_lines(numbers: Int, lanes: int) -> Int:
 class _Kernels:
     """What is fixed when their code is written, and the functions that they call."""
 
-    def __init__(self, module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
+    def __init__(
+        self, module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str, copy: Function
+    ) -> None:
         self.module, self.dtype, self.shape, self.lanes = module, dtype, shape, target.lanes(dtype)
         self.panel = self.lanes * target.tile_vectors
         matrices = short_convolution(shape.outputs, shape.taps)
@@ -386,7 +389,7 @@ class _Kernels:
         self.spread = spread_function(module, dtype, self.lanes, matrices.into)
         self.gather = gather_function(module, dtype, self.lanes, matrices.out, activation)
         self.products = product_tiles(module, dtype, target)
-        self.pack = pack_function(module, dtype, self.lanes)
+        self.pack = pack_function(module, dtype, self.lanes, copy)
         self.spread_weights, self.spread_weights_past_caches = (
             spread_function(module, dtype, self.lanes, matrices.kernel, past_caches=past) for past in (False, True)
         )
