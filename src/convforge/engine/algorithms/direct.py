@@ -133,7 +133,7 @@ class Direct(Plan):
         kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation)
         for part in self.parts:
             s, blocks, panels = part.sliding, part.blocks, part.panels
-            if not s.taps:  # pixels of x between those that the kernel met: their gradient is zero
+            if not s.taps:  # pixels of x that the kernel does not meet: their gradient is zero
                 steps.append(step(kernels["clear"], job.threads, CLEAR, s.numbers, job.places(s)))
                 unpacked.append(steps[-1])
                 continue
@@ -305,18 +305,21 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
 
 
 def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
-    """Zeros in the pixels of a phase that no tap meets."""
+    """Zeros in images: where pixels lie side by side, plane by plane of a row, else pixel by pixel."""
     f, a = kernel(module, "clear", dtype, CLEAR)
     with tasks(f, a["images"] * a["out_height"]) as task:
         image, row = task.index // a["out_height"], task.index % a["out_height"]
         y = f.address(a["y"]).at(image * a["y_n"] + row * a["y_h"])
-        with f.loop(a["out_width"]) as column:
-            pixel = y.at(column.index * a["y_w"])
-            with f.if_else(a["y_c"].compare("==", 1)) as (together, apart):
+        pixels, outputs, planes = a["out_width"], a["all_outputs"], a["y_w"].compare("==", 1)
+        count, step = f.choose(planes, outputs, pixels), f.choose(planes, a["y_c"], a["y_w"])
+        numbers, distance = f.choose(planes, pixels, outputs), f.choose(planes, 1, a["y_c"])
+        with f.loop(count) as each:
+            here = y.at(each.index * step)
+            with f.if_else(distance.compare("==", 1)) as (together, apart):
                 with together:
-                    fill_zeros(f, pixel, a["all_outputs"], lanes)
-                with apart, f.loop(a["all_outputs"]) as channel:
-                    pixel.at(channel.index * a["y_c"]).put(f.scalar_zero())
+                    fill_zeros(f, here, numbers, lanes)
+                with apart, f.loop(numbers) as number:
+                    here.at(number.index * distance).put(f.scalar_zero())
     f.done()
 
 

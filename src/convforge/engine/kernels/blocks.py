@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from .ir import Function, Int, Pointer
 from .pack import fill_zeros
 
-# The numbers that describe the input and its blocks; each algorithm adds its own. Strides count elements.
-BLOCK_ARGUMENTS = (
+# The numbers that describe the images and the blocks of their outputs. Strides count elements.
+IMAGE_ARGUMENTS = (
     "x x_n x_c x_h x_w images groups channels all_channels height width "  # channels: those of one group
     "out_height out_width kernel_h kernel_w stride_h stride_w dilation_h dilation_w pad_top pad_left "
     "block_rows block_columns row_blocks column_blocks "
+)
+# And how each block's input lies; each algorithm adds its own.
+BLOCK_ARGUMENTS = IMAGE_ARGUMENTS + (
     "pitch row_pitch in_place "  # numbers a pixel and a row, in scratch or, where in_place, in the input itself
     "slot_r slot_i "  # the slot of a tap, as above
     "slot_sets set_size set_step member_step "  # which input row each slot holds: see pack_input
@@ -60,22 +63,26 @@ class Block:
         a = self.a
         return self.image * a["y_n"] + output * a["y_c"] + self.first_row * a["y_h"] + self.first_column * a["y_w"]
 
-    def _source(self) -> Pointer:
+    def source(self) -> Pointer:
         """Channel 0 of the block's image and group."""
         a = self.a
         return self.f.address(a["x"]).at(self.image * a["x_n"] + self.group * a["channels"] * a["x_c"])
 
     def input_in_place(self) -> Pointer:
-        return self._source().at(self.top * self.a["x_h"] + self.left * self.a["x_w"])
+        return self.source().at(self.top * self.a["x_h"] + self.left * self.a["x_w"])
+
+    def columns_seen(self) -> tuple[Int, Int, Int]:
+        """How many the block's kernels span, and where of these begin and end those that are in the image; the rest is
+        padding."""
+        a = self.a
+        span = (self.columns - 1) * a["stride_w"] + (a["kernel_w"] - 1) * a["dilation_w"] + 1
+        inside = (self.left * -1).at_least(0).at_most(span)
+        return span, inside, (a["width"] - self.left).at_most(span).at_least(inside)
 
     def pack_input(self, scratch: Pointer, copy: Function) -> None:
         """Copy the block's input into scratch, zeros where it lies outside the image."""
         f, a = self.f, self.a
-        source = self._source()
-        span = (self.columns - 1) * a["stride_w"] + (a["kernel_w"] - 1) * a["dilation_w"] + 1
-        # columns [inside, inside_end) of the span are in the image; the rest is padding
-        inside = (self.left * -1).at_least(0).at_most(span)
-        inside_end = (a["width"] - self.left).at_most(span).at_least(inside)
+        source, (span, inside, inside_end) = self.source(), self.columns_seen()
         # Slots come in sets: dense, a set is one input row; sparse, the tap rows of one output row.
         sets = (self.rows - 1) * (a["slot_r"] // a["set_size"]) + a["slot_sets"]
         with f.loop(sets) as set_, f.loop(a["set_size"]) as member:
