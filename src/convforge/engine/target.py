@@ -6,7 +6,6 @@ arm64). The best one that the CPU has is taken; the environment variable `CONVFO
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import dataclass, fields, replace
@@ -17,8 +16,6 @@ import llvmlite.binding as llvm
 
 from ..errors import UserError
 from . import disk
-
-_MOST_BYTES = 1 << 20
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
 
@@ -125,24 +122,13 @@ def named(wanted: str) -> Target:
     cpu = "" if name == "baseline" else llvm.get_host_cpu_name()
     features = "" if name == "baseline" else _feature_string(name, needs)
     made = Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_cache_bytes())
-    return replace(made, costs=_costs(costs_kept().get(made.machine)))
+    return replace(made, costs=_costs(disk.read_table(costs_file()).get(made.machine)))
 
 
 def costs_file() -> Path | None:
-    """Where the costs of this machine are kept, whether there is a file or not; None where nothing can be kept."""
+    """Where costs are kept, by `Target.machine`, whether there is a file or not; None where nothing can be kept."""
     folder = disk.cache_folder()
     return None if folder is None else folder / "costs.json"
-
-
-def costs_kept() -> dict[str, object]:
-    """What is kept, by `Target.machine`; nothing where there is no such file, or what is in it is no such thing."""
-    path = costs_file()
-    content = None if path is None else disk.read_ours(path, _MOST_BYTES)
-    try:
-        found = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _costs(kept: object) -> Costs:

@@ -196,13 +196,13 @@ class Direct(Plan):
             *(() if blocks.in_place else (packed,)),
             Held("weights of a panel and part of the sum", products * vectors * target.vector_bytes, "L2"),
         )
-        phases = f"the largest of {len(self.parts)} phases of the stride, which run one after the other"
+        phases = sum(part.sliding.taps > 0 for part in self.parts)
         return Nest(
             levels,
             RegisterTile.of(target, job.dtype, (rows, "result pixels"), (vectors, "result channels"), s.lanewise),
             held,
             Inner(build, f"forward_{rows}x{vectors}", (s.lanewise,)),
-            note=phases if len(self.parts) > 1 else "",
+            note=f"the largest of {phases} phases of the stride, which run one after the other" if phases > 1 else "",
         )
 
 
@@ -367,8 +367,7 @@ def _panel(
     line = LINE // DTYPE_BYTES[f.dtype]
     input_ahead = a["input_ahead"].compare("!=", 0)
 
-    with _parts(f, a) as part:
-        (u, v, number), (u_count, v_count, length) = part.begin, part.count
+    with _parts(f, a) as (first, last, (u, v, number), (u_count, v_count, length)):
         part_weights = weights.at(((u * a["runs"] + v) * a["run_length"] + number) * p.width)
         part_input = x.at(u * a["slot_i"] * a["row_pitch"] + v * a["run_step"] + number)
         # What follows in memory: the next part's weights, and after the last part the next panel's.
@@ -378,8 +377,8 @@ def _panel(
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
             offset = row.index * to_row + tile.first * to_column
             target = to.at(offset)
-            base = f.pick(part.first, residual.at(offset), target)
-            base_step = f.choose(part.first, begin_step, to_column)
+            base = f.pick(first, residual.at(offset), target)
+            base_step = f.choose(first, begin_step, to_column)
             weights_ahead, weights_step = asked_ahead(
                 part_weights.at(numbers), numbers, row.index * block.columns + tile.first, tile.size, pixels, products,
                 lines_a_round(tile.size, f.dtype),
@@ -389,8 +388,8 @@ def _panel(
             forward.call(
                 f, tile.size, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
-                y=target, y_step=to_column, bias=f.pick(part.first, bias, zeros), base=base, base_step=base_step,
-                channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
+                y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
+                channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, 1, 0),
                 ahead=ahead, ahead_step=ahead_step,
             )  # fmt: skip
     with f.if_(apart):
@@ -398,30 +397,16 @@ def _panel(
         copy_image(f, copy, there, beside, p.outputs, block.rows, block.columns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of the sum over (u: tap row, v: run, l: number of the run): where it begins, and how much of each."""
-
-    first: Value
-    last: Value
-    begin: list[Int]
-    count: list[Int]
-
-
 @contextmanager
-def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
-    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `cut_of_sum` chooses them.
-
-    A phase of an input gradient may have no tap at all; its one, empty part still writes the zeros.
-    """
+def _parts(f: Function, a: dict[str, Int]) -> Iterator[tuple[Value, Value, list[Int], list[Int]]]:
+    """The sum over (u: tap row, v: run, l: number of it) in parts of at most `u_part` × `v_part` × `l_part`
+    products; `cut_of_sum` chooses them. Of a part: whether it is the first and the last, where it begins, how much it
+    has of each."""
     wholes, most = (a["kernel_h"], a["runs"], a["run_length"]), (a["u_part"], a["v_part"], a["l_part"])
     with ExitStack() as loops:
-        begin = [
-            loops.enter_context(f.loop(whole.at_least(1), step=step)).index
-            for whole, step in zip(wholes, most, strict=True)
-        ]
+        begin = [loops.enter_context(f.loop(whole, step=step)).index for whole, step in zip(wholes, most, strict=True)]
         each = list(zip(begin, wholes, most, strict=True))
-        yield _Part(
+        yield (
             f.all_of(*[at.compare("==", 0) for at in begin]),
             f.all_of(*[(at + step).compare(">=", whole) for at, whole, step in each]),
             begin,

@@ -34,7 +34,7 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share, tasks
+from ..kernels.ir import Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
 from ..kernels.tile import Tiles, gradient_tiles
@@ -254,9 +254,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
     blocks = a["images"] * images_blocks  # of one group
     taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
     with tasks(f, a["splits"] * a["groups"] * a["chunks"] * a["slices"]) as unit:
-        slice_, rest = unit.index % a["slices"], unit.index // a["slices"]
-        chunk, rest = rest % a["chunks"], rest // a["chunks"]
-        group, split = rest % a["groups"], rest // a["groups"]
+        split, group, chunk, slice_ = indices(unit.index, a["groups"], a["chunks"], a["slices"])
         first_panel, end_panel = share(a["panels"], chunk, a["chunks"])
         first_block, end_block = share(blocks, split, a["splits"])
         run = share(a["run_length"], slice_, a["slices"])

@@ -51,7 +51,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import scratch_pitch
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share, tasks
+from ..kernels.ir import I64, Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import Panel, pack_function
 from ..kernels.tile import asked_ahead, filled, product_tiles
@@ -450,12 +450,12 @@ class _Kernels:
         parts = (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
         a_panel = self.shape.products * product_pitch(a["channels"], self.panel, self.lanes)
         with tasks(f, a["groups"] * a["panels"] * parts) as task:
-            first, which = task.index % parts * _CHANNELS_A_PART, task.index // parts
-            p = Panel.of(a, which % a["panels"], self.panel, self.lanes)
+            group, index, part = indices(task.index, a["panels"], parts)
+            p, first = Panel.of(a, index, self.panel, self.lanes), part * _CHANNELS_A_PART
             channels = (a["channels"] - first).at_most(_CHANNELS_A_PART)
-            to = f.address(a["weights"]).at(which * a_panel + first * p.width)
+            to = f.address(a["weights"]).at((group * a["panels"] + index) * a_panel + first * p.width)
             pitch = product_pitch(a["channels"], p.width, self.lanes)
-            self.transform_panel(f, a, p, which // a["panels"], first, channels, to, pitch, thread_scratch(f, a))
+            self.transform_panel(f, a, p, group, first, channels, to, pitch, thread_scratch(f, a))
         f.done()
 
     def transform_output(
@@ -485,10 +485,8 @@ class _Kernels:
         # Chunks are tasks of their own, unless a thread makes U in the first of them for those that follow.
         chunks = f.choose(a["own"].compare("!=", 0), 1, a["chunks"])
         with tasks(f, a["groups"] * a["shares"] * a["splits"] * chunks) as task:
-            first_chunk, rest = task.index % chunks, task.index // chunks
-            split, rest = rest % a["splits"], rest // a["splits"]
-            group = rest // a["shares"]
-            first_panel, last_panel = share(a["panels"], rest % a["shares"], a["shares"])
+            group, own_share, split, first_chunk = indices(task.index, a["shares"], a["splits"], chunks)
+            first_panel, last_panel = share(a["panels"], own_share, a["shares"])
             kept_u = f.address(a["weights"]).at((group * a["panels"] + first_panel) * a_panel)
             u = f.pick(a["own"].compare("!=", 0), own_u, kept_u)
             first_tile, last_tile = share(tiles_, split, a["splits"])

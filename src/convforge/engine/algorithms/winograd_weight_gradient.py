@@ -51,7 +51,7 @@ from llvmlite import ir
 from ...spec import ceil_div
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Int, Pointer, kernel, share, tasks
+from ..kernels.ir import I64, Arguments, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel
 from ..kernels.tile import product_tiles
@@ -356,9 +356,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             )  # fmt: skip
 
     with tasks(f, a["splits"] * a["groups"] * a["k_parts"] * a["c_parts"]) as unit:
-        c_part, rest = unit.index % a["c_parts"], unit.index // a["c_parts"]
-        k_part, rest = rest % a["k_parts"], rest // a["k_parts"]
-        group, split = rest % a["groups"], rest // a["groups"]
+        split, group, k_part, c_part = indices(unit.index, a["groups"], a["k_parts"], a["c_parts"])
         first_tile, end_tile = share(a["images"] * a["tiles_h"] * a["tiles_w"], split, a["splits"])
         first_panel, end_panel = share(a["panels"], k_part, a["k_parts"])
         first_vector, end_vector = share((a["channels"] + (lanes - 1)) // lanes, c_part, a["c_parts"])

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .ir import Function, Int, Pointer
+from .ir import Function, Int, Pointer, indices
 from .pack import fill_zeros
 
 # The numbers that describe the images and the blocks of their outputs. Strides count elements.
@@ -43,12 +43,8 @@ class Block:
     def __init__(self, f: Function, a: dict[str, Int], index: Int, lanes: int) -> None:
         """`index` counts (image, group, row block, column block), the last running fastest."""
         self.f, self.a, self.lanes = f, a, lanes
-        column_block = index % a["column_blocks"]
-        rest = index // a["column_blocks"]
-        row_block = rest % a["row_blocks"]
-        rest = rest // a["row_blocks"]
-        self.group = rest % a["groups"]
-        self.image = rest // a["groups"]
+        places = indices(index, a["groups"], a["row_blocks"], a["column_blocks"])
+        self.image, self.group, row_block, column_block = places
         # Where channels do not divide evenly (depthwise, by whole vectors), the last group has fewer.
         self.channels = (a["all_channels"] - self.group * a["channels"]).at_most(a["channels"])
         self.first_row = row_block * a["block_rows"]

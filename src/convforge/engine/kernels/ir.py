@@ -357,6 +357,13 @@ class Function:
         """A whole vector, or the lanes that the mask has where there is one."""
         return pointer.vector(lanes) if mask is None else self.load_masked(pointer, lanes, mask)
 
+    def store(self, pointer: Pointer, value: Value, mask: Value | None) -> None:
+        """A whole vector, or the lanes that the mask has where there is one."""
+        if mask is None:
+            pointer.put(value)
+        else:
+            self.put_masked(pointer, value, mask)
+
     def each_vector(self, count: Int, lanes: int, body: Callable[[Int, Value | None], None]) -> None:
         """`body(number of the vector, mask)` for `count` numbers; the last ones, where they fill no vector, with a
         mask."""
@@ -487,6 +494,14 @@ def kernel(module: ir.Module, name: str, dtype: str, arguments: Arguments) -> tu
 def share(total: Int, part: Int, parts: Int) -> tuple[Int, Int]:
     """One part [first, last) of `total` things: equal up to one."""
     return total * part // parts, total * (part + 1) // parts
+
+
+def indices(number: Int, *sizes: Int) -> list[Int]:
+    """What `number` counts along several axes, the last running fastest; `sizes` are those of all but the first."""
+    found: list[Int] = []
+    for size in reversed(sizes):
+        number, found = number // size, [number % size, *found]
+    return [number, *found]
 
 
 COUNTERS = 8

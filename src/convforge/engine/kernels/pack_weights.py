@@ -17,7 +17,7 @@ from llvmlite import ir
 
 from ...spec import ceil_div
 from ..geometry import Sliding
-from .ir import Arguments, Function, Int, IntLike, Pointer, kernel, tasks
+from .ir import Arguments, Function, Int, IntLike, Pointer, indices, kernel, tasks
 from .pack import fill_zeros
 from .tile import filled
 
@@ -114,8 +114,8 @@ def pack_weights_kernel(module: ir.Module, dtype: str, pack: Function, lanes: in
     taps = a["kernel_h"] * a["kernel_w"]
     parts = (a["channels"] + (CHANNELS_A_TASK - 1)) // CHANNELS_A_TASK
     with tasks(f, a["groups"] * a["panels"] * parts) as task:
-        panel_index, group = task.index // parts % a["panels"], task.index // parts // a["panels"]
-        first_channel = task.index % parts * CHANNELS_A_TASK
+        group, panel_index, part = indices(task.index, a["panels"], parts)
+        first_channel = part * CHANNELS_A_TASK
         channels = (a["channels"] - first_channel).at_most(CHANNELS_A_TASK)
         p = Panel.of(a, panel_index, panel, lanes)
         to = f.address(a["weights"]).at((group * a["panels"] + panel_index) * panel * taps * a["channels"])
@@ -129,8 +129,7 @@ def collect_kernel(module: ir.Module, dtype: str, copy: Function, lanes: int, pa
     kernel_size = a["kernel_h"] * a["kernel_w"]
     part_size = a["groups"] * a["panels"] * panel * kernel_size * a["channels"]
     with tasks(f, a["groups"] * a["panels"] * kernel_size) as task:
-        tap, panel_index = task.index % kernel_size, task.index // kernel_size % a["panels"]
-        group = task.index // kernel_size // a["panels"]
+        group, panel_index, tap = indices(task.index, a["panels"], kernel_size)
         p = Panel.of(a, panel_index, panel, lanes)
         before = (group * a["panels"] + panel_index) * panel * kernel_size * a["channels"]
         total = f.address(a["parts"]).at(before + tap * a["channels"] * p.width)
