@@ -516,7 +516,7 @@ def blocking(s: Sliding, dtype: str, target: Target, most_pixels: int, threads: 
     rows = 1
     while rows < v.out and rows_of(rows + 1)[0] * width <= budget and (rows + 1) * columns <= most_pixels:
         rows += 1
-    panels = ceil_div(s.outputs, target.lanes(dtype) * target.tile_vectors)
+    panels = ceil_div(s.outputs, target.panel(dtype))
     others = s.images * s.groups * ceil_div(h.out, columns) * panels
     rows = min(rows, max(1, v.out * others // (4 * threads)))
     rows = ceil_div(v.out, ceil_div(v.out, rows))

@@ -77,6 +77,10 @@ class Target:
         """Numbers of `dtype` in one vector."""
         return self.vector_bytes // DTYPE_BYTES[dtype]
 
+    def panel(self, dtype: str) -> int:
+        """Numbers in a row of the register tile: the output channels that are packed together."""
+        return self.lanes(dtype) * self.tile_vectors
+
     @property
     def loads_add(self) -> bool:
         """Whether a load adds up two registers and a constant by itself, as on x86."""

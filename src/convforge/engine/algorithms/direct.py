@@ -38,7 +38,7 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from ...spec import ceil_div, round_up
+from ...spec import ceil_div
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
@@ -76,7 +76,7 @@ def plan(job: Job) -> Plan | Refusal:
 
 
 @dataclass(frozen=True)
-class Part:
+class Blocked:
     """One of a pass's slidings, as it is cut into blocks and panels."""
 
     sliding: Sliding
@@ -85,7 +85,7 @@ class Part:
     """Of output channels, in a group."""
 
     @classmethod
-    def of(cls, job: Job, s: Sliding) -> Part:
+    def of(cls, job: Job, s: Sliding) -> Blocked:
         """A panel of output that must cross to another layout is staged in an eighth of L2."""
         panel_bytes = job.target.tile_vectors * job.target.vector_bytes
         blocks = blocking(s, job.dtype, job.target, job.target.l2_bytes // 8 // panel_bytes, job.threads)
@@ -104,24 +104,24 @@ class Direct(Plan):
     slidings: tuple[Sliding, ...]
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        return tuple(Part.of(self.job, s) for s in self.slidings)
+    def blocked(self) -> tuple[Blocked, ...]:
+        return tuple(Blocked.of(self.job, s) for s in self.slidings)
 
-    def each_packs(self, part: Part) -> bool:
+    def each_packs(self, each: Blocked) -> bool:
         """Whether threads had better go through all blocks for one panel after the other, each packing the weights of
         its own panels when it comes to them: they come from L2 then, and no thread waits for another or reads what
         another one wrote. The input is read once a panel, so it must be small, and nothing that has to be packed."""
-        s = part.sliding
+        s = each.sliding
         pixels = s.images * s.vertical.size * s.horizontal.size
         small = pixels * s.channels * self.job.size <= self.job.target.l2_bytes
-        return s.groups == 1 and not s.lanewise and small and (part.blocks.in_place or part.count == 1)
+        return s.groups == 1 and not s.lanewise and small and (each.blocks.in_place or each.count == 1)
 
-    def input_ahead(self, part: Part) -> bool:
+    def input_ahead(self, each: Blocked) -> bool:
         """Whether tiles ask for the next tile's input: where pixels touch, so that it is what follows, and the weights
         stay in L2 from block to block. Else they ask for the next part's weights, which come from further away."""
-        s = part.sliding
-        weights = s.groups * part.panels * self.job.panel * s.taps * self.job.size
-        return part.blocks.in_place and s.taps == s.depth and weights <= self.job.target.l2_bytes // 2
+        s = each.sliding
+        weights = s.groups * each.panels * self.job.panel * s.taps * self.job.size
+        return each.blocks.in_place and s.taps == s.depth and weights <= self.job.target.l2_bytes // 2
 
     def prepared(self, name: str) -> Prepared:
         job, size = self.job, self.job.size
@@ -131,31 +131,30 @@ class Direct(Plan):
         packed_layout, work_bytes, unpacked_bytes = Layout(), 0, 0
         lanewise = self.slidings[0].lanewise
         kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation)
-        for part in self.parts:
-            s, blocks, panels = part.sliding, part.blocks, part.panels
+        for each in self.blocked:
+            s, blocks, panels = each.sliding, each.blocks, each.panels
             if not s.taps:  # pixels of x that the kernel does not meet: their gradient is zero
                 steps.append(step(kernels["clear"], job.threads, CLEAR, s.numbers, job.places(s)))
                 unpacked.append(steps[-1])
                 continue
-            layout = Layout()  # the slidings run one after the other and share the memory
             packed = packed_layout.take(s.groups * panels * job.panel * s.taps * size)
-            staging = round_up(blocks.scratch_numbers, LINE // size)
             staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * job.panel
-            per_thread = round_up((staging + staged) * size, LINE)
-            scratch = layout.take(per_thread * job.threads)
-            at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", scratch)}
+            scratch = Layout()
+            _, staging = (scratch.take(count * size) // size for count in (blocks.scratch_numbers, staged))
+            at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", 0)}
             packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
             slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
-                "panels": panels, "staging": staging, "scratch_bytes": per_thread, "each_packs": 0, "packed": 0,
-                "input_ahead": int(self.input_ahead(part)),
+                "panels": panels, "staging": staging, "scratch_bytes": scratch.size, "each_packs": 0, "packed": 0,
+                "input_ahead": int(self.input_ahead(each)),
             }  # fmt: skip
             steps.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
-            work_bytes = max(work_bytes, layout.size)
-            if self.each_packs(part):
-                slide |= {"each_packs": 1, "packed": per_thread // size}
-                slide["scratch_bytes"] += round_up(s.taps * job.panel * size, LINE)
+            # The slidings run one after the other and share the memory.
+            work_bytes = max(work_bytes, scratch.size * job.threads)
+            if self.each_packs(each):
+                slide |= {"each_packs": 1, "packed": scratch.take(s.taps * job.panel * size) // size}
+                slide |= {"scratch_bytes": scratch.size}
                 unpacked.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
-                unpacked_bytes = max(unpacked_bytes, scratch + slide["scratch_bytes"] * job.threads)
+                unpacked_bytes = max(unpacked_bytes, scratch.size * job.threads)
         every_one = len(unpacked) == len(steps)
         return Prepared(
             name, job.threads, Program(tuple(steps), work_bytes), Program(tuple(packing)), packed_layout.size,
@@ -166,8 +165,8 @@ class Direct(Plan):
     def nest(self) -> Nest:
         """The loops of the largest of the slidings."""
         job, target, size = self.job, self.job.target, self.job.size
-        part = max(self.parts, key=lambda part: part.sliding.macs)
-        s, blocks = part.sliding, part.blocks
+        each = max(self.blocked, key=lambda each: each.sliding.macs)
+        s, blocks = each.sliding, each.blocks
         cut = cut_of_sum(s, blocks)
         count = 1
         for whole, piece in ((s.vertical.kernel, "u_part"), (cut["runs"], "v_part"), (cut["run_length"], "l_part")):
@@ -176,9 +175,9 @@ class Direct(Plan):
         rows = largest_tile(blocks.columns, target.tile_rows)
         vectors = job.tile_vectors(s.outputs)
         units = [
-            Level(part.count, "block", f"of {blocks.rows}×{blocks.columns} result pixels"),
+            Level(each.count, "block", f"of {blocks.rows}×{blocks.columns} result pixels"),
             Level(s.groups, "panel", f"of {job.panel} channels") if s.lanewise else Level(s.groups, "group"),
-            Level(part.panels, "panel", f"of {job.panel} result channels"),
+            Level(each.panels, "panel", f"of {job.panel} result channels"),
         ]
         before = "read the input where it is"
         if not blocks.in_place:
@@ -192,11 +191,11 @@ class Direct(Plan):
             Level(products, "product", f"from {many(cut['u_part'], 'row')} of taps, added to every sum of the tile"),
         )
         held = (
-            Held("all weights, packed", s.groups * part.panels * job.panel * s.taps * size),
+            Held("all weights, packed", s.groups * each.panels * job.panel * s.taps * size),
             *(() if blocks.in_place else (packed,)),
             Held("weights of a panel and part of the sum", products * vectors * target.vector_bytes, "L2"),
         )
-        phases = sum(part.sliding.taps > 0 for part in self.parts)
+        phases = sum(each.sliding.taps > 0 for each in self.blocked)
         return Nest(
             levels,
             RegisterTile.of(target, job.dtype, (rows, "result pixels"), (vectors, "result channels"), s.lanewise),
@@ -272,7 +271,7 @@ def clear_weights(job: Job) -> Step:
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False, activation: str = "") -> None:
     """Adds the `KERNELS` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
-    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
+    lanes, panel = target.lanes(dtype), target.panel(dtype)
     copy = copy_function(module, dtype, lanes)
     pack = pack_function(module, dtype, lanes, copy)
     pack_weights_kernel(module, dtype, pack, lanes, panel)

@@ -31,7 +31,7 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from ...spec import ceil_div, round_up
+from ...spec import ceil_div
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.ir import Arguments, Function, Int, Pointer, indices, kernel, share, tasks
@@ -40,7 +40,7 @@ from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
 from ..kernels.tile import Tiles, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
-from ..program import LINE, Layout, Prepared, Program, Step, code, step
+from ..program import Layout, Prepared, Program, Step, code, step
 from ..target import Target
 
 ACCUMULATE = Arguments(
@@ -64,21 +64,21 @@ class DirectWeightGradient(Plan):
     slidings: tuple[Sliding, ...]
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        return tuple(Part.of(self.job, s) for s in self.slidings)
+    def divisions(self) -> tuple[Division, ...]:
+        return tuple(Division.of(self.job, s) for s in self.slidings)
 
     def prepared(self, name: str) -> Prepared:
-        made = [part.steps(self.job) for part in self.parts]
+        made = [division.steps(self.job) for division in self.divisions]
         steps = tuple(step for steps, _ in made for step in steps)
         return Prepared(name, self.job.threads, Program(steps, max(work_bytes for _, work_bytes in made)))
 
     @property
     def nest(self) -> Nest:
-        return max(self.parts, key=lambda part: part.sliding.macs).nest(self.job)
+        return max(self.divisions, key=lambda division: division.sliding.macs).nest(self.job)
 
 
 @dataclass(frozen=True)
-class Part:
+class Division:
     """One of the slidings, with x and dy in each other's place where it is `turned`, and how it is shared out: into
     `splits` of the pixels, `chunks` of the panels and `slices` of the runs."""
 
@@ -93,7 +93,7 @@ class Part:
     slices: int
 
     @classmethod
-    def of(cls, job: Job, s: Sliding) -> Part:
+    def of(cls, job: Job, s: Sliding) -> Division:
         """A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input."""
         turned = _turns(s, job)
         s = s.exchanged() if turned else s
@@ -119,16 +119,16 @@ class Part:
         parts = 0
         if not self.straight:
             parts = layout.take(self.splits * s.groups * self.panels * job.panel * s.taps * size)
-        panel_dy = round_up(blocks.scratch_numbers, LINE // size)
-        per_thread = round_up((panel_dy + blocks.rows * blocks.columns * job.panel) * size, LINE)
-        scratch = layout.take(per_thread * job.threads)
+        scratch = Layout()
+        counts = (blocks.scratch_numbers, blocks.rows * blocks.columns * job.panel)
+        _, panel_dy = (scratch.take(count * size) // size for count in counts)
         accumulate = blocks.arguments(s) | {
             "panels": self.panels, "runs": self.runs, "run_length": self.run_length,
             "splits": self.splits, "chunks": self.chunks, "slices": self.slices, "panel_dy": panel_dy,
-            "scratch_bytes": per_thread, "row_step": s.horizontal.dilation * blocks.pitch if s.lanewise else 1,
+            "scratch_bytes": scratch.size, "row_step": s.horizontal.dilation * blocks.pitch if s.lanewise else 1,
             "w_c": s.w_c if self.straight else 0,
         }  # fmt: skip
-        at = job.places(s) | {"scratch": ("work", scratch), "parts": ("work", parts)}
+        at = job.places(s) | {"scratch": ("work", layout.take(scratch.size * job.threads)), "parts": ("work", parts)}
         if self.turned:
             at |= {"x": ("y", s.x_start * size), "y": ("x", s.y_start * size)}
         steps = [step(kernels["accumulate"], job.threads, ACCUMULATE, accumulate, at)]
@@ -244,7 +244,7 @@ def _units(s: Sliding, blocks: Blocking, panels: int, tiles_a_run: int, threads:
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:
     """Adds the kernels `accumulate` and `collect` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
-    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
+    lanes, panel = target.lanes(dtype), target.panel(dtype)
     copy = copy_function(module, dtype, lanes)
     gradients = gradient_tiles(module, dtype, target, lanewise)
 

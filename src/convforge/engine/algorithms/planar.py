@@ -276,10 +276,9 @@ class Planar(Plan):
         most = vectors_beside(rows, job.target)
         beyond = most * job.lanes + (v.extent - 1) * b.pitch + h.kernel * h.dilation
         input_numbers = round_up(s.channels * b.plane + beyond, LINE // size)
-        bias_at = input_numbers
-        staged_at = bias_at + rows * job.lanes
-        residual_at = staged_at + rows * b.staged_plane
-        per_thread = round_up((residual_at + (rows * b.staged_plane if job.finish.residual else 0)) * size, LINE)
+        staged, scratch = rows * b.staged_plane, Layout()
+        counts = (input_numbers, rows * job.lanes, staged, staged if job.finish.residual else 0)
+        _, bias_at, staged_at, residual_at = (scratch.take(count * size) // size for count in counts)
         numbers = job.numbers(s) | {
             "outputs": p.outputs, "phase_outputs": s.outputs, "phases_h": p.phases[0], "phases_w": p.phases[1],
             "taps_h": p.taps[0], "taps_w": p.taps[1], "turned": int(p.turned),
@@ -288,12 +287,12 @@ class Planar(Plan):
             "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
             "crop_top": p.crops[0], "crop_left": p.crops[1], "y_height": p.y_size[0], "y_width": p.y_size[1],
             "c_part": _channels_a_part(s), "input_numbers": input_numbers, "staged_plane": b.staged_plane,
-            "bias_at": bias_at, "staged_at": staged_at, "residual_at": residual_at, "scratch_bytes": per_thread,
+            "bias_at": bias_at, "staged_at": staged_at, "residual_at": residual_at, "scratch_bytes": scratch.size,
         }  # fmt: skip
         layout, packed = Layout(), Layout()
         at = job.places(s) | {
             "weights": ("packed", packed.take(row_groups * rows * s.taps * size)),
-            "scratch": ("work", layout.take(per_thread * job.threads)),
+            "scratch": ("work", layout.take(scratch.size * job.threads)),
         }
         pack = step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, numbers, at)
         compute = step(kernels["planar"], job.threads, PLANAR, numbers, at)

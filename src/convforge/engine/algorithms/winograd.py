@@ -79,10 +79,10 @@ TRANSFORM_WEIGHTS = Arguments(
 
 SLIDING = Arguments(
     TILE_ARGUMENTS
-    + "weights bias bias_step residual pitch v m u u_step u_channels piece part own splits shares chunks "
+    + "weights bias bias_step residual pitch v m u u_step u_channels piece part each_packs splits shares chunks "
     "w w_g w_k w_c w_i w_j past_caches ask"
-    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made
-    # there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
+    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; each_packs: whether U is
+    # made there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
     # piece: those whose products are summed at once; chunks: of a split; ask: whether U comes from beyond L2
 )
 
@@ -196,7 +196,7 @@ class Winograd(Plan):
             ask = kept and panel_numbers * size * ceil_div(panels, division.shares) > job.target.l2_bytes // 2
             sliding = numbers | offsets | {
                 "ask": int(ask),
-                "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
+                "each_packs": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
                 "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
             }  # fmt: skip
             blocks = step(kernels["blocks"], job.threads, SLIDING, sliding, at | {"scratch": ("work", layout.size)})
@@ -381,7 +381,7 @@ class _Kernels:
         self, module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str, copy: Function
     ) -> None:
         self.module, self.dtype, self.shape, self.lanes = module, dtype, shape, target.lanes(dtype)
-        self.panel = self.lanes * target.tile_vectors
+        self.panel = target.panel(dtype)
         matrices = short_convolution(shape.outputs, shape.taps)
         self.locate_input, self.locate_output, self.locate_taps = (
             locate_function(module, dtype, size) for size in (shape.points, shape.outputs, shape.taps)
@@ -483,14 +483,14 @@ class _Kernels:
         a_panel = products * product_pitch(a["channels"], self.panel, lanes)
         tiles_ = a["images"] * a["tiles_h"] * a["tiles_w"]
         # Chunks are tasks of their own, unless a thread makes U in the first of them for those that follow.
-        chunks = f.choose(a["own"].compare("!=", 0), 1, a["chunks"])
+        chunks = f.choose(a["each_packs"].compare("!=", 0), 1, a["chunks"])
         with tasks(f, a["groups"] * a["shares"] * a["splits"] * chunks) as task:
             group, own_share, split, first_chunk = indices(task.index, a["shares"], a["splits"], chunks)
             first_panel, last_panel = share(a["panels"], own_share, a["shares"])
             kept_u = f.address(a["weights"]).at((group * a["panels"] + first_panel) * a_panel)
-            u = f.pick(a["own"].compare("!=", 0), own_u, kept_u)
+            u = f.pick(a["each_packs"].compare("!=", 0), own_u, kept_u)
             first_tile, last_tile = share(tiles_, split, a["splits"])
-            end_chunk = f.choose(a["own"].compare("!=", 0), a["chunks"], first_chunk + 1)
+            end_chunk = f.choose(a["each_packs"].compare("!=", 0), a["chunks"], first_chunk + 1)
             with f.loop(end_chunk, start=first_chunk) as chunk:
                 first, after = share(last_tile - first_tile, chunk.index, a["chunks"])
                 first, count = first_tile + first, after - first
@@ -509,7 +509,7 @@ class _Kernels:
                         # Where U has no room for all channels, each piece takes the place of the one before.
                         here = piece.index.at_most(a["u_channels"] - channels)
                         piece_u = panel_u.at(here * p.width)
-                        with f.if_(f.all_of(a["own"].compare("!=", 0), chunk.index.compare("==", 0))):
+                        with f.if_(f.all_of(a["each_packs"].compare("!=", 0), chunk.index.compare("==", 0))):
                             part = scratch + a["part"]
                             self.transform_panel(f, a, p, group, piece.index, channels, piece_u, u_pitch, part)
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U

@@ -297,8 +297,7 @@ class WinogradWeightGradient(Plan):
 
 def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     """Adds the `KERNELS` to the module."""
-    lanes = target.lanes(dtype)
-    panel = lanes * target.tile_vectors
+    lanes, panel = target.lanes(dtype), target.panel(dtype)
     forward, backward = short_convolution(shape.outputs, shape.taps), short_convolution(shape.taps, shape.outputs)
     copy = copy_function(module, dtype, lanes)
     locate_patch, locate_tile, locate_taps = (
