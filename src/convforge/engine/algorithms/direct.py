@@ -298,7 +298,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
         all_packed = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
         weights = f.pick(each_packs, scratch.at(a["packed"]), all_packed)
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
-        _panel(f, a, block, p, x, weights, scratch, panel, forward, copy)
+        _panel(block, p, x, weights, scratch, panel, forward, copy)
         task.carry([index.value, panel_index.value])
     f.done()
 
@@ -330,18 +330,10 @@ def _pack_panel(f: Function, a: dict[str, Int], pack: Function, p: Panel, to: Po
 
 
 def _panel(
-    f: Function,
-    a: dict[str, Int],
-    block: Block,
-    p: Panel,
-    x: Pointer,
-    weights: Pointer,
-    scratch: Pointer,
-    panel: int,
-    forward: Tiles,
-    copy: Function,
+    block: Block, p: Panel, x: Pointer, weights: Pointer, scratch: Pointer, panel: int, forward: Tiles, copy: Function
 ) -> None:
     """One block of output pixels × one panel of output channels."""
+    f, a = block.f, block.a
     first_output = block.group * a["outputs"] + p.first
     bias = f.address(a["bias"]).at(first_output * a["bias_step"])
 
@@ -372,20 +364,20 @@ def _panel(
         # What follows in memory: the next part's weights, and after the last part the next panel's.
         products, pixels = u_count * v_count * length, block.rows * block.columns
         numbers = products * p.width
-        with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as tile:
-            pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
-            offset = row.index * to_row + tile.first * to_column
+        with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as (column, columns):
+            pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + column * a["stride_w"] * a["pitch"])
+            offset = row.index * to_row + column * to_column
             target = to.at(offset)
             base = f.pick(first, residual.at(offset), target)
             base_step = f.choose(first, begin_step, to_column)
             weights_ahead, weights_step = asked_ahead(
-                part_weights.at(numbers), numbers, row.index * block.columns + tile.first, tile.size, pixels, products,
-                lines_a_round(tile.size, f.dtype),
+                part_weights.at(numbers), numbers, row.index * block.columns + column, columns, pixels, products,
+                lines_a_round(columns, f.dtype),
             )  # fmt: skip
-            ahead = f.pick(input_ahead, pixel.at(tile.size * a["stride_w"] * a["pitch"]), weights_ahead)
+            ahead = f.pick(input_ahead, pixel.at(columns * a["stride_w"] * a["pitch"]), weights_ahead)
             ahead_step = f.choose(input_ahead, line, weights_step)
             forward.call(
-                f, tile.size, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
+                f, columns, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
                 channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, 1, 0),

@@ -267,27 +267,20 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
             x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
             add = step.index - first_block
             with f.loop(end_panel, start=first_panel) as index:
-                dw, dy = part.at(index.index * panel * taps), scratch.at(a["panel_dy"])
+                dw = part.at(index.index * panel * taps)
                 p = Panel.of(a, index.index, panel, lanes, block.group)
-                _panel(f, a, block, p, x, dy, dw, run, add, gradients, copy)
+                _panel(block, p, x, scratch, dw, run, add, gradients, copy)
     f.done()
     collect_kernel(module, dtype, copy, lanes, panel)
 
 
 def _panel(
-    f: Function,
-    a: dict[str, Int],
-    block: Block,
-    p: Panel,
-    x: Pointer,
-    dy: Pointer,
-    dw: Pointer,
-    run_part: tuple[Int, Int],
-    add: Int,
-    gradients: Tiles,
-    copy: Function,
-) -> None:
-    """One block of output pixels × one panel of output channels."""
+    block: Block, p: Panel, x: Pointer, scratch: Pointer, dw: Pointer, numbers: tuple[Int, Int], add: Int,
+    gradients: Tiles, copy: Function,
+) -> None:  # fmt: skip
+    """One block of output pixels × one panel of output channels, some of the numbers of each run."""
+    f, a, (first_number, end_number) = block.f, block.a, numbers
+    dy = scratch.at(a["panel_dy"])
     source = f.address(a["y"]).at(block.corner(block.group * a["outputs"] + p.first))
     with f.if_(p.outputs.compare("<", p.width)):
         fill_zeros(f, dy, block.rows * block.columns * p.width, gradients.lanes)
@@ -299,17 +292,16 @@ def _panel(
     straight = a["w_c"].compare("!=", 0)
     dw_step = f.choose(straight, a["w_c"], p.width)
     stored = f.choose(straight, p.outputs, p.width)
-    first_number, end_number = run_part
     with (
         f.loop(a["kernel_h"]) as i,
         f.loop(a["runs"]) as run,
-        tiles(f, end_number - first_number, gradients.most_rows) as tile,
+        tiles(f, end_number - first_number, gradients.most_rows) as (row, rows),
     ):
-        number = first_number + tile.first
-        first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
+        number = first_number + row
+        here = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
         to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + number) * p.width)
         to = f.pick(straight, f.address(a["w"]).at(number * a["w_c"] + p.first), to)
         gradients.call(
-            f, tile.size, p.width, x=first, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
+            f, rows, p.width, x=here, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
             dy=dy, dw=to, row_step=a["row_step"], dw_step=dw_step, channels=stored, add=add,
         )  # fmt: skip

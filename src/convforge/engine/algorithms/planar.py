@@ -376,12 +376,12 @@ class _Block(Block):
         taps = a["kernel_h"] * a["kernel_w"]
         vectors = ((self.rows - 1) * a["pitch"] + self.columns + (lanes - 1)) // lanes
         weights = f.address(a["weights"]).at(self.outputs * a["channels"] * taps * self.tile_rows)
-        with f.loop(a["channels"], step=a["c_part"]) as part, tiles(f, vectors, most) as tile:
-            x = scratch.at(part.index * a["plane"] + tile.first * lanes)
-            to = staged.at(tile.first * lanes)
+        with f.loop(a["channels"], step=a["c_part"]) as part, tiles(f, vectors, most) as (vector, size):
+            x = scratch.at(part.index * a["plane"] + vector * lanes)
+            to = staged.at(vector * lanes)
             first = part.index.compare("==", 0)
             f.dispatch(
-                tile.size, tile_of, x=x, x_c=a["plane"], x_i=a["dilation_h"] * a["pitch"], x_j=a["dilation_w"],
+                size, tile_of, x=x, x_c=a["plane"], x_i=a["dilation_h"] * a["pitch"], x_j=a["dilation_w"],
                 c_count=(a["channels"] - part.index).at_most(a["c_part"]), i_count=a["kernel_h"],
                 j_count=a["kernel_w"], w=weights.at(part.index * taps * self.tile_rows), y=to, y_r=a["staged_plane"],
                 base=f.pick(first, bias, to), base_r=f.choose(first, lanes, a["staged_plane"]),

@@ -515,16 +515,14 @@ class _Kernels:
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
                         # does not stay in L2, that of the next ξ is asked for: by each tile its share.
                         numbers = f.choose(a["ask"].compare("!=", 0), channels * p.width, 0)
-                        with f.loop(products) as xi, tiles(f, count, tile_rows) as rows:
+                        with f.loop(products) as xi, tiles(f, count, tile_rows) as (row, rows):
                             u_xi = piece_u.at(xi.index * u_pitch)
-                            ahead, ahead_step = asked_ahead(
-                                u_xi.at(u_pitch), numbers, rows.first, rows.size, count, channels
-                            )
+                            ahead, ahead_step = asked_ahead(u_xi.at(u_pitch), numbers, row, rows, count, channels)
                             self.products.call(
-                                f, rows.size, p.width,
-                                x=v.at(xi.index * v_step + rows.first * a["pitch"] + piece.index),
+                                f, rows, p.width,
+                                x=v.at(xi.index * v_step + row * a["pitch"] + piece.index),
                                 step=a["pitch"], w=u_xi, count=channels,
-                                y=m.at(xi.index * m_step + rows.first * p.width), add=piece.index,
+                                y=m.at(xi.index * m_step + row * p.width), add=piece.index,
                                 ahead=ahead, ahead_step=ahead_step,
                             )  # fmt: skip
                     self.transform_output(f, a, p, group, first, count, m, m_step, table, outside)

@@ -323,10 +323,10 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             here = sums.at(xi.index * lanes * width)
             with f.if_(a["ahead"].compare("!=", 0)), f.loop(width * lanes, step=lanes) as line:
                 f.prefetch(here.at(width * lanes + line.index), write=True)
-            with tiles(f, rows, products.most_rows) as tile:
+            with tiles(f, rows, products.most_rows) as (first, size):
                 products.call(
-                    f, tile.size, width, x=v.at(xi.index * pitch * lanes + tile.first), step=lanes,
-                    w=w.at(xi.index * pitch * width), count=count, y=here.at(tile.first * width), add=add,
+                    f, size, width, x=v.at(xi.index * pitch * lanes + first), step=lanes,
+                    w=w.at(xi.index * pitch * width), count=count, y=here.at(first * width), add=add,
                 )  # fmt: skip
 
     def back(sums: Pointer, split: Int, group: Int, index: Int, channel: Int, rows: Int) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from .ir import Function, Int, Pointer, indices
 from .pack import fill_zeros
@@ -110,24 +109,16 @@ class Block:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """So many pixels of a row, from `first` on."""
-
-    first: Int
-    size: Int
-
-
 @contextmanager
-def tiles(f: Function, columns: Int, rows: int) -> Iterator[Tile]:
+def tiles(f: Function, columns: Int, rows: int) -> Iterator[tuple[Int, Int]]:
     """Cut `columns` into as few tiles of at most `rows` as there must be, all of nearly the same size.
 
-    `with tiles(f, columns, 14) as tile:` runs the body, for 15 columns, with (first 0, size 7) and (first 7, size 8).
+    `with tiles(f, columns, 14) as (first, size):` runs the body, for 15 columns, with (0, 7) and (7, 8).
     """
     count = (columns + (rows - 1)) // rows
     with f.loop(count) as loop:
         first = loop.index * columns // count
-        yield Tile(first, (loop.index + 1) * columns // count - first)
+        yield first, (loop.index + 1) * columns // count - first
 
 
 def thread_scratch(f: Function, a: dict[str, Int]) -> Int:
