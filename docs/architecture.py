@@ -29,6 +29,7 @@ ROOMS = {
     "images": (0, "pictures read within bounds"),
     "models": (1, "families, checkpoints, export"),
     "pytorch": (1.5, "operators, plain call, kept weights"),
+    "graph": (2.5, "networks: nodes, passes, capture"),
     "engine": (1.5, "passes, the choice of a plan"),
     "engine.algorithms": (1.5, "job → plan, one a file"),
     "engine.plan": (1.5, "Job, Plan, Program, their runtime"),
@@ -40,7 +41,7 @@ ROOMS = {
 root's own are the definition."""
 
 _NOT_DRAWN = {"__main__"}
-_PLAN = {"plan", "nest", "program", "runtime", "compiler", "traffic"}
+_PLAN = {"plan", "nest", "program", "runtime", "team", "compiler", "traffic"}
 """Files of the engine that algorithms are written with."""
 _TARGET = {"target", "geometry", "disk"}
 """Those that kernels are written with."""

@@ -327,6 +327,9 @@ def test_the_report_has_a_row_for_every_convolution_and_its_reason() -> None:
             "line": nn.Conv1d(3, 8, 3),
             "volume": nn.Conv3d(3, 8, 3),
             "up": nn.ConvTranspose2d(3, 8, 3),
+            "up normed": nn.utils.parametrizations.weight_norm(nn.ConvTranspose2d(3, 8, 3)),
+            "up own": type("Own", (nn.ConvTranspose2d,), {})(3, 8, 3),
+            "up line": nn.ConvTranspose1d(3, 8, 3),
             "lazy": nn.LazyConv2d(8, 3),
             "own": Doubled(3, 8, 3),
             "normed": nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)),
@@ -336,12 +339,14 @@ def test_the_report_has_a_row_for_every_convolution_and_its_reason() -> None:
     )
     fast = convforge.optimize(model)
     rows = {row.name: row for row in convforge.report(fast)}
-    assert list(rows) == ["plain", "line", "volume", "up", "lazy", "own", "normed", "complex"]
-    assert {name for name, row in rows.items() if row.on_engine} == {"plain", "normed"}
+    ups = ["up", "up normed", "up own", "up line"]
+    assert list(rows) == ["plain", "line", "volume", *ups, "lazy", "own", "normed", "complex"]
+    assert {name for name, row in rows.items() if row.on_engine} == {"plain", "normed", "up", "up normed"}
     for name, words in {
         "line": "not a 2-D convolution",
         "volume": "not a 2-D convolution",
-        "up": "not a 2-D convolution",
+        "up own": "it is a subclass of ConvTranspose2d",
+        "up line": "not a 2-D convolution",
         "lazy": "run the model once",
         "own": "Doubled",
         "complex": "complex64",
@@ -351,7 +356,7 @@ def test_the_report_has_a_row_for_every_convolution_and_its_reason() -> None:
     assert rows["lazy"].weight_shape == ()
     assert all(row.reason for row in rows.values())
     text = str(convforge.report(fast))
-    assert "2 of 8 convolutions on the engine" in text
+    assert "4 of 11 convolutions on the engine" in text
     assert all(name in text for name in rows)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from . import engine, nn
     from .planning import plan
     from .precision import get_precision, set_precision
-    from .pytorch.functional import conv2d
+    from .pytorch.functional import conv2d, conv_transpose2d
     from .pytorch.kept import freeze
     from .pytorch.optimize import Report, optimize, report
 
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "conv2d": ".pytorch.functional",
+    "conv_transpose2d": ".pytorch.functional",
     "freeze": ".pytorch.kept",
     "optimize": ".pytorch.optimize",
     "report": ".pytorch.optimize",
@@ -38,6 +39,7 @@ __all__ = [
     "SpecError",
     "UserError",
     "conv2d",
+    "conv_transpose2d",
     "engine",
     "freeze",
     "get_precision",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .pytorch.modules import Conv2d
+from .pytorch.modules import Conv2d, ConvTranspose2d
 
-__all__ = ["Conv2d"]
+__all__ = ["Conv2d", "ConvTranspose2d"]

@@ -17,7 +17,8 @@ from test_epilogue import TORCH
 from convforge import Conv2dSpec
 from convforge.engine import Problem
 from convforge.engine.algorithms import ALGORITHMS
-from convforge.engine.kernels.epilogue import ACTIVATIONS, Epilogue
+from convforge.engine.kernels.epilogue import Epilogue
+from convforge.engine.kernels.functions import ACTIVATIONS
 from convforge.engine.plan import Algorithm, Job, Pass, Plan
 
 pytestmark = pytest.mark.skipif(bool(emulator.missing()), reason=f"not installed: {emulator.missing()}")

@@ -12,7 +12,7 @@ import pytest
 from oracle import Case, Data, agree
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import runtime
+from convforge.engine import runtime, team
 from convforge.engine.program import most_threads
 
 Array = np.ndarray[Any, Any]
@@ -193,17 +193,17 @@ def test_numbers_of_threads_that_are_none_are_refused(threads: Any) -> None:
 @pytest.mark.parametrize("threads", [100_000, 2**70, np.int64(5000)])
 def test_more_threads_than_four_a_core_are_not_started(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand of them would take a thousand pieces of memory; a hundred thousand do not exist."""
-    started, lent, call, workspace = [], [], runtime.call, runtime.workspace
+    started, lent, call, workspace = [], [], team.call, runtime.workspace
 
     def counted(block: Any, *addresses: int) -> None:
-        started.extend(threads for _, _, threads in runtime._phases(block))
+        started.extend(threads for _, _, threads in team.phases(block))
         call(block, *addresses)
 
     def measured(size: int) -> tuple[int, object]:
         lent.append(size)
         return workspace(size)
 
-    monkeypatch.setattr(runtime, "call", counted)
+    monkeypatch.setattr(team, "call", counted)
     monkeypatch.setattr(runtime, "workspace", measured)
     spec, size = Conv2dSpec(64, 64, 3, padding=1), (40, 40)
     case = Case(spec, size)

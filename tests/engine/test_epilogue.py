@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mpmath
@@ -13,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from oracle import BOUND, Case, Data, applies, embed, error, written
 
-from convforge import Conv2dSpec, UserError, engine
+from convforge import Conv2dSpec, UserError, engine, reference
 from convforge.engine import runtime, target
 from convforge.engine.algorithms import ALGORITHMS
-from convforge.engine.kernels import epilogue
+from convforge.engine.kernels import functions
 from convforge.engine.kernels.ir import Arguments, kernel
 from convforge.engine.plan import Algorithm, Pass
 
@@ -35,7 +37,7 @@ TORCH: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def test_every_activation_is_tested() -> None:
-    assert set(TORCH) == {*epilogue.ACTIVATIONS, ""}
+    assert set(TORCH) == {*functions.ACTIVATIONS, ""}
 
 
 @pytest.fixture(params=target.available())
@@ -59,7 +61,7 @@ def applied(name: str, x: Array, to: target.Target) -> Array:
         f, a = kernel(module, "apply", dtype, NUMBERS)
         with f.loop(a["count"], step=lanes) as at:
             number = f.address(a["x"]).at(at.index).vector(lanes)
-            f.address(a["y"]).at(at.index).put(epilogue.apply(f, name, number))
+            f.address(a["y"]).at(at.index).put(functions.apply(f, name, number))
         f.done()
 
     code = runtime.code("test_epilogue", build, ["apply"], to, name, dtype)
@@ -67,7 +69,7 @@ def applied(name: str, x: Array, to: target.Target) -> Array:
     padded[: x.size] = x
     y = np.empty_like(padded)
     numbers = np.array(NUMBERS.pack({"x": padded.ctypes.data, "y": y.ctypes.data, "count": padded.size}), np.int64)
-    runtime._KERNEL(code["apply"])(numbers.ctypes.data, 0, 1)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(code["apply"])(numbers.ctypes.data, 0, 1)
     return y[: x.size]
 
 
@@ -100,7 +102,7 @@ def allowed(name: str, x: float) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", epilogue.ACTIVATIONS)
+@pytest.mark.parametrize("name", functions.ACTIVATIONS)
 def test_numbers_of_every_size_are_right_to_the_last_places(name: str, dtype: str, forced: target.Target) -> None:
     random, info = np.random.default_rng(3), np.finfo(dtype)
     sizes = 10.0 ** random.uniform(math.log10(info.smallest_subnormal) + 1, math.log10(info.max), 150)
@@ -113,7 +115,7 @@ def test_numbers_of_every_size_are_right_to_the_last_places(name: str, dtype: st
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", epilogue.ACTIVATIONS)
+@pytest.mark.parametrize("name", functions.ACTIVATIONS)
 def test_infinities_nan_and_zeros_are_torchs(name: str, dtype: str, forced: target.Target) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, *np.finfo(dtype).max * np.array([0.1, -0.1])], dtype)
     wanted = TORCH[name](torch.from_numpy(x.astype(np.float64))).numpy().astype(dtype)
@@ -122,7 +124,7 @@ def test_infinities_nan_and_zeros_are_torchs(name: str, dtype: str, forced: targ
 
 def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
     with mpmath.workdps(50):
-        for to, digits in ((epilogue._FORMATS["float32"], 8), (epilogue._FORMATS["float64"], 16)):
+        for to, digits in ((functions._FORMATS["float32"], 8), (functions._FORMATS["float64"], 16)):
 
             def g(u: mpmath.mpf) -> mpmath.mpf:
                 x = 5 * (1 - u) / (1 + u)
@@ -134,7 +136,7 @@ def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
 
 
 def test_the_parts_of_ln_2() -> None:
-    for to, bits in ((epilogue._FORMATS["float32"], 12), (epilogue._FORMATS["float64"], 32)):
+    for to, bits in ((functions._FORMATS["float32"], 12), (functions._FORMATS["float64"], 32)):
         high, rest = to.ln2
         assert (high * 2**bits).is_integer()
         with mpmath.workdps(40):
@@ -248,6 +250,43 @@ def test_every_algorithm_finishes_its_sums(row: Algorithm) -> None:
     assert tried
 
 
+TRANSPOSED = {
+    "every pixel met": Case(Conv2dSpec(20, 37, 4, 2, padding=1), (8, 12)),
+    "phases that touch": Case(Conv2dSpec(16, 33, 2, 2), (8, 12)),
+    "phases that no tap meets": Case(Conv2dSpec(19, 24, 1, (3, 2)), (8, 9)),
+    "gaps in both": Case(Conv2dSpec(9, 6, (3, 2), (2, 2), dilation=(2, 4), groups=3), (12, 11)),
+    "many phases": Case(Conv2dSpec(5, 7, 2, 9), (25, 31)),
+    "depthwise": Case(Conv2dSpec(37, 37, 3, 2, dilation=2, groups=37), (11, 14)),
+    "few channels a group": Case(Conv2dSpec(36, 36, 3, 2, padding=1, groups=9), (9, 8)),
+    "stride 1": Case(Conv2dSpec(24, 40, 3, padding=1), (13, 14)),
+    "1×1": Case(Conv2dSpec(24, 40, 1), (7, 6)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_convolutions_end_alike(name: str, dtype: str) -> None:
+    """The input gradient with something added, at the pixels that no tap meets, too; by every algorithm."""
+    case, data = small(TRANSPOSED[name], dtype)
+    bias = np.linspace(-2, 2, case.spec.in_channels).astype(dtype)
+    sums = reference.input_gradient(data.dy, data.w, case.size, case.spec) + bias[:, None, None].astype(np.float64)
+    tried = set()
+    for layout in ("NCHW", "NHWC", "NHWC slice"):
+        dy, w = embed(data.dy, layout, np.nan)[1], embed(data.w, "NCHW" if layout == "NCHW" else "NHWC", np.nan)[1]
+        for row in ALGORITHMS:
+            problem = engine.Problem.of(case.spec, case.batch, case.size, dtype, layout != "NCHW")
+            if not applies(row, problem, Pass.INPUT_GRADIENT):
+                continue
+            for activation in ("", "gelu"):
+                how = {"threads": case.threads, "algorithm": row.name, "bias": bias, "activation": activation}
+                run = partial(engine.input_gradient, dy, w, case.size, case.spec, **how)
+                got = written(np.full(data.x.shape, np.nan, dtype), layout, run)
+                wanted = TORCH[activation](torch.from_numpy(sums)).numpy()
+                assert error(got, wanted) <= (1 if row.exact else 3) * BOUND[dtype], (row.name, layout, activation)
+            tried.add(row.name)
+    assert tried
+
+
 def test_the_order_is_that_of_networks() -> None:
     """The residual is added before the activation, the activation once, at the end of the whole sum."""
     x, w = np.ones((1, 600, 1, 1), np.float32), np.ones((1, 600, 1, 1), np.float32)
@@ -272,7 +311,7 @@ def test_a_sum_that_is_not_a_number_stays_one() -> None:
     spec, w = Conv2dSpec(2, 3, 1), np.ones((3, 2, 1, 1), np.float32)
     x = np.ones((1, 2, 2, 2), np.float32)
     x[0, 0, 0, 1] = np.nan
-    for activation in epilogue.ACTIVATIONS:
+    for activation in functions.ACTIVATIONS:
         y = engine.conv2d(x, w, None, spec, activation=activation)
         assert (np.isnan(y) == np.array([[False, True], [False, False]])).all(), activation
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import convforge
 from convforge import Conv2dSpec, engine
-from convforge.engine import runtime
+from convforge.engine import runtime, team
 from convforge.engine.kernels.ir import I64, Arguments, Int, kernel, tasks
 from convforge.engine.target import current
 
@@ -200,10 +200,10 @@ def test_a_thread_holds_up_the_others_for_no_more_than_the_task_in_its_hands(tot
     numbers = TASKS.pack({"total": total, "slow": slow} | at)
     for without_openmp in (False, True):
         order[:], counts[:] = 0, 0
-        block, _ = runtime.program([(address, 2, numbers)])
+        block, _ = team.program([(address, 2, numbers)])
         if without_openmp:
             block[0] = 0
-        runtime.run((ctypes.c_int64 * len(block))(*block))
+        team.run((ctypes.c_int64 * len(block))(*block))
         assert counts.tolist() == [total, 0]
         mine = order == slow + 1
         assert mine.sum() <= 1, "the slow thread has done the task in its hands, or has come too late for any"
@@ -216,7 +216,7 @@ def test_every_task_is_done_once_whatever_the_number_of_threads(total: int, thre
     address = runtime.code("test_threads.held_up", held_up, ["held_up"], current())["held_up"]
     order, counts = np.zeros(total, np.int64), np.zeros(2, np.int64)
     at = {"done": counts.ctypes.data, "order": order.ctypes.data, "given_up": counts.ctypes.data + 8}
-    block, _ = runtime.program([(address, threads, TASKS.pack({"total": total, "slow": -1} | at))])
-    runtime.run((ctypes.c_int64 * len(block))(*block))
+    block, _ = team.program([(address, threads, TASKS.pack({"total": total, "slow": -1} | at))])
+    team.run((ctypes.c_int64 * len(block))(*block))
     assert counts[0] == total
     assert ((order >= 1) & (order <= threads)).all()

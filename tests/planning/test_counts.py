@@ -94,6 +94,7 @@ def test_macs_and_parameters_are_torchs(name: str) -> None:
         nn.Conv2d(4, 8, 4, padding="same", padding_mode="circular"),
         nn.Conv2d(4, 4, 3, padding=2, padding_mode="reflect", groups=4),
         nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2, dilation=2),
+        nn.ConvTranspose2d(4, 6, 3, (1, 2), 1, 2, dilation=(3, 4)),
         nn.Conv1d(4, 8, 3, padding=1),
         nn.Conv3d(4, 2, 3, groups=2),
         nn.LSTM(12, 5, batch_first=True),
@@ -108,6 +109,9 @@ def test_layers_are_torchs(layer: nn.Module) -> None:
     result = layer(torch.randn(shape))
     assert 2 * counted.totals.macs == flops(layer, shape) > 0
     assert counted.rows[0].output_shape == tuple((result[0] if isinstance(result, tuple) else result).shape)
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):  # and on the engine it is the same layer
+        ours = plan(convforge.optimize(layer), shape)
+        assert (ours.totals, str(ours.rows[0].kernel)) == (counted.totals, str(counted.rows[0].kernel))
 
 
 @pytest.mark.parametrize("padding", [0, 1, (2, 1), "same", "valid"])

@@ -18,7 +18,7 @@ import numpy as np
 from oracle import BOUND, SENTINEL, Case, Data, agree
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import fingerprint, passes, runtime
+from convforge.engine import fingerprint, passes, runtime, team
 from convforge.engine.arrays import address
 from convforge.engine.kernels.epilogue import Epilogue
 from convforge.engine.plan import Algorithm, Pass
@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 @contextmanager
 def lent(prepared: Prepared, at_end: bool) -> Iterator[None]:
     """While it lasts, `prepared` works in fenced memory."""
-    call, memories = runtime.call, list[Fenced]()
+    call, memories = team.call, list[Fenced]()
 
     def memory(size: int) -> int:
         memories.append(Fenced(size, at_end, LINE))
@@ -57,16 +57,16 @@ def lent(prepared: Prepared, at_end: bool) -> Iterator[None]:
         else:
             own = memory(room)
             at = [own if packed == work else packed, own]
-        call(block, address, memory(8 * int(block[runtime._LENGTH])), *given, *at, zeros.address)
+        call(block, address, memory(8 * int(block[team._LENGTH])), *given, *at, zeros.address)
         for each in memories:
             each.check()
 
-    workspace, runtime.call = runtime.workspace, fenced_call
+    workspace, team.call = runtime.workspace, fenced_call
     runtime.workspace = runtime.memory  # type: ignore[assignment]
     try:
         yield
     finally:
-        runtime.call, runtime.workspace = call, workspace
+        team.call, runtime.workspace = call, workspace
 
 
 class Fences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import shutil
@@ -66,7 +67,9 @@ class Cache:
         self._forget()
         numbers = np.array([of, -1], np.int64)
         code = runtime.code(build.__name__, build, ["double"], target.current())
-        runtime._KERNEL(code["double"])(numbers.ctypes.data, 0, 1)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(code["double"])(
+            numbers.ctypes.data, 0, 1
+        )
         return int(numbers[1])
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from llvmlite import ir
 
-from ..engine import disk, runtime
+from ..engine import disk, runtime, team
 from ..engine import target as targets
 from ..engine.kernels.ir import Arguments, kernel
 from ..engine.target import Costs
@@ -54,12 +54,12 @@ def _waiting(threads: int) -> tuple[float, float]:
     address = runtime.code(f"{__name__}.fork", build, ["nothing"], targets.current())["nothing"]
 
     def shortest(phases: int) -> float:
-        block, _ = runtime.program([(address, threads, [])] * phases)
+        block, _ = team.program([(address, threads, [])] * phases)
         program = (ctypes.c_int64 * len(block))(*block)
         times = []
         for _ in range(_TRIES):
             begin = time.perf_counter()
-            runtime.run(program)
+            team.run(program)
             times.append(time.perf_counter() - begin)
         return min(times)
 

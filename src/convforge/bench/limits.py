@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from llvmlite import ir
 
-from ..engine import runtime
+from ..engine import runtime, team
 from ..engine import target as targets
 from ..engine.kernels.ir import Arguments, kernel, share
 
@@ -70,9 +70,9 @@ def bandwidth(threads: int, size: int) -> float:
 
 
 def _program(address: int, arguments: list[int], threads: int) -> Callable[[], None]:
-    block, _ = runtime.program([(address, threads, arguments)])
+    block, _ = team.program([(address, threads, arguments)])
     program = (ctypes.c_int64 * len(block))(*block)
-    return lambda: runtime.run(program)
+    return lambda: team.run(program)
 
 
 def _best(run: Callable[[], None]) -> float:

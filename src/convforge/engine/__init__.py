@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ..spec import Conv2dSpec, Pair
 from .arrays import address, check_output, check_steps, readable
 from .geometry import Problem
-from .kernels.epilogue import NOTHING, Epilogue
+from .kernels.epilogue import Epilogue
 from .passes import prepare
 from .plan import Pass
 from .program import most_threads
@@ -55,7 +55,7 @@ def conv2d(
 
     `exact` leaves out algorithms that rearrange the products (Winograd); `algorithm` asks for one by its name.
 
-    With an `activation` (`epilogue.ACTIVATIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
+    With an `activation` (`functions.FUNCTIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
     the result is activation(convolution + bias + residual), in the same pass over memory.
     """
     team, shape = _team(threads), _output_shape(x, spec)
@@ -73,9 +73,7 @@ def conv2d(
             raise ValueError(f"residual must be {y.dtype} with out's strides {y.strides}, not {how}.")
         check_steps(residual, "residual")
     if y.size:
-        bias = None if bias is None else np.require(bias, x.dtype, ["C", "A"])
-        finish = Epilogue(bias is not None, activation, residual is not None)
-        _run(Pass.FORWARD, x, w, y, spec, team, exact, algorithm, finish, bias=bias, residual=residual)
+        _run(Pass.FORWARD, x, w, y, spec, team, exact, algorithm, bias, activation, residual)
     return y
 
 
@@ -88,14 +86,21 @@ def input_gradient(
     threads: int = 0,
     exact: bool = False,
     algorithm: str = "",
+    bias: Array | None = None,
+    activation: str = "",
 ) -> Array:
-    """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y."""
+    """∂loss/∂x, `(N, C, H, W)`, from ∂loss/∂y.
+
+    It is also the forward pass of the transposed convolution, which makes C channels of K. That one may have a `bias`,
+    `(C,)`, and an `activation`: the result is activation(gradient + bias), in the same pass over memory.
+    """
     team, shape = _team(threads), (*dy.shape[:1], spec.in_channels, *input_size)
     _fits(dy, "dy", (*dy.shape[:1], spec.out_channels, *spec.output_size(input_size)))
     _fits(w, "w", spec.weight_shape)
-    dx = _result(out, shape, dy.dtype, dy=dy, w=w)
+    _fits(bias, "bias", (spec.in_channels,))
+    dx = _result(out, shape, dy.dtype, dy=dy, w=w, bias=bias)
     if dx.size:
-        _run(Pass.INPUT_GRADIENT, dx, w, dy, spec, team, exact, algorithm)
+        _run(Pass.INPUT_GRADIENT, dx, w, dy, spec, team, exact, algorithm, bias, activation)
     return dx
 
 
@@ -157,12 +162,14 @@ def _result(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], **i
 
 def _run(
     which: Pass, x: Array, w: Array, y: Array, spec: Conv2dSpec, threads: int, exact: bool, algorithm: str,
-    finish: Epilogue = NOTHING, **extra: Array | None,
+    bias: Array | None = None, activation: str = "", residual: Array | None = None,
 ) -> None:  # fmt: skip
     """A pass on these arrays. What is written has steps that suit the kernels; what is only read is copied if not."""
     x, w, y = readable(x), readable(w), readable(y)
+    bias = None if bias is None else np.require(bias, x.dtype, ["C", "A"])
+    finish = Epilogue(bias is not None, activation, residual is not None)
     prepared = prepare(_problem(x, w, y, spec), which, threads, exact, algorithm, finish=finish)
-    arrays = {"x": x, "w": w, "y": y} | extra
+    arrays = {"x": x, "w": w, "y": y, "bias": bias, "residual": residual}
     prepared.run(**{name: address(array) for name, array in arrays.items() if array is not None})
 
 

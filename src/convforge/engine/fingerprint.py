@@ -23,7 +23,7 @@ from functools import cache, lru_cache
 
 from llvmlite import ir
 
-from . import runtime
+from . import runtime, team
 from . import target as targets
 from .kernels.ir import I32, I64, Arguments, Function, Int, Pointer, Value, kernel, tasks
 from .program import Program, step
@@ -46,7 +46,7 @@ def fingerprint(address: int, size: int, threads: int = 1) -> int:
     program, results = _program(size, threads), (ctypes.c_uint64 * _PIECES)()
     work, alive = runtime.workspace(program.bytes)
     buffers = (address, 0, ctypes.addressof(results), 0, 0, 0, 0, 0)
-    runtime.call(program.block, program.address, work, *buffers)
+    team.call(program.block, program.address, work, *buffers)
     del alive  # the workspace is ours until here
     return int.from_bytes(results, "little")
 

@@ -428,15 +428,16 @@ class Problem:
             all_channels=self.x_shape[1],
         )
 
-    def input_gradient(self) -> Iterator[Sliding]:
-        """y's gradient and w to x's: input and output change places, and so do the channels of the weights."""
+    def input_gradient(self, joined: bool = True) -> Iterator[Sliding]:
+        """y's gradient and w to x's: input and output change places, and so do the channels of the weights. Phases that
+        touch are `joined` to one sliding, whose output channels are then not x's."""
         straight = self.forward()
         v, h = straight.vertical, straight.horizontal
         turned = straight.exchanged()
         down, across = list(v.phases()), list(h.phases())
         if sum(axis.out for axis in down) < v.size or sum(axis.out for axis in across) < h.size:
             yield replace(turned, vertical=v.cleared(), horizontal=h.cleared())
-        if straight.phases_touch:
+        if joined and straight.phases_touch:
             turned, across = replace(turned, outputs=h.stride * turned.outputs), across[:1]
         for vertical in down:
             for horizontal in across:

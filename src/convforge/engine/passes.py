@@ -28,7 +28,8 @@ def prepare(
     """y = activation(x ⋆ w + bias + residual), where `finish` says which of these there are; x's gradient, into `x`,
     from y's gradient, in `y`, and w; or w's gradient, into `w`, from x and y's gradient, in `y`.
 
-    The bias is a number an output channel; the residual has y's shape and lies in memory as y does; it may be y itself.
+    The bias is a number a channel of what is written: x's gradient may have one, and an activation, too, for it is what
+    a transposed convolution computes. The residual has y's shape and lies in memory as y does; it may be y itself.
     `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name; `kept` says that
     the caller keeps the packed weights; `target` is this CPU where none is given.
     """

@@ -29,10 +29,12 @@ class Pass(StrEnum):
     INPUT_GRADIENT = "input gradient"
     WEIGHT_GRADIENT = "weight gradient"
 
-    def slidings(self, problem: Problem) -> list[Sliding]:
+    def slidings(self, problem: Problem, finish: Epilogue = NOTHING) -> list[Sliding]:
         """The pass as kernels that slide over images; the weight gradient has the forward pass's geometry, without
-        what sees nothing but padding and adds nothing to it."""
-        every = list(problem.input_gradient() if self is Pass.INPUT_GRADIENT else problem.forward().pieces())
+        what sees nothing but padding and adds nothing to it. A bias is a number of each channel of the result, so
+        phases that touch are joined only where there is none."""
+        backward = self is Pass.INPUT_GRADIENT
+        every = list(problem.input_gradient(not finish.bias) if backward else problem.forward().pieces())
         if self is Pass.WEIGHT_GRADIENT:
             every = [s for s in every if not s.blank] or every[:1]
         return [s.simplified() for s in every]
@@ -75,7 +77,7 @@ class Job:
     @cached_property
     def slidings(self) -> tuple[Sliding, ...]:
         """The pass as kernels that slide over images."""
-        return tuple(self.which.slidings(self.problem))
+        return tuple(self.which.slidings(self.problem, self.finish))
 
     @property
     def backward(self) -> bool:

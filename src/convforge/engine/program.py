@@ -16,7 +16,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..spec import round_up
-from . import runtime
+from . import runtime, team
 from .kernels.ir import Arguments
 from .target import LINE as LINE  # to which every piece of work memory is aligned
 from .target import Target
@@ -69,17 +69,20 @@ class Layout:
 
 
 class Program:
-    """Steps as one block of numbers, the places in it where a call puts its addresses, and the work memory it needs."""
+    """Steps as one block of numbers, the places in it where a call puts its addresses, and the work memory it needs.
 
-    def __init__(self, steps: tuple[Step, ...], work_bytes: int = 0) -> None:
+    `buffers` names what there are addresses of, in the order in which a call gives them.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], work_bytes: int = 0, buffers: tuple[str, ...] = team.BUFFERS) -> None:
         self.steps, self.work_bytes = steps, work_bytes
-        block, starts = runtime.program([(s.kernel, s.threads, s.numbers) for s in steps])
+        block, starts = team.program([(s.kernel, s.threads, s.numbers) for s in steps])
         addresses = [
-            (start + position, buffer, offset)
+            (start + position, buffers.index(buffer), offset)
             for s, start in zip(steps, starts, strict=True)
             for position, buffer, offset in s.addresses
         ]
-        self.block = runtime.with_addresses(block, addresses)
+        self.block = team.with_addresses(block, addresses)
         self.address = int(self.block.ctypes.data)
         self.bytes = 8 * len(block)  # of the copy that a call works on
 
@@ -137,7 +140,7 @@ class Prepared:
         work, alive = runtime.workspace(room + program.bytes)
         at = packed or work + offset
         buffers = (x, w, y, bias, residual, at, work, self._zeros)
-        runtime.call(program.block, program.address, work + room, *buffers)
+        team.call(program.block, program.address, work + room, *buffers)
         del alive  # the workspace is ours until here
 
     def pack(self, w: int, packed: int) -> None:
@@ -146,7 +149,7 @@ class Prepared:
         room = program.work_bytes
         work, alive = runtime.workspace(room + program.bytes)
         buffers = (0, w, 0, 0, 0, packed, work, self._zeros)
-        runtime.call(program.block, program.address, work + room, *buffers)
+        team.call(program.block, program.address, work + room, *buffers)
         del alive
 
 

@@ -1,4 +1,4 @@
-"""From a module of LLVM IR to a call: compile, keep on disk, share threads, lend memory.
+"""From a module of LLVM IR to machine code, and memory to work in: compile, keep on disk, lend.
 
 Compiled code is kept in memory for the life of the process and on disk between processes. A cache entry's name is a
 hash of everything the code depends on (the engine's own source, llvmlite and LLVM versions, the target with its CPU
@@ -9,19 +9,14 @@ match, for whatever reason, is compiled again and never executed; a folder that 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import platform
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import repeat
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -32,10 +27,7 @@ from numpy.typing import NDArray
 from . import target as targets
 from .compiler import compile_parts, host, objects_of
 from .disk import cache_folder, read_ours, write_ours
-from .kernels.ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer
 from .target import Target
-
-T = TypeVar("T")
 
 compiling = threading.RLock()
 """Held by whoever makes or loads code; a fork waits for it."""
@@ -178,227 +170,11 @@ class _Entry:
         return hashlib.sha256(self.path.name.encode() + object_code).digest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Threads
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OpenMP:
-    """Addresses in the OpenMP runtime that this process has loaded: torch's own, when torch is there."""
-
-    parallel: int
-    thread_number: int
-    thread_count: int
-
-
-@cache
-def _openmp() -> OpenMP | None:
-    """The runtime already in the process; it is never loaded by us, so that two of them never fight for the cores."""
-    try:
-        mapped = Path("/proc/self/maps").read_text()
-    except OSError:
-        return None
-    for path in dict.fromkeys(re.findall(r"(/\S*lib(?:gomp|iomp5|omp)\b\S*\.so\S*)", mapped)):
-        with contextlib.suppress(OSError, AttributeError):
-            library = ctypes.CDLL(path)
-            names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-            addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names]
-            return OpenMP(*(int(address or 0) for address in addresses))
-    return None
-
-
-# A program is one block of numbers: first what `program` names here, then what a phase is made of for each of them,
-# then, a phase after the other, the counters of its threads (`ir.tasks`) and its arguments; after these `length`
-# numbers come `patches` triples (position, buffer, offset): where the address of a buffer belongs.
-_HEADER = ("parallel", "thread_number", "thread_count", "phases", "length", "patches")
-_PHASE = ("kernel", "start", "threads")
-_LENGTH, _PATCHES = _HEADER.index("length"), _HEADER.index("patches")
-
-BUFFERS = ("x", "w", "y", "bias", "residual", "packed", "work", "zeros")
-"""The memory that a pass may work on, in the order in which `call` takes the addresses."""
-
-_Block = Any  # a ctypes array of int64
-
-_COPIED_AT_ONCE = 8
-
-
-def program(phases: Sequence[tuple[int, int, Sequence[int]]]) -> tuple[list[int], list[int]]:
-    """Kernels, each with its threads and its arguments, as one block, and where in it each one's arguments begin."""
-    omp = _openmp()
-    control = [0, 0, 0] if omp is None else [omp.parallel, omp.thread_number, omp.thread_count]
-    starts: list[int] = []
-    table: list[int] = []
-    numbers: list[int] = []
-    begin = len(_HEADER) + len(_PHASE) * len(phases)
-    for kernel_address, threads, arguments in phases:
-        to_a_line = -(begin + len(numbers)) % COUNTERS
-        numbers += [0] * (to_a_line + COUNTERS * threads)
-        starts.append(begin + len(numbers))
-        table += [kernel_address, starts[-1], threads]
-        numbers += arguments
-    length = begin + len(numbers)
-    padding = -length % _COPIED_AT_ONCE
-    header = [*control, len(phases), length + padding, 0]
-    return [*header, *table, *numbers, *[0] * padding], starts
-
-
-def with_addresses(block: list[int], addresses: Sequence[tuple[int, str, int]]) -> NDArray[np.int64]:
-    """A program for `call`, which puts the address of each (position, buffer, byte offset) in its place."""
-    patches = [number for position, buffer, offset in addresses for number in (position, BUFFERS.index(buffer), offset)]
-    whole = np.array([*block, *patches], np.int64)
-    whole[_PATCHES] = len(addresses)
-    return whole
-
-
-def _build_run(module: ir.Module) -> None:
-    """`run(block)`: each phase of a program, a kernel and its arguments, on its threads; then the next.
-    `call(block, copy, addresses of the buffers …)`: the same on a copy, with the addresses in their places.
-
-    Written in IR, so that one call from Python does all phases, each with a fork and a join of about half a
-    microsecond, and so that the addresses of a call cost nanoseconds and the program stays as it is: other threads may
-    be running it, and the counters of the copy begin at 0.
-    """
-    body_type = ir.FunctionType(VOID, [PTR, I64, I64])
-    query = ir.FunctionType(I32, [])
-    parallel = ir.FunctionType(VOID, [PTR, PTR, I32, I32])
-
-    # What each thread of a team does; `data` is (kernel, arguments, thread_number, thread_count).
-    member = Function(module, "member", "*data", "float32", internal=True)
-    b, data = member.builder, member.pointer("data", I64)
-    words = [data.at(n).integer() for n in range(4)]
-    number, count = (b.sext(b.call(_callee(b, words[n], query), []), I64) for n in (2, 3))
-    b.call(_callee(b, words[0], body_type), [b.inttoptr(words[1].value, PTR), number, count])
-    member.done()
-
-    f = Function(module, "run", "*block", "float32")
-    b, block = f.builder, f.pointer("block", I64)
-    team = b.alloca(I64, 4)
-    with f.loop(block.at(_HEADER.index("phases")).integer()) as phase:
-        entry = block.at(phase.index * len(_PHASE) + len(_HEADER))
-        body, start, threads = (entry.at(n).integer() for n in range(len(_PHASE)))
-        arguments = block.at(start)
-        with f.if_else(threads.compare("==", 1)) as (alone, together):
-            with alone:
-                one_thread = [arguments.value, f.const(0).value, f.const(1).value]
-                b.call(_callee(b, body, body_type), one_thread)
-            with together:
-                for n, value in enumerate((body, arguments.number(), block.at(1).integer(), block.at(2).integer())):
-                    b.store(value.value, b.gep(team, [ir.Constant(I64, n)], source_etype=I64))
-                fork = [member.function, team, b.trunc(threads.value, I32), ir.Constant(I32, 0)]
-                b.call(_callee(b, block.at(0).integer(), parallel), fork)
-    f.done()
-    run = f
-
-    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32")
-    block, copy = f.pointer("block", I64), f.pointer("copy", I64)
-    buffers = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
-    for n, name in enumerate(BUFFERS):
-        buffers.at(n).put(f.integer(name).value)
-    length, patches = block.at(_LENGTH).integer(), block.at(_PATCHES).integer()
-    with f.loop(length, step=_COPIED_AT_ONCE) as word:
-        copy.at(word.index).put(block.at(word.index).vector(_COPIED_AT_ONCE))
-    with f.loop(patches) as patch:
-        position, buffer, offset = (block.at(length + patch.index * 3 + n).integer() for n in range(3))
-        copy.at(position).put((buffers.at(buffer).integer() + offset).value)
-    f.call(run, block=copy)
-    f.done()
-
-
-def _callee(builder: ir.IRBuilder, address: Int, signature: ir.FunctionType) -> object:
-    return builder.inttoptr(address.value, signature.as_pointer())
-
-
 def usable_threads() -> int:
     """Cores that this process may use: the default number of threads."""
     with contextlib.suppress(AttributeError):  # not on macOS and Windows
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="convforge")
-
-
-def _renew_after_fork() -> None:
-    """A forked child inherits the pool without its threads."""
-    _pool.cache_clear()
-    compiling.release()
-
-
-# A fork waits until no thread compiles: the child would inherit the locks of LLVM, llvmlite and the compiling threads
-# as they are, and nobody to open them.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: compiling.acquire(),
-        after_in_parent=lambda: compiling.release(),
-        after_in_child=_renew_after_fork,
-    )
-
-_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-
-def run(block: _Block) -> None:
-    """Run a program as it is. Its counters are used up by that: where kernels have `tasks`, it can be run once."""
-    if _without_openmp(block):
-        _run_on_pool(block)
-    else:
-        _runner()(block)
-
-
-def _phases(block: _Block) -> Iterator[tuple[int, int, int]]:
-    """Kernel, where its arguments begin, and threads."""
-    for phase in range(block[_HEADER.index("phases")]):
-        first = len(_HEADER) + len(_PHASE) * phase
-        kernel_address, start, threads = block[first : first + len(_PHASE)]
-        yield int(kernel_address), int(start), int(threads)
-
-
-def _without_openmp(block: _Block) -> bool:
-    return not block[0] and any(threads > 1 for _, _, threads in _phases(block))
-
-
-def _run_on_pool(block: _Block) -> None:
-    """The same where there is no OpenMP runtime."""
-    for kernel_address, start, threads in _phases(block):
-        arguments = ctypes.addressof(block) + 8 * start
-        one = partial(_KERNEL(kernel_address), arguments)
-        list(_pool(threads).map(one, range(threads), repeat(threads)))
-
-
-def call(block: NDArray[np.int64], address: int, copy: int, *buffers: int) -> None:
-    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`."""
-    if _without_openmp(block):
-        length = int(block[_LENGTH])
-        patched = block[:length].copy()
-        for position, buffer, offset in block[length:].reshape(-1, 3):
-            patched[position] = buffers[buffer] + offset
-        _run_on_pool((ctypes.c_int64 * length)(*patched.tolist()))
-    else:
-        _caller()(address, copy, *buffers)
-
-
-@cache
-def _control() -> Code:
-    return code("run", _build_run, ["run", "call"], targets.current())
-
-
-def ready(prepared: T) -> T:
-    """The same; what runs it is loaded, so that `CannotLoad` is raised now or not at all."""
-    _caller()
-    return prepared
-
-
-@cache
-def _runner() -> Callable[[object], None]:
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_control()["run"])
-
-
-@cache
-def _caller() -> Callable[..., None]:
-    # Addresses and numbers alike: ctypes takes a c_void_p in half the time of a c_int64.
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (2 + len(BUFFERS)))(_control()["call"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

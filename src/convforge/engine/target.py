@@ -82,8 +82,8 @@ class Target:
         return self.lanes(dtype) * self.tile_vectors
 
     @property
-    def loads_add(self) -> bool:
-        """Whether a load adds up two registers and a constant by itself, as on x86."""
+    def x86(self) -> bool:
+        """Whether it is x86-64, whose loads add up two registers and a constant by themselves; else arm64."""
         return "aarch64" not in self.triple and platform.machine().lower() not in ("arm64", "aarch64")
 
 

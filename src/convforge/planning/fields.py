@@ -23,7 +23,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..spec import Conv2dSpec, Pair, ReceptiveField, as_pair, ceil_div
+from ..spec import Conv2dSpec, Pair, ReceptiveField, as_pair, ceil_div, transposed_output_size
 
 aten = torch.ops.aten
 Arguments: TypeAlias = dict[str, Any]
@@ -170,12 +170,25 @@ def merge(first: State | None, second: State | None) -> State | None:
     return Reach.UNKNOWN
 
 
+_TRANSPOSED = "convforge.conv_transpose2d"
+
+
 def named_arguments(func: Any, args: Sequence[Any], kwargs: Arguments) -> Arguments:
-    """An operator's arguments by the names of its schema, defaults filled in."""
+    """An operator's arguments by the names of its schema, defaults filled in; those of our transposed convolution as
+    aten's convolution has them."""
     named: Arguments = {}
     for index, argument in enumerate(func._schema.arguments):
         default = argument.default_value if argument.has_default_value() else None
         named[argument.name] = args[index] if index < len(args) else kwargs.get(argument.name, default)
+    if str(func.overloadpacket) == _TRANSPOSED:
+        top, _, left, _ = named["padding"]
+        image, kernel, stride, gaps = (named[name] for name in ("input", "weight", "stride", "dilation"))
+        least = [
+            transposed_output_size(image.shape[a - 2], kernel.shape[a + 2], stride[a], (pad, pad), gaps[a])
+            for a, pad in enumerate((top, left))
+        ]
+        more = [named["size"][a] - least[a] for a in (0, 1)]
+        named |= {"transposed": True, "padding": [top, left], "output_padding": more}
     return named
 
 
@@ -439,7 +452,7 @@ def _cut(packet: Any, named: Arguments, seen: Seen, tensor: torch.Tensor, index:
 
 def is_convolution(packet: Any) -> bool:
     """Whether this is torch's convolution or ours; by name, because ours may not have been loaded."""
-    return str(packet) in ("aten.convolution", "convforge.conv2d")
+    return str(packet) in ("aten.convolution", "convforge.conv2d", _TRANSPOSED)
 
 
 def convolution_sides(padding: Sequence[int]) -> tuple[Pair, Pair]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad
+from ..spec import PADDING_RULES, Sides, as_padding, output_size, same_ceil_pad, transposed_output_size
 
 Sizes: TypeAlias = tuple[int, ...]
 Geometry: TypeAlias = tuple[Sizes, Sizes, Sizes, int]
@@ -68,6 +68,55 @@ def sizes_fit(
     if len(x_shape) == 4 and x_shape[0] == 0:
         return False
     return all(output_size(x_shape[a - 2], w_shape[a + 2], stride[a], sides[a], dilation[a]) >= 1 for a in (0, 1))
+
+
+def transposed_sizes_fit(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    bias_shape: Sequence[int] | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: int,
+) -> bool:
+    """Whether there is such a transposed convolution, and something in it to compute: torch sees to everything else."""
+    ins, per_group, kh, kw = w_shape
+    if not isinstance(groups, int) or groups < 1 or ins % groups or x_shape[-3] != ins or 0 in (ins, per_group, kh, kw):
+        return False
+    if bias_shape is not None and (len(bias_shape) != 1 or bias_shape[0] != per_group * groups):
+        return False
+    if min(*stride, *dilation) < 1 or min(*padding, *output_padding) < 0:
+        return False
+    if x_shape[-2] == 0 or x_shape[-1] == 0 or (len(x_shape) == 4 and x_shape[0] == 0):
+        return False
+    if any(output_padding[a] >= max(stride[a], dilation[a]) for a in (0, 1)):
+        return False
+    return min(transposed_size(x_shape, w_shape, stride, padding, output_padding, dilation)) >= 1
+
+
+def transposed_size(
+    x_shape: Sequence[int], w_shape: Sequence[int], stride: Any, padding: Any, output_padding: Any, dilation: Any
+) -> tuple[int, int]:
+    """Height and width of the output of a transposed convolution."""
+    height, width = (
+        transposed_output_size(
+            x_shape[a - 2], w_shape[a + 2], stride[a], (padding[a], padding[a]), dilation[a], output_padding[a]
+        )
+        for a in (0, 1)
+    )
+    return height, width
+
+
+def transposed_pads(stride: Any, padding: Any, output_padding: Any) -> list[int]:
+    """The padding of the convolution whose input gradient it is, as the operators take it.
+
+    Of the rows that output padding adds, a convolution at this stride overlooks up to stride − 1; of more than those,
+    which torch takes where the dilation is larger still, it has to be told: as padding after that is less than before,
+    or even crops.
+    """
+    after = [padding[a] - output_padding[a] // stride[a] * stride[a] for a in (0, 1)]
+    return [padding[0], after[0], padding[1], after[1]]
 
 
 def as_geometry(stride: Sequence[int], pads: Sequence[int], dilation: Sequence[int], groups: int) -> Geometry:

@@ -5,6 +5,8 @@ Three operators are closed under differentiation, so any order of derivative is 
     conv2d(x, w)                  ∂/∂x: conv2d_input_gradient(g, w)      ∂/∂w: conv2d_weight_gradient(x, g)
     conv2d_input_gradient(g, w)   ∂/∂g: conv2d(v, w)                     ∂/∂w: conv2d_weight_gradient(v, g)
     conv2d_weight_gradient(x, g)  ∂/∂x: conv2d_input_gradient(g, v)      ∂/∂g: conv2d(x, v)
+
+A fourth, conv_transpose2d(x, w), is the second with a bias, and has its derivatives.
 """
 
 from __future__ import annotations
@@ -64,3 +66,22 @@ def weight_gradient_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[1]:
         dg = forward_op(x, v, None, *ctx.geometry)
     return dx, dg, None, None, None, None, None, None
+
+
+def save_transposed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, w, bias, _, *ctx.geometry = inputs
+    ctx.save_for_backward(x, w)
+    ctx.has_bias = bias is not None
+    ctx.channels_last = is_channels_last(x) or is_channels_last(w)
+
+
+def transposed_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    x, w = ctx.saved_tensors
+    dx = dw = db = None
+    if ctx.needs_input_grad[0]:
+        dx = forward_op(g, w, None, *ctx.geometry)
+    if ctx.needs_input_grad[1]:
+        dw = weight_gradient_op(g, x, w.shape[2:], *ctx.geometry, ctx.channels_last)
+    if ctx.has_bias and ctx.needs_input_grad[2]:
+        db = g.sum((0, 2, 3))
+    return dx, dw, db, None, None, None, None, None

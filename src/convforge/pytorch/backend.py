@@ -13,10 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .functional import conv2d
-from .modules import Conv2d
+from .functional import conv2d, conv_transpose2d
+from .modules import Conv2d, ConvTranspose2d
 
-_CONVOLUTIONS = (torch.conv2d, F.conv2d)
+_FUNCTIONS: dict[Any, Any] = {
+    torch.conv2d: conv2d,
+    F.conv2d: conv2d,
+    torch.conv_transpose2d: conv_transpose2d,
+    F.conv_transpose2d: conv_transpose2d,
+}
+_MODULES: dict[type, type[torch.nn.Module]] = {
+    torch.nn.Conv2d: Conv2d,
+    torch.nn.ConvTranspose2d: ConvTranspose2d,
+}
 
 
 def convforge(graph: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
@@ -28,18 +37,19 @@ def convforge(graph: fx.GraphModule, example_inputs: list[Any]) -> Callable[...,
     True
     """
     for node in graph.graph.nodes:
-        if node.op == "call_function" and node.target in _CONVOLUTIONS:
-            node.target = conv2d
+        if node.op == "call_function":
+            node.target = _FUNCTIONS.get(node.target, node.target)
         elif node.op == "call_module":
             module = graph.get_submodule(node.target)
-            if type(module) is torch.nn.Conv2d:
+            if type(module) in _MODULES:
                 graph.set_submodule(node.target, _on_engine(module))
     graph.recompile()
     return graph.forward
 
 
-def _on_engine(module: torch.nn.Conv2d) -> Conv2d:
+def _on_engine(module: torch.nn.Module) -> torch.nn.Module:
     """The module in our class, on the same parameters; the user's own stays as it is."""
-    ours = Conv2d.__new__(Conv2d)
+    ours_class = _MODULES[type(module)]
+    ours = ours_class.__new__(ours_class)
     ours.__dict__ = module.__dict__
     return ours

@@ -13,9 +13,10 @@ from ..engine.kernels.epilogue import Epilogue
 from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
 from ..engine.program import Prepared
-from ..engine.runtime import CannotLoad, memory, ready
+from ..engine.runtime import CannotLoad, memory
 from ..engine.select import choose
 from ..engine.target import host_features as cpu_features
+from ..engine.team import ready
 from ..spec import Conv2dSpec
 from .arguments import Geometry, Sizes, out_size
 
@@ -80,9 +81,9 @@ def forward(of: Problem, threads: int, bias: bool, exact: bool, keep: bool) -> P
     return ready(prepare(of, Pass.FORWARD, threads, exact, kept=keep, finish=Epilogue(bias)))
 
 
-def input_gradient(of: Problem, threads: int, exact: bool, keep: bool) -> Prepared:
-    """x's gradient, from y's and w."""
-    return ready(prepare(of, Pass.INPUT_GRADIENT, threads, exact, kept=keep))
+def input_gradient(of: Problem, threads: int, bias: bool, exact: bool, keep: bool) -> Prepared:
+    """x's gradient, from y's and w; with a bias, or without."""
+    return ready(prepare(of, Pass.INPUT_GRADIENT, threads, exact, kept=keep, finish=Epilogue(bias)))
 
 
 def weight_gradient(of: Problem, threads: int, exact: bool) -> Prepared:
@@ -90,7 +91,9 @@ def weight_gradient(of: Problem, threads: int, exact: bool) -> Prepared:
     return ready(prepare(of, Pass.WEIGHT_GRADIENT, threads, exact))
 
 
-def why(spec: Conv2dSpec, size: tuple[int, int], threads: int, exact: bool) -> str:
-    """Which algorithm computes one image of this height and width, and the reason."""
-    algorithm = choose(Job.of(Problem.of(spec, 1, size), Pass.FORWARD, threads), exact).algorithm
+def why(spec: Conv2dSpec, size: tuple[int, int], threads: int, exact: bool, transposed: bool = False) -> str:
+    """Which algorithm computes one image of this height and width, and the reason; where `transposed`, one of the
+    convolution's input, from its output."""
+    which = Pass.INPUT_GRADIENT if transposed else Pass.FORWARD
+    algorithm = choose(Job.of(Problem.of(spec, 1, size), which, threads), exact).algorithm
     return f"{algorithm.name}: {algorithm.reason}"

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import transposed_size
+
 _conv2d = torch.conv2d
+conv_transpose2d = torch.conv_transpose2d
 _pad = torch.nn.functional.pad
 _backward = torch.ops.aten.convolution_backward.default
 
@@ -30,6 +33,26 @@ def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any,
     return _conv2d(x, w, bias, stride, padding, dilation, groups)
 
 
+def transposed(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    size: Sequence[int],
+    stride: Any,
+    pads: Sequence[int],
+    dilation: Any,
+    groups: int,
+) -> Tensor:
+    """The transposed convolution, to an output of this height and width."""
+    padding = (pads[0], pads[2])
+    least = transposed_size(x.shape, w.shape, stride, padding, (0, 0), dilation)
+    more = (size[0] - least[0], size[1] - least[1])
+    if all(0 <= more[a] < max(stride[a], dilation[a]) for a in (0, 1)):
+        return conv_transpose2d(x, w, bias, stride, padding, more, groups, dilation)
+    y = input_gradient(x, w, size, stride, pads, dilation, groups)
+    return y if bias is None else y + bias[:, None, None]
+
+
 def input_gradient(
     g: Tensor, w: Tensor, size: Sequence[int], stride: Any, pads: Sequence[int], dilation: Any, groups: int
 ) -> Tensor:
@@ -41,7 +64,7 @@ def input_gradient(
         return _gradients(g, x, w, stride, dilation, groups, 0, (top, left))
     padded = w.new_empty(()).expand(g.shape[0], w.shape[1] * groups, top + height + bottom, left + width + right)
     dx: Tensor = _gradients(g, padded, w, stride, dilation, groups, 0)
-    return dx[:, :, top : top + height, left : left + width].contiguous()
+    return _pad(dx, (-left, -right, -top, -bottom)).contiguous()
 
 
 def weight_gradient(

@@ -28,12 +28,7 @@ def forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, pads: Any, d
         wide = forward(x.float(), _wide(w), None if bias is None else bias.float(), stride, pads, dilation, groups)
         return wide.to(x.dtype)
     dtype = _common_dtype(x, w)
-    if bias is not None:
-        if bias.dtype != dtype or bias.shape != (w.shape[0],):
-            raise RuntimeError(f"the bias must be {w.shape[0]} numbers of {dtype}, not {bias.shape}, {bias.dtype}.")
-        if not bias.is_contiguous():
-            check_memory(bias)
-            bias = bias.contiguous()
+    bias = _checked(bias, w.shape[0], dtype)
     geometry = as_geometry(stride, pads, dilation, groups)
     keep = not w.requires_grad
     try:
@@ -77,20 +72,52 @@ def input_gradient(
     dtype, geometry = _common_dtype(g, w), as_geometry(stride, pads, dilation, groups)
     try:
         plan = input_gradient_plan(
-            dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, *settings(),
+            dtype, g.shape, g.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, False, *settings(),
             not w.requires_grad,
         )  # fmt: skip
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
         return in_format(by_torch.input_gradient(g, w, size, stride, pads, dilation, groups), channels_last)
+    return run_input_gradient(plan, g, w, None)
+
+
+def run_input_gradient(plan: Plan, g: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """A planned input gradient or transposed convolution, over tensors of the sizes that it was planned for."""
     dx, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dx.zero_()
     g_at, _ = located(g, plan.extents[0], plan.itemsize)
     packed, w_at, alive = _weights(plan, prepared, w)
-    prepared.run(packed, dx.data_ptr(), w_at, g_at)
+    b_at = 0 if bias is None else located(bias, plan.shape[1] * plan.itemsize, plan.itemsize)[0]
+    prepared.run(packed, dx.data_ptr(), w_at, g_at, b_at)
     del alive
     return dx
+
+
+def transposed(
+    x: Tensor, w: Tensor, bias: Tensor | None, size: Any, stride: Any, pads: Any, dilation: Any, groups: int
+) -> Tensor:
+    """The transposed convolution: what a convolution that makes x has for an input gradient, of this height and width;
+    with a bias, or without."""
+    channels_last = is_channels_last(x) or is_channels_last(w)
+    geometry = as_geometry(stride, pads, dilation, groups)
+    if x.dtype.itemsize == 2:
+        check_memory(x, w, bias)
+        if torch_is_faster(x.dtype):
+            return in_format(by_torch.transposed(x, w, bias, size, *geometry), channels_last)
+        wide = transposed(x.float(), _wide(w), None if bias is None else bias.float(), size, *geometry)
+        return wide.to(x.dtype)
+    dtype = _common_dtype(x, w)
+    bias = _checked(bias, w.shape[1] * groups, dtype)
+    try:
+        plan = input_gradient_plan(
+            dtype, x.shape, x.stride(), w.shape, w.stride(), tuple(size), geometry, channels_last, bias is not None,
+            *settings(), not w.requires_grad,
+        )  # fmt: skip
+    except CannotLoad as problem:
+        by_torch.warn_that_code_cannot_be_loaded(problem)
+        return in_format(by_torch.transposed(x, w, bias, size, *geometry), channels_last)
+    return run_input_gradient(plan, x, w, bias)
 
 
 def weight_gradient(
@@ -129,6 +156,18 @@ def _weights(plan: Plan, prepared: Prepared, w: Tensor) -> tuple[int, int, objec
         return 0, address, None
     packed, alive = kept.packed(w, storage, address, extent, prepared)
     return packed, address, alive
+
+
+def _checked(bias: Tensor | None, channels: int, dtype: torch.dtype) -> Tensor | None:
+    """A bias as the kernels take it: one number a channel, side by side."""
+    if bias is None:
+        return None
+    if bias.dtype != dtype or bias.shape != (channels,):
+        raise RuntimeError(f"the bias must be {channels} numbers of {dtype}, not {bias.shape}, {bias.dtype}.")
+    if not bias.is_contiguous():
+        check_memory(bias)
+        bias = bias.contiguous()
+    return bias
 
 
 def _wide(w: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The operators' names and arguments: `torch.ops.convforge`.
 
-`padding` is [top, bottom, left, right]; `channels_last` says which memory format the result has. What they do
+`padding` is [top, bottom, left, right]; `channels_last` says which memory format the result has. `conv_transpose2d` is
+the input gradient of a convolution of this geometry, for an input of this height and width, plus a bias. What they do
 is put to them in `operators`, which others import them from.
 """
 
@@ -19,6 +20,8 @@ library.define(
 library.define(
     f"conv2d_weight_gradient(Tensor input, Tensor gradient, SymInt[2] size, {_GEOMETRY}, bool channels_last) -> Tensor"
 )
+library.define(f"conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] size, {_GEOMETRY}) -> Tensor")
 forward_op = torch.ops.convforge.conv2d.default
 input_gradient_op = torch.ops.convforge.conv2d_input_gradient.default
 weight_gradient_op = torch.ops.convforge.conv2d_weight_gradient.default
+transposed_op = torch.ops.convforge.conv_transpose2d.default

@@ -1,7 +1,7 @@
-"""`conv2d`, the function with torch's signature.
+"""`conv2d` and `conv_transpose2d`, the functions with torch's signatures.
 
 What the engine does not take (other devices, complex or integer numbers, arguments that are wrong) goes to torch's own
-`conv2d`, which computes it or raises the error that torch's users know.
+function, which computes it or raises the error that torch's users know.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..spec import PADDING_RULES, Sides
 from . import by_torch
-from .arguments import as_pair, resolve_padding, sizes_fit
-from .operators import forward_op
-from .plain import plain_call
+from .arguments import as_pair, resolve_padding, sizes_fit, transposed_pads, transposed_size, transposed_sizes_fit
+from .operators import forward_op, transposed_op
+from .plain import plain_call, plain_transposed_call
 
 
 def conv2d(
@@ -81,7 +81,68 @@ def conv2d(
     return y if input.dim() == 4 else y.squeeze(0)
 
 
-conv2d.__module__ = "convforge"  # the name that is written into saved programs, wherever this file lies
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose2d` on convforge's engine: same arguments, shapes, errors, memory formats and
+    gradients.
+
+    Args:
+        input: `(N, C, H, W)` or `(C, H, W)`.
+        weight: `(C, K / groups, kernel height, kernel width)`.
+        bias: `(K,)`, or None.
+        stride, padding, output_padding, dilation: an integer or `(vertical, horizontal)`.
+        groups: how many independent transposed convolutions the channels are split into.
+
+    Returns:
+        `(N, K, H_out, W_out)`, channels_last if the input or the weight is; H_out by
+        `convforge.spec.transposed_output_size`.
+
+    Raises:
+        RuntimeError: torch's own, for shapes and numbers that do not fit.
+
+    >>> import torch
+    >>> from convforge import conv_transpose2d
+    >>> conv_transpose2d(torch.ones(1, 8, 3, 3), torch.ones(8, 3, 3, 3), stride=2).shape
+    torch.Size([1, 3, 7, 7])
+    """
+    how = (stride, padding, output_padding, groups, dilation)
+    if not torch.compiler.is_compiling():
+        at_once = plain_transposed_call(input, weight, bias, *how)
+        if at_once is not None:
+            return at_once
+    tensors = (input, weight) if bias is None else (input, weight, bias)
+    if has_torch_function(tensors):
+        overridden: Tensor = handle_torch_function(
+            conv_transpose2d, tensors, input, weight, bias, stride=stride, padding=padding,
+            output_padding=output_padding, groups=groups, dilation=dilation,
+        )  # fmt: skip
+        return overridden
+    pairs = steps, pads, more, gaps = as_pair(stride), as_pair(padding), as_pair(output_padding), as_pair(dilation)
+    if None in pairs or not all(isinstance(t, Tensor) for t in tensors) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return by_torch.conv_transpose2d(input, weight, bias, *how)
+    if weight.dim() != 4 or input.dim() not in (3, 4) or not _engine_takes_kind(tensors):
+        return by_torch.conv_transpose2d(input, weight, bias, *how)
+    b_shape = None if bias is None else bias.shape
+    if not transposed_sizes_fit(input.shape, weight.shape, b_shape, steps, pads, more, gaps, groups):
+        return by_torch.conv_transpose2d(input, weight, bias, *how)
+    image = input if input.dim() == 4 else input.unsqueeze(0)
+    if weight.requires_grad and not torch.is_grad_enabled():
+        weight = weight.detach()  # as in conv2d
+    size = transposed_size(input.shape, weight.shape, steps, pads, more, gaps)
+    y: Tensor = transposed_op(image, weight, bias, size, steps, transposed_pads(steps, pads, more), gaps, groups)
+    return y if input.dim() == 4 else y.squeeze(0)
+
+
+conv2d.__module__ = conv_transpose2d.__module__ = "convforge"
+# the name that is written into saved programs, wherever this file lies
 
 
 def _traced(
@@ -111,8 +172,14 @@ def _engine_takes(
     x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, sides: Sides, dilation: Any, groups: int
 ) -> bool:
     """Whether the operators can have it; if not, torch's own convolution knows what to do or to say."""
-    tensors = (x, w) if bias is None else (x, w, bias)
-    dtype = x.dtype
+    if not _engine_takes_kind((x, w) if bias is None else (x, w, bias)):
+        return False
+    return sizes_fit(x.shape, w.shape, None if bias is None else bias.shape, stride, sides, dilation, groups)
+
+
+def _engine_takes_kind(tensors: Sequence[Tensor]) -> bool:
+    """Whether the operators take such tensors, whatever their sizes."""
+    dtype = tensors[0].dtype
     if dtype not in _DTYPES:
         return False
     for t in tensors:
@@ -120,9 +187,7 @@ def _engine_takes(
             return False
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return False  # an exported program is for others: it holds the plain convolution
-    if _under_functorch() or _has_tangent(tensors):
-        return False  # vmap and forward-mode derivatives are torch's
-    return sizes_fit(x.shape, w.shape, None if bias is None else bias.shape, stride, sides, dilation, groups)
+    return not (_under_functorch() or _has_tangent(tensors))  # vmap and forward-mode derivatives are torch's
 
 
 def _under_functorch() -> bool:

@@ -1,4 +1,4 @@
-"""`Conv2d`, torch's module on convforge's engine."""
+"""`Conv2d` and `ConvTranspose2d`, torch's modules on convforge's engine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn.modules.utils import _pair
 from ..errors import UserError
 from ..spec import Sides, as_padding, same_half_pad, strided_same_error
 from .arguments import resolve_padding
-from .functional import conv2d
+from .functional import conv2d, conv_transpose2d
 
-__all__ = ["Conv2d"]
+__all__ = ["Conv2d", "ConvTranspose2d"]
 
 _is_scripting: Any = torch.jit.is_scripting  # type: ignore[attr-defined]
 _BEYOND_TORCH = ("same_half", "same_ceil")
@@ -99,3 +99,45 @@ class Conv2d(torch.nn.Conv2d):
                 input = F.pad(input, (left, right, top, bottom), mode=self.padding_mode)
             padding = 0
         return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+class ConvTranspose2d(torch.nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` with its arguments and `state_dict`, computed by convforge.
+
+    Raises:
+        ValueError: torch's own, for arguments that do not fit, and for an `output_size` out of reach.
+
+    >>> import torch
+    >>> layer = ConvTranspose2d(64, 3, 4, stride=2, padding=1)
+    >>> layer(torch.ones(1, 64, 112, 112)).shape
+    torch.Size([1, 3, 224, 224])
+    """
+
+    __module__ = "convforge.nn"
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.padding_mode != "zeros":
+            raise ValueError("ConvTranspose2d pads with zeros only.")
+        assert isinstance(self.padding, tuple)
+        more = self._output_padding(
+            input,
+            output_size,
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.kernel_size,  # type: ignore[arg-type]
+            2,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        if _is_scripting():
+            return F.conv_transpose2d(
+                input, self.weight, self.bias, self.stride, self.padding, more, self.groups, self.dilation
+            )
+        else:  # noqa: RET505  (a script is made of one branch or of the other)
+            return self._on_engine(input, more)
+
+    @torch.jit.unused
+    def _on_engine(self, input: Tensor, output_padding: list[int]) -> Tensor:
+        padding: Any = self.padding
+        return conv_transpose2d(
+            input, self.weight, self.bias, self.stride, padding, output_padding, self.groups, self.dilation
+        )

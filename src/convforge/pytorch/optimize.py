@@ -13,10 +13,10 @@ from rich.table import Table
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import UserError
-from ..spec import Conv2dSpec
+from ..spec import Conv2dSpec, Pair, transposed_output_size
 from . import by_engine
 from .kept import bytes_kept_for
-from .modules import Conv2d
+from .modules import Conv2d, ConvTranspose2d
 from .plans import settings
 from .sixteen import torch_is_faster
 
@@ -53,19 +53,23 @@ def optimize(model: torch.nn.Module) -> torch.nn.Module:
             "detach what it has computed, or build it from convforge.nn.Conv2d instead."
         ) from problem
     for module in fast.modules():
-        if isinstance(module, torch.nn.Conv2d) and _why_not(module) is None:
+        if isinstance(module, _ConvNd) and _why_not(module) is None:
             _swap(module)
     return fast
 
 
-def _swap(module: torch.nn.Conv2d) -> None:
+_OURS: dict[type, type[_ConvNd]] = {torch.nn.Conv2d: Conv2d, torch.nn.ConvTranspose2d: ConvTranspose2d}
+"""What takes the place of torch's classes."""
+
+
+def _swap(module: _ConvNd) -> None:
     """The module's class becomes ours. Everything else of it (parameters, hooks, names) stays where it is."""
     cls = type(module)
-    if cls is torch.nn.Conv2d:
-        module.__class__ = Conv2d
-    elif torch.nn.utils.parametrize.is_parametrized(module):
+    if cls in _OURS:
+        module.__class__ = _OURS[cls]
+    elif torch.nn.utils.parametrize.is_parametrized(module) and cls.__bases__[0] in _OURS:
         # torch has made a class of its own for this module, Conv2d with properties for the parametrized tensors.
-        module.__class__ = type(cls.__name__, (Conv2d,), dict(vars(cls)))
+        module.__class__ = type(cls.__name__, (_OURS[cls.__bases__[0]],), dict(vars(cls)))
 
 
 def _why_not(module: _ConvNd) -> str | None:
@@ -73,12 +77,15 @@ def _why_not(module: _ConvNd) -> str | None:
     cls = type(module)
     if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin) and torch.nn.parameter.is_lazy(module.weight):
         return "it is lazy: run the model once on real input, then optimize it"
-    if not isinstance(module, torch.nn.Conv2d):
+    kind = next((theirs for theirs in _OURS if isinstance(module, theirs)), None)
+    if kind is None:
         return f"{cls.__name__} is not a 2-D convolution"
     parametrized = torch.nn.utils.parametrize.is_parametrized(module)
     base = cls.__bases__[0] if parametrized else cls
-    if not issubclass(base, Conv2d) and base is not torch.nn.Conv2d:
-        return f"{base.__module__}.{base.__name__} may compute something of its own: it is a subclass of Conv2d"
+    if not issubclass(base, _OURS[kind]) and base is not kind:
+        return (
+            f"{base.__module__}.{base.__name__} may compute something of its own: it is a subclass of {kind.__name__}"
+        )
     if module.weight.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return f"its weights are {module.weight.dtype}: the engine takes floating-point numbers"
     if module.weight.device.type not in ("cpu", "meta"):
@@ -152,20 +159,32 @@ def _algorithm(module: _ConvNd) -> str:
     (kh, kw), (dh, dw) = module.kernel_size, module.dilation
     size = (max(_SIZE[0], kh * dh), max(_SIZE[1], kw * dw))
     padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
-    spec = Conv2dSpec(
-        module.in_channels, module.out_channels, (kh, kw), tuple(module.stride), padding, (dh, dw), module.groups
-    )
+    ins, outs = module.in_channels, module.out_channels
+    transposed = isinstance(module, ConvTranspose2d)
+    if transposed:
+        ins, outs, size = outs, ins, _grown(size, (kh, kw), module)
+    spec = Conv2dSpec(ins, outs, (kh, kw), tuple(module.stride), padding, (dh, dw), module.groups)
     if module.weight.dtype.itemsize == 2 and torch_is_faster(module.weight.dtype):
         name = str(module.weight.dtype).removeprefix("torch.")
         return f"PyTorch's own convolution: this CPU multiplies {name} itself, and the engine computes in float32"
-    return by_engine.why(spec, size, *settings())
+    return by_engine.why(spec, size, *settings(), transposed)
+
+
+def _grown(size: Pair, kernel: Pair, module: _ConvNd) -> Pair:
+    """What a transposed layer makes of images of this size."""
+    pads = [int(pad) for pad in module.padding]
+    height, width = (
+        transposed_output_size(size[a], kernel[a], module.stride[a], (pads[a], pads[a]), module.dilation[a])
+        for a in (0, 1)
+    )
+    return max(1, height), max(1, width)
 
 
 def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:
     for name, module in model.named_modules():
         if not isinstance(module, _ConvNd):
             continue
-        on_engine = isinstance(module, Conv2d) and _why_not(module) is None
+        on_engine = isinstance(module, (Conv2d, ConvTranspose2d)) and _why_not(module) is None
         reason = _why_not(module)
         if reason is None:
             reason = _algorithm(module) if on_engine else "the model was not passed through convforge.optimize"

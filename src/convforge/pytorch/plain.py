@@ -12,11 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import Sizes, as_pair, resolve_padding, sizes_fit
+from .arguments import (
+    Sizes,
+    as_pair,
+    resolve_padding,
+    sizes_fit,
+    transposed_pads,
+    transposed_size,
+    transposed_sizes_fit,
+)
 from .by_engine import CannotLoad
-from .compute import input_gradient, run_forward, weight_gradient
-from .operators import input_gradient_op, weight_gradient_op
-from .plans import MOST_PLANS, Plan, forward_plan, settings
+from .compute import forward, input_gradient, run_forward, run_input_gradient, weight_gradient
+from .layout import is_nhwc
+from .operators import forward_op, input_gradient_op, weight_gradient_op
+from .plans import MOST_PLANS, Plan, forward_plan, input_gradient_plan, settings
 
 
 def plain_call(
@@ -62,9 +71,7 @@ def _plain_plan(
     exact: bool,
     keep: bool,
 ) -> Plan | None:
-    if x_dtype not in (torch.float32, torch.float64) or w_dtype != x_dtype:
-        return None
-    if len(x_shape) != 4 or len(w_shape) != 4 or (bias and (bias[0] != x_dtype or bias[2] != (1,))):
+    if not _is_planned(x_dtype, x_shape, w_dtype, w_shape, bias):
         return None
     steps, gaps = as_pair(stride), as_pair(dilation)
     sides = steps and gaps and resolve_padding(padding, x_shape[2:], w_shape[2:], steps, gaps)
@@ -76,6 +83,88 @@ def _plain_plan(
     return forward_plan(
         x_dtype, x_shape, x_strides, w_shape, w_strides, bias is not None, geometry, threads, exact, keep
     )
+
+
+def plain_transposed_call(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+) -> Tensor | None:
+    """`plain_call` for the transposed convolution."""
+    if not _is_plain(x, w, bias):
+        return None
+    if type(output_padding) is list:  # as torch's module hands it over
+        output_padding = tuple(output_padding)
+    pairs = (stride, padding, output_padding, dilation)
+    if not (all(map(_is_exact, pairs)) and type(groups) is int):
+        return None
+    recorded = torch.is_grad_enabled()
+    try:
+        plan = _plain_transposed_plan(
+            x.dtype, x.shape, x.stride(), w.dtype, w.shape, w.stride(),
+            None if bias is None else (bias.dtype, bias.shape, bias.stride()),
+            *pairs, groups, *settings(), not (recorded and w.requires_grad),
+        )  # fmt: skip
+    except CannotLoad:
+        return None
+    if plan is None:
+        return None
+    if recorded and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
+        y: Tensor = _apply_transposed(x, w, bias, plan)
+        return y
+    return run_input_gradient(plan, x, w, bias)
+
+
+@lru_cache(MOST_PLANS)
+def _plain_transposed_plan(
+    x_dtype: torch.dtype,
+    x_shape: Sizes,
+    x_strides: Sizes,
+    w_dtype: torch.dtype,
+    w_shape: Sizes,
+    w_strides: Sizes,
+    bias: tuple[torch.dtype, Sizes, Sizes] | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: int,
+    threads: int,
+    exact: bool,
+    keep: bool,
+) -> Plan | None:
+    if not _is_planned(x_dtype, x_shape, w_dtype, w_shape, bias):
+        return None
+    steps, pads, more, gaps = as_pair(stride), as_pair(padding), as_pair(output_padding), as_pair(dilation)
+    if not (steps and pads and more and gaps):
+        return None
+    if not transposed_sizes_fit(x_shape, w_shape, bias[1] if bias else None, steps, pads, more, gaps, groups):
+        return None
+    size = transposed_size(x_shape, w_shape, steps, pads, more, gaps)
+    geometry = (steps, tuple(transposed_pads(steps, pads, more)), gaps, groups)
+    channels_last = is_nhwc(x_shape, x_strides) or is_nhwc(w_shape, w_strides)
+    return input_gradient_plan(
+        x_dtype, x_shape, x_strides, w_shape, w_strides, size, geometry, channels_last, bias is not None, threads,
+        exact, keep,
+    )  # fmt: skip
+
+
+def _is_planned(
+    x_dtype: torch.dtype,
+    x_shape: Sizes,
+    w_dtype: torch.dtype,
+    w_shape: Sizes,
+    bias: tuple[torch.dtype, Sizes, Sizes] | None,
+) -> bool:
+    """Whether such tensors go the short way: the engine's own numbers, a batch of images, a bias without gaps."""
+    if x_dtype not in (torch.float32, torch.float64) or w_dtype != x_dtype:
+        return False
+    return len(x_shape) == len(w_shape) == 4 and (bias is None or (bias[0] == x_dtype and bias[2] == (1,)))
 
 
 def _is_exact(argument: Any) -> bool:
@@ -161,5 +250,31 @@ class _Convolution(torch.autograd.Function):
         return dx, dw, g.sum((0, 2, 3)) if for_bias else None, None
 
 
+class _Transposed(torch.autograd.Function):
+    """The same of a transposed convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.plan = plan
+        return run_input_gradient(plan, x, w, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        x, w = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        for_x, for_w, for_bias, _ = ctx.needs_input_grad
+        plain = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _is_plain(x, w, g)
+        dx = dw = None
+        if for_x:
+            of_input = forward if plain else forward_op
+            dx = of_input(g, w, None, *plan.geometry)
+        if for_w:
+            of_weight = weight_gradient if plain else weight_gradient_op
+            dw = of_weight(g, x, w.shape[2:], *plan.geometry, plan.channels_last)
+        return dx, dw, g.sum((0, 2, 3)) if for_bias else None, None
+
+
 # Function.apply without its questions about functorch, which a plain call has answered.
 _apply: Any = super(torch.autograd.Function, _Convolution).apply
+_apply_transposed: Any = super(torch.autograd.Function, _Transposed).apply

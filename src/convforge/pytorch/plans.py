@@ -88,16 +88,17 @@ def input_gradient_plan(
     size: Sizes,
     geometry: Geometry,
     channels_last: bool,
+    bias: bool,
     threads: int,
     exact: bool,
     keep: bool,
 ) -> Plan:
-    """Reads the output's gradient and the weights."""
+    """Reads the output's gradient and the weights. With a bias it is a transposed convolution, of that output."""
     x_shape = (g_shape[0], w_shape[1] * geometry[3], *size)
     x, w, g = (x_shape, dense_strides(x_shape, channels_last)), (w_shape, w_strides), (g_shape, g_strides)
 
     def prepare(problem: Problem) -> Prepared:
-        return by_engine.input_gradient(problem, threads, exact, keep)
+        return by_engine.input_gradient(problem, threads, bias, exact, keep)
 
     return _plan(prepare, dtype, x, w, g, geometry, channels_last, reads=(g, w), writes=x, keep=keep)
 

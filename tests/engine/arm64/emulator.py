@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from convforge.engine import runtime, target
+from convforge.engine import runtime, target, team
 from convforge.engine.compiler import objects_of
 from convforge.engine.program import Prepared
 
@@ -48,8 +48,18 @@ class Arm64:
         self._numbers = itertools.count()
         self._emulator: subprocess.Popen[str] | None = None
         self.harness = folder / "harness"
-        _run(COMPILER, "-O1", "-Wall", "-Werror", "-o", self.harness, Path(__file__).parent / "harness.c", "-ldl")
-        self.code("runner", runtime._build_run, ["call"], self.target)
+        _run(
+            COMPILER,
+            "-O1",
+            "-Wall",
+            "-Werror",
+            "-o",
+            self.harness,
+            Path(__file__).parent / "harness.c",
+            "-ldl",
+            "-pthread",
+        )
+        self.code("runner", lambda module: team._build(module, self.target), ["call"], self.target)
 
     def prepares(self, patch: pytest.MonkeyPatch) -> None:
         """From now on, what is compiled is compiled for this machine."""
@@ -122,10 +132,12 @@ class Arm64:
         given["zeros"] = (prepared.zeros.copy(),) * 2
 
         block = program.block
-        job = [np.array([len(runtime._HEADER), len(runtime._PHASE), block.size], np.int64), block]
-        job.append(np.array([len(runtime.BUFFERS)], np.int64))
+        system_call = block[team._HEADER.index("team")] + team._TEAM["system_call"]
+        sizes = (len(team._HEADER), len(team._PHASE), team._HEADER.index("phases"), system_call, block.size)
+        job = [np.array(sizes, np.int64), block]
+        job.append(np.array([len(team.BUFFERS)], np.int64))
         nothing = (np.empty(0),) * 2
-        buffers = [given.get(name, nothing) for name in runtime.BUFFERS]
+        buffers = [given.get(name, nothing) for name in team.BUFFERS]
         for memory, view in buffers:
             job += [np.array([memory.nbytes, _address(view) - _address(memory)], np.int64), memory]
         kernels, job_file, result = (self.folder / name for name in ("kernels", "job", "result"))

@@ -4,16 +4,20 @@
  * is written: the emulator translates its own beginning, the C library's and a kernel's code once, not for each job.
  *
  * KERNELS: a line for each kernel, "library symbol"; a program calls them by line number. Line 0 is the runner.
- * JOB, in words of 64 bits: how many words the program's header has, a phase of it, and the program; the program; how many
- * buffers; for each of them its bytes, where in it the address lies that the kernels are given, and its content.
+ * JOB, in words of 64 bits: how many words the program's header has and how many a phase of it, where in the header the
+ * number of phases is, where in the program the C library's `syscall` belongs, and how many words that has; the program;
+ * how many buffers; for each of them its bytes, where in it the address lies that the kernels are given, and its content.
  * RESULT: the buffers' contents, one after the other.
  */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-enum { MOST_KERNELS = 1000, MOST_BUFFERS = 12, CACHE_LINE = 64 };
+enum { MOST_KERNELS = 1000, MOST_BUFFERS = 12, MOST_THREADS = 16, CACHE_LINE = 64 };
 
 static void check(int ok, const char *what) {
     if (!ok) {
@@ -22,15 +26,32 @@ static void check(int ok, const char *what) {
     }
 }
 
-/* What the program takes for an OpenMP runtime: a team whose threads run one after the other. */
+/* What the program takes for an OpenMP runtime. */
 
-static int thread, team;
+static _Thread_local int thread;
+static int team;
 static int thread_number(void) { return thread; }
 static int thread_count(void) { return team; }
+
+struct member { void (*body)(void *); void *data; int thread; };
+static void *started(void *given) {
+    struct member *member = given;
+    thread = member->thread;
+    member->body(member->data);
+    return NULL;
+}
+
 static void parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags) {
     (void)flags;
+    pthread_t other[MOST_THREADS];
+    struct member members[MOST_THREADS];
+    check(threads <= MOST_THREADS, "too many threads");
     team = threads;
-    for (thread = 0; thread < team; thread++) body(data);
+    for (int n = 0; n < team; n++) {
+        members[n] = (struct member){body, data, n};
+        check(!pthread_create(&other[n], NULL, started, &members[n]), "a thread does not start");
+    }
+    for (int n = 0; n < team; n++) pthread_join(other[n], NULL);
 }
 
 static char paths[MOST_KERNELS][256], symbols[MOST_KERNELS][64];
@@ -61,10 +82,12 @@ static void run(char **names) {
     check(kernels && job && result, "a file does not open");
     for (int line = 0; line < MOST_KERNELS && fscanf(kernels, "%255s %63s", paths[line], symbols[line]) == 2; line++) {}
 
-    int64_t header = word(job), a_phase = word(job), length = word(job);
+    int64_t header = word(job), a_phase = word(job), phases = word(job), system_call = word(job);
+    int64_t length = word(job);
     int64_t *program = (int64_t *)bytes(job, length * 8);
     program[0] = (int64_t)parallel, program[1] = (int64_t)thread_number, program[2] = (int64_t)thread_count;
-    for (int64_t phase = 0; phase < program[3]; phase++) {
+    program[system_call] = (int64_t)syscall, program[system_call + 1] = SYS_futex;
+    for (int64_t phase = 0; phase < program[phases]; phase++) {
         int64_t *kernel = &program[header + a_phase * phase];
         *kernel = address_of_kernel(*kernel);
     }

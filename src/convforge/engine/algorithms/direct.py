@@ -41,6 +41,7 @@ from llvmlite import ir
 from ...spec import ceil_div
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.epilogue import NOTHING
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import (
@@ -133,7 +134,9 @@ class Direct(Plan):
         kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation)
         for each in self.blocked:
             s, blocks, panels = each.sliding, each.blocks, each.panels
-            if not s.taps:  # pixels of x that the kernel does not meet: their gradient is zero
+            # Pixels of x that the kernel does not meet: their gradient is zero. What is to be added to it, or an
+            # activation of it, needs the tiles, which add up no products.
+            if not s.taps and job.finish == NOTHING:
                 steps.append(step(kernels["clear"], job.threads, CLEAR, s.numbers, job.places(s)))
                 unpacked.append(steps[-1])
                 continue
@@ -142,7 +145,8 @@ class Direct(Plan):
             scratch = Layout()
             _, staging = (scratch.take(count * size) // size for count in (blocks.scratch_numbers, staged))
             at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", 0)}
-            packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
+            if s.taps:
+                packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
             slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
                 "panels": panels, "staging": staging, "scratch_bytes": scratch.size, "each_packs": 0, "packed": 0,
                 "input_ahead": int(self.input_ahead(each)),
@@ -392,10 +396,16 @@ def _panel(
 def _parts(f: Function, a: dict[str, Int]) -> Iterator[tuple[Value, Value, list[Int], list[Int]]]:
     """The sum over (u: tap row, v: run, l: number of it) in parts of at most `u_part` × `v_part` × `l_part`
     products; `cut_of_sum` chooses them. Of a part: whether it is the first and the last, where it begins, how much it
-    has of each."""
+    has of each.
+
+    What no tap meets has one, empty part, which still writes what the sums begin with.
+    """
     wholes, most = (a["kernel_h"], a["runs"], a["run_length"]), (a["u_part"], a["v_part"], a["l_part"])
     with ExitStack() as loops:
-        begin = [loops.enter_context(f.loop(whole, step=step)).index for whole, step in zip(wholes, most, strict=True)]
+        begin = [
+            loops.enter_context(f.loop(whole.at_least(1), step=step)).index
+            for whole, step in zip(wholes, most, strict=True)
+        ]
         each = list(zip(begin, wholes, most, strict=True))
         yield (
             f.all_of(*[at.compare("==", 0) for at in begin]),

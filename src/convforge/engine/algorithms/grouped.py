@@ -48,7 +48,7 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from .. import traffic
 from ..kernels.blocks import thread_scratch
-from ..kernels.epilogue import apply
+from ..kernels.functions import apply
 from ..kernels.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, share, tasks
 from ..kernels.transforms import NO_RESIDUAL
 from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile, shared_out

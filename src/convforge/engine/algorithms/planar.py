@@ -44,7 +44,7 @@ from llvmlite import ir
 from ...spec import ceil_div, round_up
 from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import IMAGE_ARGUMENTS, Block, thread_scratch, tiles
-from ..kernels.epilogue import apply
+from ..kernels.functions import apply
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.tile import Tile

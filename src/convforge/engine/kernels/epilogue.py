@@ -5,272 +5,30 @@
 A pass over memory of its own costs more than the activation: 64 channels at 56×56 are 0.8 MB to read and to write. In
 registers a ReLU is one instruction a vector, and the longest activation here some forty, beside the 9·64 multiply-adds
 of a 3×3 kernel on 64 channels.
-
-What is computed are torch's own definitions, and its answers for NaN (stays NaN) and ±∞ (−∞·0 is NaN in SiLU, GELU and
-hard-swish, as there):
-
-    relu       max(x, 0)                                hardswish   x · min(max(x + 3, 0), 6) / 6
-    relu6      min(max(x, 0), 6)                        gelu        x · Φ(x),  Φ(x) = (1 + erf(x/√2)) / 2
-    sigmoid    σ(x) = 1 / (1 + e⁻ˣ)                     gelu_tanh   x · (1 + tanh(v)) / 2 = x · σ(2v),
-    silu       x · σ(x)                                             v = √(2/π) · (x + 0.044715·x³)
-
-σ and Φ are made of e⁻ᵃ with a ≥ 0, so nothing overflows, and neither side of zero is a difference of two large numbers:
-
-    σ(x) = e⁻ᵃ / (1 + e⁻ᵃ),  a = −x, for x < 0,         Φ(x) = Q(−x) for x < 0,
-           1 / (1 + e⁻ᵃ),    a = x,  for x ≥ 0;                1 − Q(x) for x ≥ 0;     Q(x) = e^(−x²/2) · g(x).
-
-So the left tails keep their relative accuracy, down to denormal numbers; torch's float32 GELU is 0 from −5.5 on.
-Errors, in units of the last place: at most 3; GELU's are 7 below −1 and 12 below −6; its tanh form, whose 2v is rounded
-before the exponential, adds up to 2·|2v| below 0.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 
-from llvmlite import ir
-
-from ...errors import UserError
-from .ir import Function, Value, Vector
+from .functions import check
 
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What is done to the sums of a forward pass: y = activation(sums + bias + residual)."""
+    """What is done to the sums of a forward pass: y = activation(sums + bias + residual).
+
+    The activation is one of `functions.FUNCTIONS`, by its name, and with its parameters where it has any:
+    "leaky_relu(0.1)".
+    """
 
     bias: bool = False
     activation: str = ""
     residual: bool = False
 
     def __post_init__(self) -> None:
-        if self.activation and self.activation not in ACTIVATIONS:
-            raise UserError(f"{self.activation!r} is not an activation; these are: {', '.join(ACTIVATIONS)}.")
+        if self.activation:
+            check(self.activation)
 
 
 NOTHING = Epilogue()
-
-
-def apply(f: Function, name: str, value: Value) -> Value:
-    """The activation called `name`, of a vector; "" leaves it as it is."""
-    if not name:
-        return value
-    short = _SHORT.get(name)
-    return short(f.vector(value)).value if short else f.builder.call(_function(f, name, value.type), [value])
-
-
-def _function(f: Function, name: str, vector: ir.VectorType) -> ir.Function:
-    """A long activation as a function of the module, once: a tile has up to 28 vectors, and there are 28 tiles."""
-    made = f.module.globals.get(name)
-    if made is None:
-        inner = Function(f.module, name, "x", f.dtype, internal=True, result=vector, type_=vector)
-        x = inner.vector(inner.function.args[0])
-        inner.done(_LONG[name](x, _FORMATS[f.dtype]).value)
-        made = inner.function
-    return made
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Short ones, written where they are used
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _relu(x: Vector) -> Vector:
-    return x.at_least(0.0)
-
-
-def _relu6(x: Vector) -> Vector:
-    return x.at_least(0.0).at_most(6.0)
-
-
-def _hardswish(x: Vector) -> Vector:
-    return _relu6(x + 3.0) * (1 / 6) * x  # divided first: x·6 may overflow
-
-
-_SHORT: dict[str, Callable[[Vector], Vector]] = {"relu": _relu, "relu6": _relu6, "hardswish": _hardswish}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The exponential
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Format:
-    """A floating-point format, and what e⁻ᵃ and Q need to be as accurate as it can say.
-
-    `limit`: from a = limit on, a·e⁻ᵃ is less than half of the smallest denormal number. `terms`: of the power series of
-    eʳ; the first one left out is less than half a unit in the last place for |r| ≤ 0.4. `tail`: g, see `_upper_tail`.
-    """
-
-    mantissa: int
-    least_exponent: int
-    limit: float
-    terms: int
-    tail: tuple[float, ...]
-
-    @property
-    def rounding(self) -> float:
-        """A sum with this has no room for fractions: it is rounded to an integer, which stands in its low bits."""
-        return 1.5 * 2.0**self.mantissa
-
-    @property
-    def ln2(self) -> tuple[float, float]:
-        """ln 2 as a number of few bits, whose product with a small integer is exact, and the rest (Cody and Waite).
-
-        n has at most 8 bits in float32, 11 in float64; 12 + 8 fit into 24, and 32 + 11 into 53.
-        """
-        bits = 12 if self.mantissa == 23 else 32
-        high = round(math.log(2) * 2**bits) / 2**bits
-        return high, float(Decimal(2).ln() - Decimal(high))
-
-
-@dataclass(frozen=True)
-class _Exponential:
-    """e⁻ᵃ = p · small · large: p in [0.6, 1.5]; `small` below 1 only where the result is less than a normal number."""
-
-    p: Vector
-    small: Vector
-    large: Vector
-
-
-def _exp_of_minus(a: Vector, low: Vector | None, end: Value, to: _Format) -> _Exponential:
-    """e^−(a + low), for 0 ≤ a ≤ limit and |low| ≤ 0.05; zero in the lanes that `end` has.
-
-    With n = round(−a/ln 2) and r = −a − n·ln 2, |r| ≤ (ln 2)/2 and e⁻ᵃ = 2ⁿ·eʳ.
-    """
-    high, rest = to.ln2
-    shifted = a.fma(-1 / math.log(2), to.rounding)
-    n = shifted - to.rounding
-    r = n.fma(-rest, n.fma(-high, -a))
-    if low is not None:
-        r = r - low
-    p = _polynomial(r, [1 / math.factorial(k) for k in range(to.terms)])
-    normal = n.at_least(to.least_exponent)
-    zero = Vector(a.f, ir.Constant(a.value.type, [0.0] * a.lanes))
-    return _Exponential(p, _power_of_two(n - normal, to), zero.where(end, _power_of_two(normal, to)))
-
-
-def _power_of_two(n: Vector, to: _Format) -> Vector:
-    """2ⁿ for an integer n: n + bias, from the low bits of a sum, moved to where the exponent is."""
-    bias = 1 - to.least_exponent
-    return (n + (to.rounding + bias)).shifted_left(to.mantissa)
-
-
-def _polynomial(x: Vector, coefficients: list[float] | tuple[float, ...]) -> Vector:
-    """Σ coefficients[k]·xᵏ by Horner's rule."""
-    result = x.fma(coefficients[-1], coefficients[-2])
-    for coefficient in coefficients[-3::-1]:
-        result = result.fma(x, coefficient)
-    return result
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Long ones, a function each
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Gate:
-    """A number between 0 and 1 as value · last. Where the two together would be denormal, the value alone is not: a
-    factor is applied to it first, and the result is rounded once."""
-
-    value: Vector
-    last: Vector
-
-    def times(self, x: Vector) -> Vector:
-        return x * self.value * self.last
-
-
-def _logistic(x: Vector, to: _Format) -> _Gate:
-    """σ(x)."""
-    a = abs(x)
-    e = _exp_of_minus(a.at_most(to.limit), None, a.above(to.limit), to)
-    negative = x.below(0.0)
-    return _Gate((e.p * e.small).where(negative, 1.0) / e.p.fma(e.large, 1.0), e.large.where(negative, 1.0))
-
-
-def _normal(x: Vector, to: _Format) -> _Gate:
-    """Φ(x)."""
-    q = _upper_tail(abs(x), to)
-    negative = x.below(0.0)
-    return _Gate((q.p * q.small).where(negative, 1.0 - q.p * q.large), q.large.where(negative, 1.0))
-
-
-def _upper_tail(x: Vector, to: _Format) -> _Exponential:
-    """Q(x) = e^(−x²/2) · g(x) for x ≥ 0.
-
-    g(x) = e^(x²/2)·erfc(x/√2)/2 falls from 1/2 to nothing, like 1/(x·√(2π)), and is so smooth in u = (5 − x)/(5 + x),
-    between 1 and −1, that a polynomial will do (the substitution is Shepherd's and Laframboise's, "Chebyshev
-    approximation of (1+2x)exp(x²)erfc x in 0≤x<∞", Math. Comp. 36, 1981).
-
-    The rounding of x² would be multiplied by x² in its exponential. So x = k + l, where k has half the bits: then k² is
-    exact, and x² = k² + (x − k)(x + k).
-    """
-    end = math.sqrt(2 * to.limit)
-    beyond = x.above(end)
-    x = x.at_most(end)
-    g = _polynomial((x / (x + 5.0)).fma(-2.0, 1.0), to.tail)
-    k = x.masked(-1 << (to.mantissa + 2) // 2)
-    e = _exp_of_minus(k * k * 0.5, (x - k) * (x + k) * 0.5, beyond, to)
-    return _Exponential(e.p * g, e.small, e.large)
-
-
-def _sigmoid(x: Vector, to: _Format) -> Vector:
-    gate = _logistic(x, to)
-    return gate.value * gate.last
-
-
-def _silu(x: Vector, to: _Format) -> Vector:
-    return _logistic(x, to).times(x)
-
-
-def _gelu(x: Vector, to: _Format) -> Vector:
-    return _normal(x, to).times(x)
-
-
-def _gelu_tanh(x: Vector, to: _Format) -> Vector:
-    slope = 2 * math.sqrt(2 / math.pi)
-    return _logistic(x * (x * x).fma(slope * 0.044715, slope), to).times(x)
-
-
-_LONG: dict[str, Callable[[Vector, _Format], Vector]] = {
-    "sigmoid": _sigmoid,
-    "silu": _silu,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-}
-
-ACTIVATIONS = tuple(_SHORT | _LONG)
-"""The names that `apply` knows."""
-
-# g(u) by Chebyshev interpolation between u(√(2·limit)) and 1, as powers of u: within 2.1e-8 (float32) and 1.1e-17
-# (float64) of it, relatively. tests/engine/test_epilogue.py computes the coefficients from the definition again.
-_FORMATS = {
-    "float32": _Format(
-        mantissa=23,
-        least_exponent=-126,
-        limit=110.0,
-        terms=8,
-        tail=(
-            0.0769193054, 0.143457547, 0.116068762, 0.080884226, 0.0478561647, 0.0234095074, 0.00898844781,
-            0.00240093516, 0.000212859606, -0.000173072927, -2.46831425e-5,
-        ),
-    ),
-    "float64": _Format(
-        mantissa=52,
-        least_exponent=-1022,
-        limit=760.0,
-        terms=14,
-        tail=(
-            0.07691930497500629, 0.14345755526401197, 0.11606881188600329, 0.08088387726412741, 0.04785535228416992,
-            0.023413900487692464, 0.00899137055059221, 0.0023788443566885955, 0.00021955073759693708,
-            -0.00013427684339531457, -6.0427482635404585e-05, -9.613059581580094e-07, 6.644420671830841e-06,
-            1.2700758761570419e-06, -6.750775856325949e-07, -2.4334833379081194e-07, 7.710672259035855e-08,
-            3.917175212610051e-08, -1.0996018549561296e-08, -5.692992770745568e-09, 1.8275474502361224e-09,
-            5.711332362757349e-10, -2.3267287135153e-10,
-        ),
-    ),
-}  # fmt: skip

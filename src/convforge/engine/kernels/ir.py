@@ -384,6 +384,13 @@ class Function:
         how = (ir.Constant(I32, n) for n in (int(write), 3, 1))
         self._intrinsic("llvm.prefetch.p0", VOID, pointer.value, *how)
 
+    def pause(self, x86: bool) -> None:
+        """A moment's rest, in a loop that looks for what another thread writes."""
+        if x86:
+            self._intrinsic("llvm.x86.sse2.pause", VOID)
+        else:
+            self._intrinsic("llvm.aarch64.hint", VOID, ir.Constant(I32, 1))
+
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
         """A square of vectors with rows and columns exchanged, in log₂(n) rounds of two-input shuffles.
 
@@ -435,6 +442,9 @@ class Vector:
     def __truediv__(self, other: VectorLike) -> Vector:
         return self._new(self.f.builder.fdiv(self.value, self._lift(other)))
 
+    def __rtruediv__(self, other: float) -> Vector:
+        return self._new(self.f.builder.fdiv(self._lift(other), self.value))
+
     def __rsub__(self, other: float) -> Vector:
         return self._new(self.f.builder.fsub(self._lift(other), self.value))
 
@@ -457,6 +467,16 @@ class Vector:
     def below(self, number: float) -> Value:
         """A mask of the lanes below `number`; NaN is not."""
         return self.f.builder.fcmp_ordered("<", self.value, self._lift(number))
+
+    def like(self, number: float) -> Vector:
+        """As many lanes, with this number in each."""
+        return self._new(self._lift(number))
+
+    def by_llvm(self, name: str, *others: Vector) -> Vector:
+        """One of LLVM's functions of a number, or of several: an instruction where the target has one, else the C
+        library's."""
+        kind, values = self.value.type, [vector.value for vector in (self, *others)]
+        return self._new(self.f._intrinsic(f"llvm.{name}.{_intrinsic_suffix(kind)}", kind, *values))
 
     def where(self, mask: Value, other: VectorLike) -> Vector:
         """Its own lanes where the mask has them, else the other's."""

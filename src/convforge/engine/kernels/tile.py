@@ -24,7 +24,7 @@ from typing import TypeVar
 from llvmlite import ir
 
 from ..target import DTYPE_BYTES, LINE, Target
-from .epilogue import apply
+from .functions import apply
 from .ir import Function, Int, Pointer, Value
 
 
@@ -206,7 +206,7 @@ class Tiles:
     def __init__(self, most_rows: int, target: Target, dtype: str, make: Callable[[Tile], Function], lanewise: bool):
         self.most_rows, self.lanes = most_rows, target.lanes(dtype)
         # Of whole panels only: fewer vectors are for the last output channels, and code takes time to make.
-        panel, steps = target.tile_vectors, STEPS if target.loads_add else 1
+        panel, steps = target.tile_vectors, STEPS if target.x86 else 1
         self._made = {
             self._selector(r, v): make(Tile(r, v, self.lanes, lanewise, steps if v == panel else 1))
             for v in range(1, target.tile_vectors + 1)

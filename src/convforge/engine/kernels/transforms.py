@@ -24,7 +24,7 @@ from functools import partial
 from llvmlite import ir
 
 from .cook_toom import Matrix
-from .epilogue import apply
+from .functions import apply
 from .ir import I64, Function, Int, Value
 
 Element = Callable[[int, int], Value]

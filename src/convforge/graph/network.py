@@ -1,0 +1,199 @@
+"""A network that runs: one native call, one team of threads, one block of memory.
+
+>>> import numpy as np
+>>> from convforge.graph.nodes import Graph, Node, Unary
+>>> from convforge.graph.network import Network
+>>> network = Network(Graph({"x": (1, 3)}, ("y",), (Node(Unary("relu"), ("x",), "y"),), {}))
+>>> network(np.array([[-1.0, 0.0, 2.0]], np.float32))[0].tolist()
+[[0.0, 0.0, 2.0]]
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine import target as targets
+from ..engine.program import Program
+from ..engine.runtime import memory, usable_threads
+from ..engine.target import LINE
+from ..engine.team import Team, clocks
+from ..spec import round_up
+from .lowering import Line, Lowered, lower, moved
+from .memory import Arena, Life, arranged
+from .nodes import Graph
+from .operations.base import GraphError, Shape
+from .passes import optimized
+from .store import Store
+from .tensor import Tensor
+
+Array = NDArray[Any]
+
+_MOST_PLANS = 8
+"""For input shapes and layouts that were met last."""
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A network for inputs of certain shapes and layouts, ready to run."""
+
+    lowered: Lowered
+    lives: dict[str, Life]
+    arena: Arena
+    program: Program
+    fixed: NDArray[np.int64]
+    """The addresses of a call's buffers, as far as they are always the same."""
+    outputs: tuple[Shape, ...]
+    zeros: Array
+
+
+class Network:
+    """A graph, planned for the shapes that it is called with.
+
+    It may be called by several threads at once: each has its own memory, and they take turns.
+
+    Args:
+        graph: what to compute; it is simplified first.
+        threads: how many to use; 0 for all cores.
+        exact: leave out algorithms that rearrange products (Winograd).
+
+    Raises:
+        CannotLower: at once or at a call, where there is no kernel for a node.
+    """
+
+    def __init__(self, graph: Graph, threads: int = 0, exact: bool = False, dtype: str = "float32") -> None:
+        self.graph = optimized(graph)
+        self.threads = threads or usable_threads()
+        self.exact, self.dtype = exact, dtype
+        self._store = Store(dtype)
+        self._plans: OrderedDict[object, _Planned] = OrderedDict()
+        self._planning = threading.Lock()
+        self._free: list[tuple[int, object, int]] = []
+
+    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
+        """The outputs for these inputs, in the graph's order; arrays are new at every call."""
+        names = tuple(self.graph.inputs)
+        if len(arrays) != len(names):
+            raise GraphError(f"the network takes {len(names)} inputs ({', '.join(names)}), not {len(arrays)}.")
+        given = [self._readable(name, array) for name, array in zip(names, arrays, strict=True)]
+        planned = self._planned(given)
+        outputs = tuple(np.empty(shape, self.dtype) for shape in planned.outputs)
+        self.run(planned, [a.ctypes.data for a in given], [y.ctypes.data for y in outputs])
+        return outputs
+
+    def run(self, planned: _Planned, inputs: list[int], outputs: list[int]) -> None:
+        """On these addresses."""
+        size = planned.arena.size + LINE + planned.program.bytes
+        at, alive, room = self._memory(size)
+        table = planned.fixed.copy()
+        table[0] = at
+        table[1 : 1 + len(inputs)] = inputs
+        table[1 + len(inputs) : 1 + len(inputs) + len(outputs)] = outputs
+        program = planned.program
+        Team.of(self.threads).lead_on(program.address, at + planned.arena.size, int(table.ctypes.data))
+        self._free.append((at, alive, room))
+
+    def _memory(self, size: int) -> tuple[int, object, int]:
+        try:
+            at, alive, room = self._free.pop()
+        except IndexError:
+            room = 0
+        if room < size:
+            at, alive = memory(size)
+            room = size
+        return at, alive, room
+
+    def _readable(self, name: str, array: Array) -> Array:
+        array = np.asarray(array)
+        if array.dtype != self.dtype:
+            raise GraphError(f"the network takes {self.dtype} numbers for {name!r}, not {array.dtype}.")
+        rank = len(self.graph.inputs[name])
+        if array.ndim != rank:
+            raise GraphError(f"the network takes {rank} axes for {name!r}, not shape {array.shape}.")
+        if (
+            array.ndim == 4
+            and array.transpose(0, 2, 3, 1).flags.c_contiguous
+            and array.ctypes.data % array.itemsize == 0
+        ):
+            return array
+        return np.require(array, requirements=["C", "A"])
+
+    def planned(self, *arrays: Array) -> _Planned:
+        """The plan for such inputs."""
+        names = tuple(self.graph.inputs)
+        return self._planned([self._readable(name, a) for name, a in zip(names, arrays, strict=True)])
+
+    def _planned(self, given: list[Array]) -> _Planned:
+        key = tuple((a.shape, a.strides) for a in given)
+        with self._planning:
+            planned = self._plans.get(key)
+            if planned is None:
+                planned = self._plans[key] = self._plan(given)
+                while len(self._plans) > _MOST_PLANS:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(key)
+            return planned
+
+    def _plan(self, given: list[Array]) -> _Planned:
+        names = tuple(self.graph.inputs)
+        shapes = {name: tuple(a.shape) for name, a in zip(names, given, strict=True)}
+        graph = self.graph if shapes == self.graph.inputs else self.graph.with_input(shapes)
+        tensors = {
+            name: Tensor(f"input {n}", tuple(a.shape), tuple(step // a.itemsize for step in a.strides))
+            for n, (name, a) in enumerate(zip(names, given, strict=True))
+        }
+        lowered = lower(graph, tensors, self._store, targets.current(), self.threads, self.exact)
+        lives = _lives(lowered)
+        arena = arranged(lives)
+        outputs = [f"output {n}" for n in range(len(graph.outputs))]
+        constants = list(self._store.addresses)
+        buffers = ("arena", *(tensor.slot for tensor in tensors.values()), *outputs, "zeros", *constants)
+        at = {name: (name, 0) for name in buffers} | {name: ("arena", offset) for name, offset in arena.offsets.items()}
+        program = Program(tuple(moved(step, at) for step in lowered.steps), buffers=buffers)
+        zeros = np.zeros(max(lowered.zeros // 8, 1))
+        before = [0] * (1 + len(tensors) + len(outputs))
+        fixed = np.array([*before, zeros.ctypes.data, *(self._store.addresses[name] for name in constants)], np.int64)
+        all_shapes = graph.shapes()
+        arena = Arena(arena.offsets, round_up(arena.size, LINE))
+        return _Planned(lowered, lives, arena, program, fixed, tuple(all_shapes[name] for name in graph.outputs), zeros)
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """What was made of each node, for the shapes that it was called with last."""
+        return next(reversed(self._plans.values())).lowered.lines if self._plans else ()
+
+    def clocks(self) -> list[int]:
+        """When each step of the last call ended, in ticks of the CPU's time stamp counter; nothing on arm64."""
+        planned = next(reversed(self._plans.values()))
+        return clocks(self._free[-1][0] + planned.arena.size, len(planned.program.steps))
+
+    def memory(self) -> str:
+        """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena."""
+        if not self._plans:
+            return "nothing yet: the network is planned when it is called"
+        planned = next(reversed(self._plans.values()))
+        rows = sorted(planned.lives.items(), key=lambda row: (row[1].first, row[1].last))
+        lines = [
+            f"{planned.arena.offsets[name]:>12,}  {life.size:>12,}  {life.first:>4} to {life.last:<4}  {name}"
+            for name, life in rows
+        ]
+        total = sum(life.size for life in planned.lives.values())
+        head = f"{'at byte':>12}  {'bytes':>12}  {'steps':<12}  slot"
+        packed = sum(self._store.bytes.values())
+        foot = f"arena {planned.arena.size:,} bytes for slots of {total:,}; constants {packed:,} bytes"
+        return "\n".join([head, *lines, foot])
+
+
+def _lives(lowered: Lowered) -> dict[str, Life]:
+    """From the first step that touches a slot to the last."""
+    touched: dict[str, tuple[int, int]] = {}
+    for index, step in enumerate(lowered.steps):
+        for _, slot, _ in step.addresses:
+            if slot in lowered.slots:
+                touched[slot] = touched.get(slot, (index, index))[0], index
+    return {slot: Life(lowered.slots[slot], *when) for slot, when in touched.items()}

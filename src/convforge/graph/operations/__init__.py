@@ -1,0 +1,40 @@
+"""What nodes do: each operation with its rule for shapes and its meaning in float64, a family a file."""
+
+from .base import Array, GraphError, Operation, Shape
+from .elementwise import Binary, PRelu, Softmax, Unary
+from .moves import END, Axes, Concat, Expand, Pad, Reshape, Slice, Transpose
+from .norms import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm
+from .pooling import AdaptivePooling, Pooling, Reduce
+from .products import Convolution, Linear, MatMul, TransposedConvolution
+from .resize import Resize
+
+__all__ = [
+    "END",
+    "AdaptivePooling",
+    "Array",
+    "Axes",
+    "BatchNorm",
+    "Binary",
+    "Concat",
+    "Convolution",
+    "Expand",
+    "GraphError",
+    "GroupNorm",
+    "LayerNorm",
+    "Linear",
+    "LocalResponseNorm",
+    "MatMul",
+    "Operation",
+    "PRelu",
+    "Pad",
+    "Pooling",
+    "Reduce",
+    "Reshape",
+    "Resize",
+    "Shape",
+    "Slice",
+    "Softmax",
+    "Transpose",
+    "TransposedConvolution",
+    "Unary",
+]

@@ -1,0 +1,108 @@
+"""Images of another size: nearest neighbours and linear interpolation, along each axis by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...spec import Pair
+from .base import Array, GraphError, Operation, Shape, four_axes
+
+MODES = ("nearest", "bilinear")
+COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
+ROUNDINGS: dict[str, Callable[[Array], Array]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Resize(Operation):
+    """An image of another size: exactly one of `size` `(H, W)`, `scales` (the size is ⌊H · scale⌋), and `like`, with
+    which a second input has the size.
+
+    `coordinates` says which point x of the input row i of the output is, with scale = given or H_out / H: "asymmetric"
+    i / scale, "half_pixel" (i + ½) / scale − ½, "pytorch_half_pixel" the same but 0 for a single row, "align_corners"
+    i · (H − 1) / (H_out − 1). The nearest row is ROUNDINGS of x, linear interpolation is between its two neighbours.
+    torch's 'nearest' is "asymmetric" and "floor", its 'nearest-exact' "half_pixel" and "round_prefer_ceil", its
+    'bilinear' "half_pixel", for which it has nothing before row 0: here as there the edge is repeated.
+    """
+
+    size: Pair | None = None
+    scales: tuple[float, float] | None = None
+    mode: str = "nearest"
+    coordinates: str = "asymmetric"
+    rounding: str = "floor"
+    like: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.size is not None) + (self.scales is not None) + self.like != 1:
+            raise GraphError("Resize takes one of a size, scales, and another image's size.")
+        allowed: dict[str, tuple[str, Collection[str]]] = {
+            "mode": (self.mode, MODES),
+            "coordinates": (self.coordinates, COORDINATES),
+            "rounding": (self.rounding, ROUNDINGS),
+        }
+        for what, (value, known) in allowed.items():
+            if value not in known:
+                raise GraphError(f"Resize has no {what} {value!r}: it may be one of {', '.join(known)}.")
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return ("x", "like") if self.like else ("x",)
+
+    def _shape(self, *inputs: Shape) -> Shape:
+        n, c, h, w = four_axes(inputs[0], self.name)
+        size = four_axes(inputs[1], self.name)[2:] if self.like else self.size or self._scaled((h, w))
+        if min(size) < 1:
+            raise GraphError(f"Resize makes nothing of a {h}×{w} input: its output would be {size[0]}×{size[1]}.")
+        return n, c, *size
+
+    def _scaled(self, size: Pair) -> Pair:
+        vertical, horizontal = self.scales or (1.0, 1.0)
+        return math.floor(size[0] * vertical), math.floor(size[1] * horizontal)
+
+    def points(self, axis: int, size: int, out: int) -> Array:
+        """Where each of `out` rows lies in the input's `size` along axis 0 (down) or 1 (across)."""
+        rows = np.arange(out, dtype=np.float64)
+        if self.coordinates == "align_corners":
+            return rows * (size - 1) / (out - 1) if out > 1 else rows
+        if self.coordinates == "pytorch_half_pixel" and out == 1:
+            return rows
+        half = 0.0 if self.coordinates == "asymmetric" else 0.5
+        # Multiplied first: the quotient is exact where it is a whole number, and rounding it down is safe.
+        scaled = (rows + half) / self.scales[axis] if self.scales else (rows + half) * size / out
+        points: Array = scaled - half
+        return points
+
+    def nearest(self, axis: int, size: int, out: int) -> NDArray[np.int64]:
+        """Which row of the input each row of the output is, where the mode is "nearest"."""
+        points = self.points(axis, size, out)
+        rounded = ROUNDINGS[self.rounding](points)
+        rows: NDArray[np.int64] = np.clip(rounded, 0, size - 1).astype(np.int64)
+        return rows
+
+    def between(self, axis: int, size: int, out: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        """The two rows that each row of the output lies between, and the second one's share, where it is linear."""
+        points = np.clip(self.points(axis, size, out), 0, size - 1)
+        first = np.floor(points).astype(np.int64)
+        return first, np.minimum(first + 1, size - 1), points - first
+
+    def compute(self, *inputs: Array) -> Array:
+        x = inputs[0]
+        out = self.shape(*(i.shape for i in inputs))[2:]
+        for axis in (0, 1):
+            size = x.shape[2 + axis]
+            if self.mode == "nearest":
+                x = np.take(x, self.nearest(axis, size, out[axis]), axis=2 + axis)
+            else:
+                first, second, share = self.between(axis, size, out[axis])
+                share = share.reshape(-1, *(1,) * (1 - axis))
+                x = np.take(x, first, axis=2 + axis) * (1 - share) + np.take(x, second, axis=2 + axis) * share
+        return x

@@ -1,0 +1,411 @@
+"""What a torch module computes, its graph computes, for other batches, too; and what cannot be captured is said."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import convforge
+from convforge.graph.capture import CannotCapture, capture, captured
+from convforge.graph.nodes import Graph, GraphError
+from convforge.graph.passes import optimized
+
+
+class Says(nn.Module):
+    """A module by what it does to its input, with the layers that it does it with."""
+
+    def __init__(self, forward: Callable[..., Any], *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.says = forward
+
+    def forward(self, *x: Tensor) -> Any:
+        return self.says(*x, *self.layers)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """In eval mode, with batch norms that have seen something."""
+    torch.manual_seed(0)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+            if layer.affine:
+                nn.init.uniform_(layer.weight, 0.5, 2)
+                nn.init.normal_(layer.bias)
+    return module.eval()
+
+
+def same(module: nn.Module, *shapes: tuple[int, ...], batches: tuple[int, ...] = (1, 3)) -> Graph:
+    """Captures a module and compares its graph, before and after the passes, with the module in float64."""
+    randomised(module)
+    graph = capture(module, *(torch.randn(shape) for shape in shapes))
+    twice = copy.deepcopy(module).double()
+    for batch in batches:
+        inputs = [torch.randn(batch, *shape[1:], dtype=torch.float64) for shape in shapes]
+        with torch.no_grad():
+            expected = twice(*(x.clone() for x in inputs))
+        expected = [expected] if isinstance(expected, Tensor) else expected
+        resized = graph.with_input({name: tuple(x.shape) for name, x in zip(graph.inputs, inputs, strict=True)})
+        arrays = {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)}
+        for other, tolerance in ((resized, 1e-9), (optimized(resized), 1e-5)):
+            for made, wanted in zip(other.compute(**arrays), expected, strict=True):
+                assert made.shape == wanted.shape
+                np.testing.assert_allclose(made, wanted.numpy(), rtol=tolerance, atol=tolerance * 10)
+    return graph
+
+
+def names(graph: Graph) -> list[str]:
+    return [node.operation.name for node in graph.nodes]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _block(channels: int, out: int, **settings: Any) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 3, padding=1, bias=False, **settings), nn.BatchNorm2d(out), nn.ReLU())
+
+
+class Residual(nn.Module):
+    """As in ResNet, with everything in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = _block(3, 6, stride=2), nn.Conv2d(6, 6, 3, padding=1)
+        self.norm, self.relu, self.down = nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(3, 6, 1, stride=2)
+        self.pool, self.dense = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.norm(self.second(self.first(x)))
+        made += self.down(x)
+        made = self.relu(made)
+        return self.dense(F.dropout(torch.flatten(self.pool(made), 1), training=self.training))
+
+
+def test_a_residual_network() -> None:
+    graph = same(Residual(), (1, 3, 9, 8))
+    assert names(optimized(graph)) == ["Convolution", "Convolution", "Convolution", "reduce mean", "Reshape", "Linear"]
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = _block(3, 4), _block(4, 8)
+        self.up = nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1, output_padding=1)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.down(x)
+        deep = self.deep(F.max_pool2d(first, 2))
+        made = torch.cat([first, self.up(deep)], 1)
+        return F.interpolate(self.out(made), scale_factor=2, mode="bilinear") + F.interpolate(
+            deep[:, :2], size=(16, 24)
+        )
+
+
+def test_a_network_with_skips_and_two_ways_up() -> None:
+    same(UNet(), (1, 3, 8, 12))
+
+
+class Shuffled(nn.Module):
+    """As in ShuffleNetV2: split, channels shuffled with sizes of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = _block(4, 4, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, dim=1)
+        x = torch.cat([left, self.branch(right)], 1)
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+        return x.mean([2, 3]).view(n, -1)
+
+
+def test_a_network_that_shuffles_channels() -> None:
+    same(Shuffled(), (2, 8, 5, 6))
+
+
+class Gated(nn.Module):
+    """As in MobileNetV3: squeeze-and-excite and hard functions, one of them spelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.small, self.large = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.conv(x))
+        gate = F.hardsigmoid(self.large(F.relu(self.small(F.adaptive_avg_pool2d(x, 1)))))
+        x = x * gate
+        return x * F.relu6(x + 3) / 6
+
+
+def test_a_network_with_gates() -> None:
+    assert names(optimized(same(Gated(), (1, 3, 9, 9))))[-2:] == ["mul", "hardswish"]
+
+
+class ChannelsLast(nn.Module):
+    """As in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.norm = nn.Conv2d(6, 6, 7, padding=3, groups=6), nn.LayerNorm(6)
+        self.wide, self.narrow = nn.Linear(6, 12), nn.Linear(12, 6)
+        self.gamma = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        made = self.gamma * self.narrow(F.gelu(self.wide(made)))
+        return x + made.permute(0, 3, 1, 2)
+
+
+def test_a_network_with_channels_last() -> None:
+    graph = optimized(same(ChannelsLast(), (1, 6, 8, 7)))
+    assert names(graph).count("Convolution") == 3
+    assert "Linear" not in names(graph)
+    assert names(graph)[-1] == "Convolution"  # with the residual in it
+
+
+class Standardised(nn.Conv2d):
+    """Weights that are computed from parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        w = F.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
+        return F.conv2d(x, w, self.bias, padding=1)
+
+
+def test_weights_that_are_computed_become_constants_by_the_passes() -> None:
+    graph = same(Standardised(3, 4, 3), (1, 3, 6, 6))
+    assert names(optimized(graph)) == ["Convolution"]
+    assert set(graph.sources.values()) == {"weight", "bias"}
+
+
+def test_our_own_convolution() -> None:
+    module = nn.Sequential(convforge.nn.Conv2d(3, 4, 3, stride=2, padding="same_ceil"), nn.ReLU())
+    assert names(optimized(same(module, (1, 3, 9, 8)))) == ["Convolution"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Operators
+# ---------------------------------------------------------------------------------------------------------------------
+
+IMAGE = (2, 4, 6, 7)
+
+
+def _attention(x: Tensor) -> Tensor:
+    q = x.flatten(2).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, q * 2, q + 1)
+
+
+OPERATORS: dict[str, Callable[[Tensor], Any]] = {
+    "functions": lambda x: F.mish(F.softplus(F.leaky_relu(F.elu(F.selu(F.celu(x, 0.5)), 0.7), 0.2))),
+    "more functions": lambda x: torch.erf(F.gelu(x)) + F.gelu(x, approximate="tanh") + F.silu(F.softsign(x)),
+    "limits": lambda x: x.clamp(-1, 1) + x.clamp_min(0.1) + F.hardtanh(x) + F.relu6(x) + x.clamp(max=x.mean()),
+    "numbers": lambda x: (2 - x) * 3 / (x.abs() + 1) + torch.add(x, x, alpha=2) - x**2 + (x.abs() + 0.1) ** 0.3,
+    "two tensors": lambda x: torch.maximum(x, -x) + torch.minimum(x, x.exp()) + torch.max(x, x * 2),
+    "softmax": lambda x: F.softmax(x, 1) + F.log_softmax(x, -1) + F.glu(torch.cat([x, x], 1), 1),
+    "pooling": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True) + F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "pooling with a divisor": lambda x: F.avg_pool2d(x, (2, 3), divisor_override=5),
+    "adaptive pooling": lambda x: F.adaptive_avg_pool2d(x, (3, 4)) + F.adaptive_max_pool2d(x, (3, 4)),
+    "adaptive pooling of one axis": lambda x: F.adaptive_avg_pool2d(x, (None, 1)),
+    "reductions": lambda x: (
+        x.sum(1, keepdim=True) + x.amax((1, 2), keepdim=True) + x.max(1, keepdim=True)[0] + x.mean()
+    ),
+    "spread": lambda x: x.var(1, keepdim=True) + x.std((2, 3), keepdim=True, correction=0),
+    "lengths": lambda x: x / x.norm(dim=1, keepdim=True) + F.normalize(x, dim=1),
+    "norms without numbers": lambda x: F.layer_norm(x, x.shape[2:]) + F.group_norm(x, 2) + F.instance_norm(x),
+    "parts": lambda x: torch.cat([*x.split([1, 3], 1), x[:, 1:3], x.narrow(1, 0, 2), x[:, -1:]], 1)[..., ::2],
+    "rows": lambda x: torch.stack([x[:, 0], *x.unbind(1)], 1) + x.select(2, -1)[:, :1, None],
+    "turned": lambda x: x.movedim(1, 3).transpose(1, 2).permute(0, 3, 1, 2).flip(2).roll((1, -2), (2, 3)),
+    "borders": lambda x: (
+        F.pad(x, (1, 2, 0, 1)) + F.pad(x, (1, 2, 0, 1), "reflect") + F.pad(x, (1, 2, 0, 1), "replicate")
+    ),
+    "border cut off": lambda x: F.pad(x, (-1, 2, 1, -2), value=3.0) + F.pad(x, (1, 0, 0, -1), "circular"),
+    "pixels shuffled": lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2) + F.channel_shuffle(x, 2),
+    "resized": lambda x: F.interpolate(x, (9, 5)) + F.interpolate(x, (9, 5), mode="nearest-exact"),
+    "resized smoothly": lambda x: F.interpolate(x, (9, 5), mode="bilinear", align_corners=True),
+    "resized like": lambda x: F.interpolate(F.max_pool2d(x, 2), x.shape[-2:], mode="bilinear"),
+    "repeated": lambda x: x.mean((2, 3), keepdim=True).expand_as(x) + x[:, :1].repeat(1, 4, 1, 1),
+    "reshaped": lambda x: x.reshape(x.shape[0] * 2, -1).unflatten(1, (2, -1)).reshape(x.shape[0], 4, 6, 7).squeeze(1),
+    "attention": _attention,
+    "matrices": lambda x: torch.matmul(x, x.transpose(-1, -2)) @ torch.ones(6, 3, dtype=x.dtype),
+    "made inside": lambda x: x + torch.arange(7.0).to(x.dtype) * torch.linspace(0, 3, 7, dtype=x.dtype)[:6, None],
+    "several": lambda x: (x + 1, x * 2, x),
+    "nothing": lambda x: F.dropout(x.contiguous().clone().detach(), training=False).to(x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_mean_what_torch_means(name: str) -> None:
+    same(Says(OPERATORS[name]), IMAGE)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "prelu": lambda: nn.PReLU(4),
+    "prelu with one slope": lambda: nn.PReLU(),
+    "batch norm without numbers": lambda: nn.BatchNorm2d(4, affine=False),
+    "instance norm with statistics": lambda: nn.InstanceNorm2d(4, track_running_stats=True),
+    "group norm": lambda: nn.GroupNorm(2, 4),
+    "transposed": lambda: nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), 1, (1, 0), 2, dilation=(1, 2)),
+    "grouped": lambda: nn.Conv2d(4, 8, (3, 2), (1, 2), (2, 1), dilation=(2, 1), groups=2),
+    "same": lambda: nn.Conv2d(4, 8, 4, padding="same"),
+    "reflected": lambda: nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect"),
+    "linear along rows": lambda: nn.Linear(7, 3),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_mean_what_torch_means(name: str) -> None:
+    same(nn.Sequential(LAYERS[name]()), IMAGE)
+
+
+def test_a_convolution_along_one_axis() -> None:
+    same(nn.Sequential(nn.Conv1d(4, 6, 3, stride=2, padding=1)), (2, 4, 9))
+
+
+def test_batch_norm_with_statistics_of_the_batch() -> None:
+    same(nn.Sequential(nn.BatchNorm2d(4, track_running_stats=False)), IMAGE)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In place
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _seen_afterwards(x: Tensor) -> Tensor:
+    made = x * 2
+    made.relu_()
+    return made.add_(1) + made
+
+
+def _part_changed(x: Tensor) -> Tensor:
+    made = x * 2
+    part = made[:, :2]
+    made.add_(1)
+    return part * 3
+
+
+def _through_a_view(x: Tensor) -> Tensor:
+    made = x * 2
+    flat = made.view(made.shape[0], -1)
+    flat.mul_(3)
+    return made + 1
+
+
+def _constant_changed(x: Tensor) -> Tensor:
+    mask = torch.zeros(6, 7, dtype=x.dtype)
+    mask[1:3].fill_(1)
+    return x * mask
+
+
+@pytest.mark.parametrize("changes", [_seen_afterwards, _part_changed, _through_a_view, _constant_changed])
+def test_what_is_changed_in_place_is_seen_by_everyone(changes: Callable[[Tensor], Tensor]) -> None:
+    same(Says(changes), IMAGE)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parameters, sizes, outputs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_constants_are_the_parameters_themselves() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    graph = capture(module, torch.randn(1, 3, 5, 5))
+    assert graph.sources == {name: name for name in graph.constants}
+    assert set(graph.sources) == {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
+    with torch.no_grad():
+        module[0].weight.fill_(7)
+    assert (graph.constants["0.weight"] == 7).all()
+
+
+def test_half_precision_weights_are_copied() -> None:
+    graph = capture(nn.Linear(3, 2).bfloat16(), torch.randn(2, 3, dtype=torch.bfloat16))
+    assert {array.dtype for array in graph.constants.values()} == {np.dtype(np.float32)}
+
+
+def test_the_batch_is_open_and_image_sizes_are_not() -> None:
+    graph = capture(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 5, 5))
+    assert graph.inputs == {"input": (1, 3, 5, 5)}
+    assert graph.fixed == {"input": (1, 2, 3)}
+    with pytest.raises(GraphError, match="made for size 5 along axis 2"):
+        graph.with_input((1, 3, 6, 5))
+
+
+BATCH_MATTERS: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x.mean((1, 2, 3)).squeeze(),  # an axis less for a single image
+    lambda x: x.reshape(2, 2, 6 * 7 * 2),
+    lambda x: x * 2 if x.shape[0] < 5 else x,
+]
+
+
+@pytest.mark.parametrize("says", BATCH_MATTERS)
+def test_where_the_batch_matters_it_is_fixed(says: Callable[[Tensor], Tensor]) -> None:
+    graph = same(Says(says), IMAGE, batches=(2,))
+    assert graph.fixed == {next(iter(graph.inputs)): (0, 1, 2, 3)}
+
+
+def test_one_image_loses_its_axis_as_in_torch() -> None:
+    graph = same(Says(lambda x: x.mean((2, 3)).squeeze()), (1, 4, 3, 3), batches=(1,))
+    assert graph.shapes()[graph.outputs[0]] == (4,)
+
+
+def test_several_inputs() -> None:
+    module = Says(lambda x, y, conv: conv(x) + y, nn.Conv2d(3, 4, 1))
+    same(module, (1, 3, 5, 5), (1, 4, 5, 5))
+
+
+def test_outputs_come_back_as_the_module_returns_them() -> None:
+    module = Says(lambda x: {"out": x + 1, "aux": (None, [x * 2])})
+    found = captured(module, torch.ones(1, 2))
+    assert found.rebuilt(found.graph.compute(x_0=np.ones((1, 2)))).keys() == {"out", "aux"}
+    made = found.rebuilt(["a", "b"])
+    assert made == {"out": "a", "aux": (None, ["b"])}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What cannot be captured
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _decided(x: Tensor) -> Tensor:
+    return x if x.sum() > 0 else -x
+
+
+REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
+    (lambda: Says(lambda x: torch.cumsum(x, 1)), "^Says cannot be captured: the operator cumsum has no node"),
+    (lambda: Says(lambda x, unfold: unfold(x), nn.Unfold(2)), "the operator im2col in 'layers.0' has no node"),
+    (lambda: nn.Sequential(nn.BatchNorm2d(4)).train(), "'0' changes '0.num_batches_tracked', as layers do in training"),
+    (lambda: nn.Sequential(nn.Dropout()).train(), "dropout in '0' in training mode draws random numbers"),
+    (lambda: Says(lambda x: x.argmax(1)), "operator argmax has no node"),
+    (lambda: Says(lambda x, conv: conv(x[None]), nn.Conv3d(1, 2, 1)), "operator conv3d in 'layers.0'"),
+    (lambda: Says(_decided), "torch.export says"),
+    (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "sentence"), REFUSED)
+def test_what_cannot_be_captured_is_named(module: Callable[[], nn.Module], sentence: str) -> None:
+    with pytest.raises(CannotCapture, match=sentence):
+        capture(module(), torch.ones(IMAGE) if "conv3d" not in sentence else torch.ones(1, 6, 7, 7))
+
+
+def test_whole_numbers_are_refused() -> None:
+    with pytest.raises(CannotCapture, match=r"its input 'x_0' has torch.int64"):
+        capture(Says(lambda x: x * 1.0), torch.ones(2, 3, dtype=torch.int64))
+
+
+def test_a_refusal_leaves_nothing_behind(capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(CannotCapture):
+        capture(nn.Sequential(nn.AvgPool2d(20)), torch.ones(IMAGE))
+    assert capsys.readouterr() == ("", "")
+    assert not recwarn.list
