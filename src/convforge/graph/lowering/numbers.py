@@ -9,6 +9,7 @@ from __future__ import annotations
 from ...engine.kernels.functions import spelled
 from .. import operations as ops
 from ..kernels.elementwise import Expression
+from ..kernels.elementwise import elementwise as elementwise_steps
 from ..kernels.reduction import reduction
 from ..kernels.softmax import softmax as softmax_steps
 from ..nodes import Node
@@ -52,6 +53,22 @@ def _word(operation: ops.Operation) -> str:
     if isinstance(operation, ops.Unary):
         return spelled(operation.kind, operation.parameters)
     return operation.kind if isinstance(operation, ops.Binary) else "prelu"
+
+
+def batch_norm(lowering: Lowering, index: int, node: Node) -> None:
+    """(x − mean) / √(variance + eps) · scale + shift, of statistics that are computed; others were folded before."""
+    operation = node.operation
+    assert isinstance(operation, ops.BatchNorm)
+    x, *by_channel = (lowering.home(name) for name in node.inputs)
+    across = (x.shape[1], *(1,) * (len(x.shape) - 2))
+    given = [x, *(numbers.reshaped(across) or numbers for numbers in by_channel)]
+    expression: Expression = (
+        ("sub", (0, 3)), (f"={operation.eps!r}", ()), ("add", (4, 6)), ("rsqrt", (7,)), ("mul", (5, 8)),
+        ("mul", (9, 1)), ("add", (10, 2)),
+    )  # fmt: skip
+    y = lowering.result(node)
+    steps = elementwise_steps(expression, given, y, lowering.dtype, lowering.target, lowering.threads)
+    lowering.line(node.output, operation.name, "elementwise", steps)
 
 
 def reduce(lowering: Lowering, index: int, node: Node) -> None:
