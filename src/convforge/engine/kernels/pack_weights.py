@@ -3,8 +3,9 @@
     [group][panel][i][j][c][lane]
 
 A panel is `tile_vectors` vectors of output channels wide; a group's last one may be one vector, whose lanes beyond the
-last channel are zeros. Two ways to read them, told apart at run time by the strides: where an output channel's weights
-are one piece, all of it as vectors that are turned in registers, else tap by tap (`pack.copy_function`).
+last channel are zeros. Three ways to read them, told apart at run time by the strides: where an output channel's
+weights are one piece, all of it as vectors that are turned in registers; where channels or output channels lie side by
+side, tap by tap (`pack.copy_function`); else one by one.
 
 The gradient of the weights is summed in the same form, by each thread for itself, and brought back from it.
 """
@@ -72,10 +73,14 @@ def pack_function(module: ir.Module, dtype: str, lanes: int, copy: Function) -> 
         """Where the lanes begin of the weights of that number, counted in the order (c, i, j)."""
         return to.at((number % taps * room + number // taps) * width)
 
+    def corner(tap: Int) -> Pointer:
+        """Its weights of the first channel."""
+        return w.at(tap // kernel_w * w_i + tap % kernel_w * w_j)
+
+    every = channels * taps
     in_order = (w_j.compare("==", 1), w_i.compare("==", kernel_w), w_c.compare("==", taps))
-    with f.if_else(f.all_of(outputs.compare("==", width), *in_order)) as (one_piece, tap_by_tap):
+    with f.if_else(f.all_of(outputs.compare("==", width), *in_order)) as (one_piece, rest):
         with one_piece:  # torch's contiguous: an output channel's weights as vectors, turned in registers
-            every = channels * taps
             whole = every // lanes * lanes
             with f.loop(whole, step=lanes) as at, f.loop(width, step=lanes) as lane:
                 rows = [w.at(lane.index * w_k + at.index + w_k * n).vector(lanes) for n in range(lanes)]
@@ -83,15 +88,20 @@ def pack_function(module: ir.Module, dtype: str, lanes: int, copy: Function) -> 
                     row(at.index + offset).at(lane.index).put(column)
             with f.loop(every, start=whole) as at, f.loop(width) as lane:
                 row(at.index).at(lane.index).put(w.at(lane.index * w_k + at.index).scalar())
-        with tap_by_tap, f.loop(channels, step=lanes) as c, f.loop(taps) as tap:  # few channels, to stay in L1
-            there, corner = row(c.index * taps + tap.index), tap.index // kernel_w * w_i + tap.index % kernel_w * w_j
-            count = (channels - c.index).at_most(lanes)
-            with f.if_(outputs.compare("<", width)):
-                fill_zeros(f, there, count * width, lanes)
-            f.call(
-                copy, to=there, to_i=1, to_j=width, source=w.at(c.index * w_c + corner), source_i=w_k, source_j=w_c,
-                width=outputs, length=count,
-            )  # fmt: skip
+        with rest, f.if_else(f.any_of(w_c.compare("==", 1), w_k.compare("==", 1))) as (side_by_side, scattered):
+            with side_by_side, f.loop(taps) as tap:
+                with f.if_(outputs.compare("<", width)):
+                    fill_zeros(f, row(tap.index), channels * width, lanes)
+                f.call(
+                    copy, to=row(tap.index), to_i=1, to_j=width, source=corner(tap.index), source_i=w_k, source_j=w_c,
+                    width=outputs, length=channels,
+                )  # fmt: skip
+            with scattered, f.loop(every) as at:
+                here, there = corner(at.index % taps).at(at.index // taps * w_c), row(at.index)
+                with f.loop(outputs) as lane:
+                    there.at(lane.index).put(here.at(lane.index * w_k).scalar())
+                with f.loop(width, start=outputs) as lane:
+                    there.at(lane.index).put(f.scalar_zero())
     f.done()
     return f
 
