@@ -240,6 +240,10 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     "attention": _attention,
     "matrices": lambda x: torch.matmul(x, x.transpose(-1, -2)) @ torch.ones(6, 3, dtype=x.dtype),
     "made inside": lambda x: x + torch.arange(7.0).to(x.dtype) * torch.linspace(0, 3, 7, dtype=x.dtype)[:6, None],
+    "products added": lambda x: torch.addcmul(x, x, x, value=2) + torch.addcdiv(x, x, x.exp()) + torch.lerp(x, -x, 0.3),
+    "rows by number": lambda x: (
+        x[:, torch.tensor([[0, 2], [1, -1]])] + x.index_select(2, torch.arange(2))[:, :2, None, :1]
+    ),
     "several": lambda x: (x + 1, x * 2, x),
     "nothing": lambda x: F.dropout(x.contiguous().clone().detach(), training=False).to(x.dtype),
 }
@@ -389,6 +393,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x: x.argmax(1)), "operator argmax has no node"),
     (lambda: Says(lambda x, conv: conv(x[None]), nn.Conv3d(1, 2, 1)), "operator conv3d in 'layers.0'"),
     (lambda: Says(_decided), "torch.export says"),
+    (lambda: Says(lambda x: x[[0, 1], [1, 1]]), "operator index by several tensors"),
     (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
 ]  # fmt: skip
 

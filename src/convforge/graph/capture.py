@@ -49,7 +49,8 @@ def capture(module: torch.nn.Module, *examples: Any) -> Graph:
             (`Graph.with_input`) unless the graph says that it is `fixed`.
 
     Parameters and buffers become constants under their own names, in the memory that the module has them in, and
-    `Graph.sources` has them.
+    `Graph.sources` has them. Buffers of whole numbers (which rows to take) are read now: where they change, the module
+    has to be captured again.
 
     Raises:
         CannotCapture: with the operator that has no node, or what torch.export has against the module.
@@ -166,6 +167,8 @@ class _Walk:
         self.builder = Builder()
         self.inputs: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
+        self.state: dict[fx.Node, str] = {}
+        """The module's parameters and buffers, and what it calls them."""
         self.actual: dict[fx.Node, torch.Tensor] = {}
         self.values: dict[fx.Node, Any] = {}
         self.whole: dict[fx.Node, fx.Node] = {}
@@ -205,9 +208,9 @@ class _Walk:
                 self.inputs[node.name] = _sizes(node)
                 self.values[node] = Value(node.name, _sizes(node))
             elif spec.target is not None and isinstance(everything.get(spec.target), torch.Tensor):
-                tensor = everything[spec.target]
-                if spec.kind == InputKind.CONSTANT_TENSOR:
-                    self.actual[node] = tensor
+                tensor, self.state[node] = everything[spec.target], spec.target
+                if spec.kind == InputKind.CONSTANT_TENSOR or not tensor.is_floating_point():
+                    self.actual[node] = tensor.clone()  # which a view of it may change
                     continue
                 name = spec.target
                 while name in names:
@@ -273,10 +276,10 @@ class _Walk:
         arguments = self._arguments(node)
         tensors = [n for n in node.all_input_nodes if n in self.values or n in self.actual]
         changes = name.endswith("_") and not name.endswith("__")
-        if changes and tensors and getattr(self.values.get(tensors[0]), "name", None) in self.sources:
+        if changes and tensors and tensors[0] in self.state:
             raise CannotCapture(
-                f"{self.model} cannot be captured: {self._where(node)} changes {self._value(tensors[0]).name!r}, as "
-                "layers do in training mode: call eval() first."
+                f"{self.model} cannot be captured: {self._where(node)} changes {self.state[tensors[0]]!r}, as layers do "
+                "in training mode: call eval() first."
             )
         if changes and tensors:
             self._changed_in_place(node, tensors[0])
