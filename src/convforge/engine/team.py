@@ -49,7 +49,7 @@ from .target import Target
 T = TypeVar("T")
 
 _HEADER = ("parallel", "thread_number", "thread_count", "threads", "phases", "team", "length", "patches")
-_PHASE = ("kernel", "start", "threads")
+_PHASE = ("kernel", "start", "threads", "clock")
 _THREADS, _LENGTH, _PATCHES = (_HEADER.index(name) for name in ("threads", "length", "patches"))
 
 # Two cache lines: what the leader writes and the others look at, and what all write or nobody.
@@ -133,7 +133,7 @@ def program(phases: Sequence[tuple[int, int, Sequence[int]]]) -> tuple[list[int]
         to_a_line = -(begin + len(numbers)) % COUNTERS
         numbers += [0] * (to_a_line + COUNTERS * threads)
         starts.append(begin + len(numbers))
-        table += [kernel_address, starts[-1], threads]
+        table += [kernel_address, starts[-1], threads, 0]
         numbers += arguments
     length = begin + len(numbers)
     padding = -length % _COPIED_AT_ONCE
@@ -164,7 +164,7 @@ def _build(module: ir.Module, target: Target) -> None:
     """
     waiting = _waiting(module, target)
     work = _work(module)
-    lead = _lead(module, work, waiting)
+    lead = _lead(module, work, waiting, target)
     run = _run(module, lead, _follow(module, work, waiting))
     place = _place(module)
 
@@ -179,12 +179,12 @@ def _build(module: ir.Module, target: Target) -> None:
     f.call(lead, block=f.pointer("copy"), team=f.pointer("team"))
     f.done()
 
-    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32")
+    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32", result=I64)
     table = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
     for n, name in enumerate(BUFFERS):
         table.at(n).put(f.integer(name).value)
     f.call(call_on, block=f.pointer("block"), copy=f.pointer("copy"), table=table)
-    f.done()
+    f.done(f.const(0).value)
 
 
 def _place(module: ir.Module) -> Function:
@@ -312,7 +312,7 @@ def _shares(f: Function, arguments: Pointer, shares: Int) -> Callable[[Int | int
 
 def _phase(f: Function, block: Pointer, entry: Pointer) -> tuple[Int, Pointer, Int]:
     """A phase's kernel, its arguments and how many shares it has."""
-    kernel, start, shares = (entry.at(n).integer() for n in range(len(_PHASE)))
+    kernel, start, shares = (entry.at(_PHASE.index(name)).integer() for name in ("kernel", "start", "threads"))
     return kernel, block.at(start), shares
 
 
@@ -334,7 +334,7 @@ def _work(module: ir.Module) -> Function:
     return f
 
 
-def _lead(module: ir.Module, work: Function, waiting: Function) -> Function:
+def _lead(module: ir.Module, work: Function, waiting: Function, target: Target) -> Function:
     f = Function(module, "lead", "*block *team", "float32")
     b, block, members = f.builder, f.pointer("block", I64), _Members(f, f.pointer("team", I64))
     leader_sleeps = members["leader_sleeps"].place
@@ -352,6 +352,8 @@ def _lead(module: ir.Module, work: Function, waiting: Function) -> Function:
                 f.call(work, team=members.team, entry=entry, thread=0)
                 done = _shares(f, arguments, shares)(0, _DONE)
                 f.call(waiting, word=done, number=shares, equal=1, sleepers=leader_sleeps, team=members.team)
+        if target.x86:  # on arm64 a program may not be allowed to read the clock
+            entry.at(_PHASE.index("clock")).put(f._intrinsic("llvm.readcyclecounter", I64))
     # Members that came late may still be looking for shares; afterwards the block is somebody else's.
     members["entry"].put(0)
     inside = members["inside"].place
@@ -449,8 +451,8 @@ def _function(name: str, arguments: int) -> Callable[..., None]:
 
 
 @cache
-def _caller() -> Callable[..., None]:
-    return _function("call", 2 + len(BUFFERS))
+def _caller() -> Callable[..., int]:
+    return runtime.python_function("call", _code()["call"], 2 + len(BUFFERS))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -491,13 +493,26 @@ class Team:
             _function("lead_on", 4)(address, copy, table, self._address)
 
 
-def call(block: NDArray[np.int64], address: int, copy: int, *buffers: int) -> None:
-    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`."""
-    if _needs_team(block):
-        table = (ctypes.c_int64 * len(buffers))(*buffers)
-        Team.of(int(block[_THREADS])).lead_on(address, copy, ctypes.addressof(table))
+def call(
+    block: NDArray[np.int64],
+    address: int,
+    copy: int,
+    x: int,
+    w: int,
+    y: int,
+    bias: int,
+    residual: int,
+    packed: int,
+    work: int,
+    zeros: int,
+) -> None:
+    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`.
+    (One parameter for each: gathering them would take as long as the call.)"""
+    if block.item(0) or not _needs_team(block):
+        _caller()(address, copy, x, w, y, bias, residual, packed, work, zeros)
     else:
-        _caller()(address, copy, *buffers)
+        table = (ctypes.c_int64 * len(BUFFERS))(x, w, y, bias, residual, packed, work, zeros)
+        Team.of(int(block[_THREADS])).lead_on(address, copy, ctypes.addressof(table))
 
 
 def run(block: _Block) -> None:
@@ -523,8 +538,14 @@ def phases(block: _Block) -> Iterator[tuple[int, int, int]]:
     """Kernel, where its arguments begin, and threads."""
     for phase in range(block[_HEADER.index("phases")]):
         first = len(_HEADER) + len(_PHASE) * phase
-        kernel_address, start, threads = block[first : first + len(_PHASE)]
+        kernel_address, start, threads, _ = block[first : first + len(_PHASE)]
         yield int(kernel_address), int(start), int(threads)
+
+
+def clocks(copy: int, count: int) -> list[int]:
+    """When each of so many phases ended, by the CPU's time stamp counter; the program's last copy lies at `copy`."""
+    words = (ctypes.c_int64 * (len(_HEADER) + len(_PHASE) * count)).from_address(copy)
+    return [words[len(_HEADER) + len(_PHASE) * phase + _PHASE.index("clock")] for phase in range(count)]
 
 
 def _renew_after_fork() -> None:

@@ -22,9 +22,9 @@ from ..engine import target as targets
 from ..engine.program import Program
 from ..engine.runtime import memory, usable_threads
 from ..engine.target import LINE
-from ..engine.team import Team
+from ..engine.team import Team, clocks
 from ..spec import round_up
-from .lower import Line, Lowered, lower, moved
+from .lowering import Line, Lowered, lower, moved
 from .memory import Arena, Life, arranged
 from .nodes import Graph
 from .operations.base import GraphError, Shape
@@ -166,6 +166,11 @@ class Network:
     def lines(self) -> tuple[Line, ...]:
         """What was made of each node, for the shapes that it was called with last."""
         return next(reversed(self._plans.values())).lowered.lines if self._plans else ()
+
+    def clocks(self) -> list[int]:
+        """When each step of the last call ended, in ticks of the CPU's time stamp counter; nothing on arm64."""
+        planned = next(reversed(self._plans.values()))
+        return clocks(self._free[-1][0] + planned.arena.size, len(planned.program.steps))
 
     def memory(self) -> str:
         """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena."""
