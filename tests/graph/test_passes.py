@@ -32,6 +32,7 @@ from convforge.graph.nodes import (
     Reshape,
     Resize,
     Slice,
+    Take,
     Transpose,
     TransposedConvolution,
     Unary,
@@ -47,6 +48,7 @@ from convforge.graph.passes import (
     optimized,
     pads,
     pixels,
+    rows,
     scales,
     spelled,
 )
@@ -535,6 +537,16 @@ def test_linear_layers_that_something_else_reads_stay() -> None:
     made = g(Linear(), "x", g.numbers(3, 6))
     graph = g.graph(g(Transpose((0, 3, 1, 2)), made), made)
     assert same_meaning(graph, pixels.lift) == ["Linear", "Transpose"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "slices"),
+    [([0, 1, 2], 1), ([5], 1), ([[4, 2, 0], [-1, -1, 3]], 3), ([0, 2, 4, 1, 3, 5], 2), (3, 1)],
+)
+def test_rows_by_constant_numbers_are_slices(numbers: Any, slices: int) -> None:
+    g = Written()
+    graph = g.graph(g(Take(1), "x", g.constant(np.array(numbers))))
+    assert same_meaning(graph, rows.spell) == ["Slice"] * slices + ["Concat", "Reshape"]
 
 
 @pytest.mark.parametrize(

@@ -278,8 +278,8 @@ class _Walk:
         changes = name.endswith("_") and not name.endswith("__")
         if changes and tensors and tensors[0] in self.state:
             raise CannotCapture(
-                f"{self.model} cannot be captured: {self._where(node)} changes {self.state[tensors[0]]!r}, as layers do "
-                "in training mode: call eval() first."
+                f"{self.model} cannot be captured: {self._where(node)} changes {self.state[tensors[0]]!r}, as layers "
+                "do in training mode: call eval() first."
             )
         if changes and tensors:
             self._changed_in_place(node, tensors[0])

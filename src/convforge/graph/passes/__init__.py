@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..nodes import Graph
-from . import averages, batch_norm, constants, dead, finish, linear, norms, pads, pixels, scales, spelled
+from . import averages, batch_norm, constants, dead, finish, linear, norms, pads, pixels, rows, scales, spelled
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     constants.fold,
@@ -23,6 +23,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     averages.before,
     finish.fuse,
     norms.spell,
+    rows.spell,
     constants.fold,
     dead.remove,
 )
