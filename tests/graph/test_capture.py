@@ -397,6 +397,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x: x.argmax(1)), "operator argmax has no node"),
     (lambda: Says(lambda x, conv: conv(x[None]), nn.Conv3d(1, 2, 1)), "operator conv3d in 'layers.0'"),
     (lambda: Says(_decided), "torch.export says"),
+    (lambda: Says(lambda x: x.bfloat16() + 1), "operator to makes torch.bfloat16 of another number format"),
     (lambda: Says(lambda x: x[[0, 1], [1, 1]]), "operator index by several tensors"),
     (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
 ]  # fmt: skip
@@ -406,6 +407,17 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
 def test_what_cannot_be_captured_is_named(module: Callable[[], nn.Module], sentence: str) -> None:
     with pytest.raises(CannotCapture, match=sentence):
         capture(module(), torch.ones(IMAGE) if "conv3d" not in sentence else torch.ones(1, 6, 7, 7))
+
+
+def _without_autocast(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        x = x * 2
+    with torch.enable_grad():
+        return x + 1
+
+
+def test_contexts_inside_a_module_are_no_obstacle() -> None:
+    assert names(same(Says(_without_autocast), IMAGE)) == ["mul", "add"]
 
 
 def test_whole_numbers_are_refused() -> None:

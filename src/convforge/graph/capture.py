@@ -133,16 +133,24 @@ def _any_batch(exported: ExportedProgram) -> bool:
 def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: ExportedProgram) -> Captured:
     import torch
 
+    model = type(module).__name__
     try:
-        walk = _Walk(exported, type(module).__name__).run()
-    except _SharedMemory:
+        walk = _Walk(exported, model).run()
+    except _InOtherWords:
         with torch.no_grad(), _quiet():
-            walk = _Walk(exported.run_decompositions({}), type(module).__name__).run()
+            exported = exported.run_decompositions({})
+        try:
+            walk = _Walk(exported, model).run()
+        except _InOtherWords:
+            raise CannotCapture(
+                f"{model} cannot be captured: it has graphs inside the graph that torch keeps."
+            ) from None
     return Captured(walk.graph(), walk.rebuilt())
 
 
-class _SharedMemory(Exception):
-    """A value is changed in place and read under another name afterwards: torch must say what it means."""
+class _InOtherWords(Exception):
+    """torch must say it without changes in place, as where a changed value is read under another name, and without
+    graphs inside the graph, as `torch.autocast` makes them."""
 
 
 _NOTHING = ("_assert", "sym_constrain", "_local_scalar")
@@ -182,8 +190,8 @@ class _Walk:
         for node in self.exported.graph.nodes:
             if node.op == "call_function":
                 self._operator(node)
-            elif node.op not in ("placeholder", "output"):
-                raise CannotCapture(f"{self.model} cannot be captured: it contains {node.format_node()}.")
+            elif node.op == "get_attr":
+                raise _InOtherWords
         return self
 
     # --- what goes in and out -----------------------------------------------------------------------------------------
@@ -292,6 +300,8 @@ class _Walk:
         try:
             if name.rstrip("_") not in CONVERTERS or not _floating(made):
                 raise Cannot("has no node in our graphs")
+            if {n.meta["val"].dtype for n in tensors if n in self.values} - {_first(made).dtype}:
+                raise Cannot(f"makes {_first(made).dtype} of another number format, and a network has one")
             values = {key: self._converted(value) for key, value in arguments.items()}
             values["result"] = self._sized(made)
             result = CONVERTERS[name.rstrip("_")](self.builder, values)
@@ -352,7 +362,7 @@ class _Walk:
             self.whole[node] = self.whole.get(of, of)
 
     def _changed_in_place(self, node: fx.Node, changed: fx.Node) -> None:
-        """Raises `_SharedMemory` where another name for the memory is read afterwards."""
+        """Raises `_InOtherWords` where another name for the memory is read afterwards."""
         if changed in self.actual:  # torch changes it, views and all
             self.memory[node] = self.memory.get(changed, changed)
             return
@@ -360,7 +370,7 @@ class _Walk:
         for other in self.place:
             shares = self.memory.get(other, other) is memory and self.whole.get(other, other) is not first
             if shares and any(self.place[user] > self.place[node] for user in other.users):
-                raise _SharedMemory
+                raise _InOtherWords
         self.whole[node], self.memory[node] = first, memory
 
     # --- arguments ----------------------------------------------------------------------------------------------------
@@ -434,8 +444,12 @@ def _number(node: fx.Node) -> Any:
 
 def _floating(made: Any) -> bool:
     """Whether the (first) result has floating-point numbers."""
-    first = made[0] if isinstance(made, tuple | list) else made
-    return bool(first.is_floating_point())
+    return bool(_first(made).is_floating_point())
+
+
+def _first(made: Any) -> torch.Tensor:
+    tensor: torch.Tensor = made[0] if isinstance(made, tuple | list) else made
+    return tensor
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
