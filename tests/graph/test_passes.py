@@ -47,6 +47,7 @@ from convforge.graph.passes import (
     norms,
     optimized,
     pads,
+    parallel,
     pixels,
     rows,
     scales,
@@ -483,6 +484,47 @@ def test_activations_of_linear_layers_and_transposed_convolutions_are_finishes()
     up = g(Unary("silu"), g(TransposedConvolution(spec), "x", g.numbers(*spec.weight_shape)))
     graph = g.graph(g(_RELU, g(Linear(), g(Reshape((0, -1)), up), g.numbers(3, 4 * 14 * 16))))
     assert same_meaning(graph, finish.fuse) == ["TransposedConvolution", "Reshape", "Linear"]
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_branches_of_the_same_input_are_one_convolution(groups: int) -> None:
+    """As in RepVGG, with a fourth branch of even size."""
+    g = Written()
+    wide = g.convolution("x", Conv2dSpec(6, 6, 3, padding=1, groups=groups), bias=True)
+    small = g.convolution("x", Conv2dSpec(6, 6, 1, groups=groups))
+    even = g.convolution("x", Conv2dSpec(6, 6, (2, 3), padding=((0, 1), (1, 1)), groups=groups))
+    made = g(Binary("add"), g(Binary("add"), small, wide), even)
+    graph = g.graph(g(_RELU, g(Binary("add"), g.norm("x", 6), made)))
+    assert same_meaning(graph, lambda graph: parallel.merge(_folded(graph))) == ["Convolution", "relu"]
+
+
+def test_gaps_between_taps_are_no_obstacle_where_they_agree() -> None:
+    g = Written()
+    gaps = g.convolution("x", Conv2dSpec(6, 4, 3, padding=2, dilation=2, stride=2))
+    made = g(Binary("add"), gaps, g.convolution("x", Conv2dSpec(6, 4, 1, stride=2)))
+    assert same_meaning(g.graph(made), parallel.merge) == ["Convolution"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Conv2dSpec(6, 6, 3, padding=1), Conv2dSpec(6, 6, 3, padding=1, groups=2)),
+        (Conv2dSpec(6, 6, 3, padding=2, dilation=2), Conv2dSpec(6, 6, 3, padding=1)),
+        (Conv2dSpec(6, 6, 3, padding=2, dilation=2), Conv2dSpec(6, 6, 2, padding=((0, 1), (1, 0)))),
+        (Conv2dSpec(6, 6, (3, 1), padding=((1, 1), (0, 0))), Conv2dSpec(6, 6, (1, 3), padding=((0, 0), (1, 1)))),
+        (Conv2dSpec(6, 6, 3, padding=1, padding_mode="reflect"), Conv2dSpec(6, 6, 1)),
+    ],
+)
+def test_branches_that_do_not_fit_each_other_stay(one: Conv2dSpec, other: Conv2dSpec) -> None:
+    g = Written()
+    graph = g.graph(g(Binary("add"), g.convolution("x", one), g.convolution("x", other)))
+    assert same_meaning(graph, parallel.merge) == ["Convolution", "Convolution", "add"]
+
+
+def test_branches_of_different_inputs_stay() -> None:
+    g = Written()
+    made = g(Binary("add"), g.convolution("x", _PLAIN), g.convolution(g(_RELU, "x"), _PLAIN))
+    assert same_meaning(g.graph(made), parallel.merge) == ["Convolution", "relu", "Convolution", "add"]
 
 
 @pytest.mark.parametrize(
