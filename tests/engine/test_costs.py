@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from oracle import applies, choices
 
+from convforge.bench import costs
 from convforge.bench.layers import parse
-from convforge.engine import costs
 from convforge.engine import target as targets
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.geometry import Problem
