@@ -32,6 +32,7 @@ from convforge.graph.nodes import (
     Reshape,
     Resize,
     Slice,
+    Take,
     Transpose,
     TransposedConvolution,
     Unary,
@@ -46,7 +47,9 @@ from convforge.graph.passes import (
     norms,
     optimized,
     pads,
+    parallel,
     pixels,
+    rows,
     scales,
     spelled,
 )
@@ -483,6 +486,47 @@ def test_activations_of_linear_layers_and_transposed_convolutions_are_finishes()
     assert same_meaning(graph, finish.fuse) == ["TransposedConvolution", "Reshape", "Linear"]
 
 
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_branches_of_the_same_input_are_one_convolution(groups: int) -> None:
+    """As in RepVGG, with a fourth branch of even size."""
+    g = Written()
+    wide = g.convolution("x", Conv2dSpec(6, 6, 3, padding=1, groups=groups), bias=True)
+    small = g.convolution("x", Conv2dSpec(6, 6, 1, groups=groups))
+    even = g.convolution("x", Conv2dSpec(6, 6, (2, 3), padding=((0, 1), (1, 1)), groups=groups))
+    made = g(Binary("add"), g(Binary("add"), small, wide), even)
+    graph = g.graph(g(_RELU, g(Binary("add"), g.norm("x", 6), made)))
+    assert same_meaning(graph, lambda graph: parallel.merge(_folded(graph))) == ["Convolution", "relu"]
+
+
+def test_gaps_between_taps_are_no_obstacle_where_they_agree() -> None:
+    g = Written()
+    gaps = g.convolution("x", Conv2dSpec(6, 4, 3, padding=2, dilation=2, stride=2))
+    made = g(Binary("add"), gaps, g.convolution("x", Conv2dSpec(6, 4, 1, stride=2)))
+    assert same_meaning(g.graph(made), parallel.merge) == ["Convolution"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Conv2dSpec(6, 6, 3, padding=1), Conv2dSpec(6, 6, 3, padding=1, groups=2)),
+        (Conv2dSpec(6, 6, 3, padding=2, dilation=2), Conv2dSpec(6, 6, 3, padding=1)),
+        (Conv2dSpec(6, 6, 3, padding=2, dilation=2), Conv2dSpec(6, 6, 2, padding=((0, 1), (1, 0)))),
+        (Conv2dSpec(6, 6, (3, 1), padding=((1, 1), (0, 0))), Conv2dSpec(6, 6, (1, 3), padding=((0, 0), (1, 1)))),
+        (Conv2dSpec(6, 6, 3, padding=1, padding_mode="reflect"), Conv2dSpec(6, 6, 1)),
+    ],
+)
+def test_branches_that_do_not_fit_each_other_stay(one: Conv2dSpec, other: Conv2dSpec) -> None:
+    g = Written()
+    graph = g.graph(g(Binary("add"), g.convolution("x", one), g.convolution("x", other)))
+    assert same_meaning(graph, parallel.merge) == ["Convolution", "Convolution", "add"]
+
+
+def test_branches_of_different_inputs_stay() -> None:
+    g = Written()
+    made = g(Binary("add"), g.convolution("x", _PLAIN), g.convolution(g(_RELU, "x"), _PLAIN))
+    assert same_meaning(g.graph(made), parallel.merge) == ["Convolution", "relu", "Convolution", "add"]
+
+
 @pytest.mark.parametrize(
     ("average", "bias"),
     [
@@ -535,6 +579,16 @@ def test_linear_layers_that_something_else_reads_stay() -> None:
     made = g(Linear(), "x", g.numbers(3, 6))
     graph = g.graph(g(Transpose((0, 3, 1, 2)), made), made)
     assert same_meaning(graph, pixels.lift) == ["Linear", "Transpose"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "slices"),
+    [([0, 1, 2], 1), ([5], 1), ([[4, 2, 0], [-1, -1, 3]], 3), ([0, 2, 4, 1, 3, 5], 2), (3, 1)],
+)
+def test_rows_by_constant_numbers_are_slices(numbers: Any, slices: int) -> None:
+    g = Written()
+    graph = g.graph(g(Take(1), "x", g.constant(np.array(numbers))))
+    assert same_meaning(graph, rows.spell) == ["Slice"] * slices + ["Concat", "Reshape"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ loaded as vectors instead of being broadcast. A step then has 28 + 2 loads for 2
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -175,35 +175,29 @@ class Tile:
         Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop.
         """
 
-        def beside(load: Callable[[Pointer, int], Value]) -> list[Value]:
-            before = [load(base[0].at(base[1] * r + v * self.lanes), v) for r, v in self.places]
+        def with_base(masks: Sequence[Value | None]) -> list[Value]:
+            before = [f.load(base[0].at(base[1] * r + v * self.lanes), self.lanes, masks[v]) for r, v in self.places]
             return [f.add(total, number) for total, number in zip(sums, before, strict=True)]
 
-        def put_whole() -> None:
+        def put(masks: Sequence[Value | None]) -> None:
             for (r, v), total in zip(self.places, sums, strict=True):
-                to[0].at(to[1] * r + v * self.lanes).put(total)
+                f.store(to[0].at(to[1] * r + v * self.lanes), total, masks[v])
 
-        def load_whole(place: Pointer, _: int) -> Value:
-            return place.vector(self.lanes)
-
+        no_masks = [None] * self.vectors
         if channels is None:
-            sums = f.only_if(has_base, sums, lambda: beside(load_whole))
-            sums = finish(sums) if finish else sums
-            put_whole()
+            sums = f.only_if(has_base, sums, lambda: with_base(no_masks))
+            put(no_masks)
             return
         masks = self.masks(f, channels)
         whole, cut = channels.compare(">=", self.width), channels.compare("<", self.width)
-        sums = f.only_if(f.all_of(has_base, whole), sums, lambda: beside(load_whole))
-        sums = f.only_if(
-            f.all_of(has_base, cut), sums, lambda: beside(lambda place, v: f.load_masked(place, self.lanes, masks[v]))
-        )
+        sums = f.only_if(f.all_of(has_base, whole), sums, lambda: with_base(no_masks))
+        sums = f.only_if(f.all_of(has_base, cut), sums, lambda: with_base(masks))
         sums = finish(sums) if finish else sums
         with f.if_else(whole) as (full, partial):
             with full:
-                put_whole()
+                put(no_masks)
             with partial:
-                for (r, v), total in zip(self.places, sums, strict=True):
-                    f.put_masked(to[0].at(to[1] * r + v * self.lanes), total, masks[v])
+                put(masks)
 
 
 class Tiles:
