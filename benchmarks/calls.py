@@ -1,4 +1,4 @@
-"""What one call costs besides the convolution: a layer so small that nothing else is left, beside torch's own.
+"""What one call costs besides the convolution: layers so small that little else is left, beside torch's own.
 
     python benchmarks/calls.py                     # microseconds a call, ours and torch's, interleaved in rounds
 
@@ -19,6 +19,18 @@ import torch.nn.functional as F
 
 import convforge
 
+SMALL = (
+    ("1 → 1, 1×1, at 1×1", 1, 1, 1, 1, 1),
+    ("8 → 8, 1×1, at 4×4", 8, 8, 1, 4, 1),
+    ("8 → 8, 3×3, at 8×8", 8, 8, 3, 8, 1),
+    ("16 depthwise, 3×3, at 8×8", 16, 16, 3, 8, 16),
+    ("16 → 16, 3×3, at 16×16", 16, 16, 3, 16, 1),
+    ("16 → 16, 3×3, at 32×32 (ResNet-20)", 16, 16, 3, 32, 1),
+    ("32 → 32, 3×3, at 16×16 (ResNet-20)", 32, 32, 3, 16, 1),
+    ("64 → 64, 3×3, at 8×8 (ResNet-20)", 64, 64, 3, 8, 1),
+)
+"""Name, input and output channels, kernel, height and width, groups."""
+
 LAYERS = ((64, 56, 64), (128, 28, 128), (256, 14, 256), (512, 14, 512), (512, 7, 512))
 
 
@@ -38,24 +50,33 @@ def microseconds(contenders: Sequence[Callable[[], object]], calls: int, rounds:
 
 
 def small_calls(rounds: int) -> None:
-    x, w, b = torch.randn(1, 8, 4, 4), torch.randn(8, 8, 1, 1), torch.randn(8)
-    g = torch.randn(1, 8, 4, 4)
-    learned = [t.clone().requires_grad_() for t in (x, w, b)]
+    """Ours and torch's, of the function, of the module, of the function recorded for gradients, and with its backward
+    pass."""
+    print("one image, channels_last, µs a call        function        layer           recorded        and backward")
+    print(f"{'':39} {'  ours   torch ' * 4}")
+    for name, inputs, outputs, kernel, size, groups in SMALL:
+        how = (1, kernel // 2, 1, groups)
+        last = torch.channels_last
+        x = torch.randn(1, inputs, size, size).contiguous(memory_format=last)
+        layers = [make(inputs, outputs, kernel, 1, kernel // 2, groups=groups).to(memory_format=last)
+                  for make in (convforge.nn.Conv2d, torch.nn.Conv2d)]  # fmt: skip
+        functions = (convforge.conv2d, F.conv2d)
+        w, b = layers[0].weight.detach(), layers[0].bias.detach()
+        learned = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, w, b)]
+        g = torch.randn_like(functions[1](x, w, b, *how))
 
-    def backward(function: Callable[..., torch.Tensor]) -> object:
-        return torch.autograd.grad(function(*learned), learned, g)
+        def forward(function: Callable[..., torch.Tensor], tensors=(x, w, b), how=how) -> Callable[[], object]:
+            return lambda: function(*tensors, *how)
 
-    cases: dict[str, Callable[[Callable[..., torch.Tensor]], object]] = {
-        "without gradients": lambda function: function(x, w, b),
-        "with gradients, forward": lambda function: function(*learned),
-        "with gradients, forward and backward": backward,
-    }
-    print("1×8×4×4 → 8, 1×1, µs a call                 ours   torch   difference")
-    for name, case in cases.items():
-        ours, theirs = microseconds(
-            [lambda case=case: case(convforge.conv2d), lambda case=case: case(F.conv2d)], 300, rounds
-        )
-        print(f"{name:40} {ours:7.1f} {theirs:7.1f} {ours - theirs:8.1f}")
+        def backward(function: Callable[..., torch.Tensor], tensors=learned, how=how, g=g) -> Callable[[], object]:
+            return lambda: torch.autograd.grad(function(*tensors, *how), tensors, g)
+
+        with torch.no_grad():
+            times = microseconds([forward(f) for f in functions], 100, rounds)
+            times += microseconds([lambda layer=layer, x=x: layer(x) for layer in layers], 100, rounds)
+        times += microseconds([forward(f, learned) for f in functions], 100, rounds)
+        times += microseconds([backward(f) for f in functions], 50, rounds)
+        print(f"{name:39} " + " ".join(f"{times[n]:6.1f} {times[n + 1]:7.1f}" for n in range(0, 8, 2)))
 
 
 def kept_weights(rounds: int) -> None:

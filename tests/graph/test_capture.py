@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import convforge
 from convforge.graph.capture import CannotCapture, capture, captured
+from convforge.graph.network import Network
 from convforge.graph.nodes import Graph, GraphError
 from convforge.graph.passes import optimized
 
@@ -44,10 +45,10 @@ def randomised(module: nn.Module) -> nn.Module:
 
 
 def same(module: nn.Module, *shapes: tuple[int, ...], batches: tuple[int, ...] = (1, 3)) -> Graph:
-    """Captures a module and compares its graph, before and after the passes, with the module in float64."""
+    """Captures a module and compares with it, in float64, its graph, before and after the passes, and the network."""
     randomised(module)
     graph = capture(module, *(torch.randn(shape) for shape in shapes))
-    twice = copy.deepcopy(module).double()
+    twice, network = copy.deepcopy(module).double(), Network(graph, threads=2)
     for batch in batches:
         inputs = [torch.randn(batch, *shape[1:], dtype=torch.float64) for shape in shapes]
         with torch.no_grad():
@@ -59,6 +60,9 @@ def same(module: nn.Module, *shapes: tuple[int, ...], batches: tuple[int, ...] =
             for made, wanted in zip(other.compute(**arrays), expected, strict=True):
                 assert made.shape == wanted.shape
                 np.testing.assert_allclose(made, wanted.numpy(), rtol=tolerance, atol=tolerance * 10)
+        for made, wanted in zip(network(*(x.float().numpy() for x in inputs)), expected, strict=True):
+            assert made.shape == wanted.shape
+            assert np.linalg.norm(made - wanted.numpy()) <= 1e-5 * max(float(np.linalg.norm(wanted.numpy())), 1e-3)
     return graph
 
 

@@ -62,8 +62,8 @@ def _code() -> runtime.Code:
 
 
 @cache
-def _at_once() -> Callable[[int, int], int]:
-    return ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_void_p] * 2)(_code()["at_once"])
+def _at_once() -> Callable[..., int]:
+    return runtime.python_function("fingerprint", _code()["at_once"], 2)
 
 
 @lru_cache(maxsize=256)

@@ -139,8 +139,7 @@ class Prepared:
             program, room, offset = self._from_weights
         work, alive = runtime.workspace(room + program.bytes)
         at = packed or work + offset
-        buffers = (x, w, y, bias, residual, at, work, self._zeros)
-        team.call(program.block, program.address, work + room, *buffers)
+        team.call(program.block, program.address, work + room, x, w, y, bias, residual, at, work, self._zeros)
         del alive  # the workspace is ours until here
 
     def pack(self, w: int, packed: int) -> None:
@@ -148,8 +147,7 @@ class Prepared:
         program = self.weights
         room = program.work_bytes
         work, alive = runtime.workspace(room + program.bytes)
-        buffers = (0, w, 0, 0, 0, packed, work, self._zeros)
-        team.call(program.block, program.address, work + room, *buffers)
+        team.call(program.block, program.address, work + room, 0, w, 0, 0, 0, packed, work, self._zeros)
         del alive
 
 

@@ -179,12 +179,12 @@ def _build(module: ir.Module, target: Target) -> None:
     f.call(lead, block=f.pointer("copy"), team=f.pointer("team"))
     f.done()
 
-    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32")
+    f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32", result=I64)
     table = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
     for n, name in enumerate(BUFFERS):
         table.at(n).put(f.integer(name).value)
     f.call(call_on, block=f.pointer("block"), copy=f.pointer("copy"), table=table)
-    f.done()
+    f.done(f.const(0).value)
 
 
 def _place(module: ir.Module) -> Function:
@@ -451,8 +451,8 @@ def _function(name: str, arguments: int) -> Callable[..., None]:
 
 
 @cache
-def _caller() -> Callable[..., None]:
-    return _function("call", 2 + len(BUFFERS))
+def _caller() -> Callable[..., int]:
+    return runtime.python_function("call", _code()["call"], 2 + len(BUFFERS))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -493,13 +493,26 @@ class Team:
             _function("lead_on", 4)(address, copy, table, self._address)
 
 
-def call(block: NDArray[np.int64], address: int, copy: int, *buffers: int) -> None:
-    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`."""
-    if _needs_team(block):
-        table = (ctypes.c_int64 * len(buffers))(*buffers)
-        Team.of(int(block[_THREADS])).lead_on(address, copy, ctypes.addressof(table))
+def call(
+    block: NDArray[np.int64],
+    address: int,
+    copy: int,
+    x: int,
+    w: int,
+    y: int,
+    bias: int,
+    residual: int,
+    packed: int,
+    work: int,
+    zeros: int,
+) -> None:
+    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`.
+    (One parameter for each: gathering them would take as long as the call.)"""
+    if block.item(0) or not _needs_team(block):
+        _caller()(address, copy, x, w, y, bias, residual, packed, work, zeros)
     else:
-        _caller()(address, copy, *buffers)
+        table = (ctypes.c_int64 * len(BUFFERS))(x, w, y, bias, residual, packed, work, zeros)
+        Team.of(int(block[_THREADS])).lead_on(address, copy, ctypes.addressof(table))
 
 
 def run(block: _Block) -> None:

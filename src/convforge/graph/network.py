@@ -24,7 +24,7 @@ from ..engine.runtime import memory, usable_threads
 from ..engine.target import LINE
 from ..engine.team import Team, clocks
 from ..spec import round_up
-from .lower import Line, Lowered, lower, moved
+from .lowering import Line, Lowered, lower, moved
 from .memory import Arena, Life, arranged
 from .nodes import Graph
 from .operations.base import GraphError, Shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,4 @@ class Store:
 
 
 def _copy(values: NDArray[Any], at: int) -> None:
-    import ctypes
-
     ctypes.memmove(at, values.ctypes.data, values.nbytes)

@@ -2,8 +2,9 @@
 
 - `backend`: the convolutions of what `torch.compile` captures; `optimize`: those of a model, and what became of each;
 - `modules`: `Conv2d`, which users know as `convforge.nn.Conv2d`; `functional`: `conv2d`;
-- `plain`: its short way, past torch's dispatcher; `operators`: the long one, `torch.ops.convforge`, put together from
-  their `definitions`, what they `compute` on the CPU, and their derivatives in `autograd`;
+- `plain`: its short way, past torch's dispatcher, with `guards` that know a call again; `operators`: the long one,
+  `torch.ops.convforge`, put together from their `definitions`, what they `compute` on the CPU, and their derivatives
+  in `autograd`;
 - `plans`: a pass of certain sizes, planned once; `kept`: packed weights, kept for as long as they are those of the
   weights;
 - `arguments`, `layout`: what a call says, and how its tensors lie in memory;

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import by_torch, kept
 from .arguments import as_geometry
 from .by_engine import CannotLoad, Prepared
-from .layout import check_memory, in_format, is_channels_last, located
+from .layout import check_memory, empty_strided, in_format, is_channels_last, located
 from .plans import Plan, forward_plan, input_gradient_plan, settings, weight_gradient_plan
 from .sixteen import torch_is_faster
 
@@ -50,7 +50,8 @@ def _forward_by_torch(
 
 def run_forward(plan: Plan, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     """A planned forward pass, over tensors of the sizes that it was planned for."""
-    y, prepared = plan.output(), plan.prepared
+    y: Tensor = empty_strided(plan.shape, plan.strides, plan.dtype)
+    prepared = plan.prepared
     if prepared is not None:
         x_at, _ = located(x, plan.extents[0], plan.itemsize)
         packed, w_at, alive = _weights(plan, prepared, w)
@@ -137,6 +138,11 @@ def weight_gradient(
     except CannotLoad as problem:
         by_torch.warn_that_code_cannot_be_loaded(problem)
         return in_format(by_torch.weight_gradient(x, g, kernel, stride, pads, dilation, groups), channels_last)
+    return run_weight_gradient(plan, x, g)
+
+
+def run_weight_gradient(plan: Plan, x: Tensor, g: Tensor) -> Tensor:
+    """A planned weight gradient, over tensors of the sizes that it was planned for."""
     dw, prepared = plan.output(), plan.prepared
     if prepared is None:
         return dw.zero_()

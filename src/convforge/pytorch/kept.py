@@ -107,7 +107,14 @@ def packed(w: Tensor, storage: torch.UntypedStorage, address: int, size: int, pr
 
     `w` lies in `storage`, its `size` bytes without gaps from `address` on.
     """
-    key, known = (address, size), _known.get((address, size))
+    key = (address, size)
+    known = _known.get(key)
+    if known is not None and not known.frozen and known.storage() is storage:  # the usual case, said briefly
+        numbers = known.numbers
+        form = numbers.forms.get(prepared.form)
+        if form is not None and fingerprint(address, size, prepared.threads) == numbers.fingerprint:
+            form.used = next(_clock)
+            return form.address, form.memory
     try:
         version = w._version
     except RuntimeError:  # it was made in inference mode

@@ -1,17 +1,24 @@
 """Plain calls: those from Python with nothing special about them (plain tensors, no tracing, transform, mode, autocast
 or profiler). They do not go through torch's dispatcher: a plan that was made when its sizes were first met is run at
 once.
+
+A call that was seen before is known again by its weights and the size of its images: what was found out about the last
+one is kept, with a guard that tells whether it still holds. Guards are made at the second time, so that weights which
+are made anew for each call do not pay for them.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import precision
+from ..precision import get_precision
 from .arguments import (
     Sizes,
     as_pair,
@@ -22,10 +29,43 @@ from .arguments import (
     transposed_sizes_fit,
 )
 from .by_engine import CannotLoad
-from .compute import forward, input_gradient, run_forward, run_input_gradient, weight_gradient
+from .compute import forward, run_forward, run_input_gradient, run_weight_gradient, weight_gradient
+from .guards import guard_of
 from .layout import is_nhwc
 from .operators import forward_op, input_gradient_op, weight_gradient_op
-from .plans import MOST_PLANS, Plan, forward_plan, input_gradient_plan, settings
+from .plans import MOST_PLANS, Plan, forward_plan, input_gradient_plan, settings, weight_gradient_plan
+
+
+class _Seen:
+    """A call that was looked at, and what was found."""
+
+    __slots__ = (
+        "backward", "biased", "check", "dilation", "exactness", "groups", "learns", "padding", "plan", "recorded",
+        "stride", "threads",
+    )  # fmt: skip
+
+    check: Callable[..., bool] | None
+    """Whether input, weights and bias, where there is one, are such as they were."""
+    biased: bool
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: Any
+    """The arguments themselves, not their like: 1, 1.0 and True are all equal."""
+    learns: bool
+    """Whether a tensor requires a gradient, so that it matters whether gradients are recorded."""
+    recorded: bool
+    """Whether this call is."""
+    threads: int
+    exactness: str
+    plan: Plan
+    backward: _Backward | None
+    """What was found in its last backward pass."""
+
+
+_seen: dict[tuple[int, Sizes], _Seen | None] = {}
+"""The last call with each weight tensor, by its id, and each size of images; None where there was but one. Ids come
+back: what is found is a guess, and the guard decides."""
 
 
 def plain_call(
@@ -33,25 +73,64 @@ def plain_call(
 ) -> Tensor | None:
     """The convolution, if there is nothing about the call that the dispatcher would have to see to; None otherwise, and
     for everything that is unusual or wrong."""
+    seen = _seen.get((id(w), x.shape)) if type(x) in _PLAIN_TYPES else None
+    if (
+        seen is None
+        or stride is not seen.stride
+        or padding is not seen.padding
+        or dilation is not seen.dilation
+        or groups is not seen.groups
+        or (bias is not None) is not seen.biased
+        or not (seen.check(x, w, bias) if seen.biased else seen.check(x, w))  # type: ignore[misc]
+        or (seen.learns and _is_grad_enabled() is not seen.recorded)
+        or _get_num_threads() != seen.threads
+        or precision._current != seen.exactness
+        or _forward_ad._current_level >= 0
+        or _is_mode_enabled()
+        or _is_profiled()
+    ):
+        seen = _look(x, w, bias, stride, padding, dilation, groups)
+        if seen is None:
+            return None
+    if seen.recorded:
+        y: Tensor = _apply(x, w, bias, seen)
+        return y
+    return run_forward(seen.plan, x, w, bias)
+
+
+def _look(
+    x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> _Seen | None:
+    """A call that was not seen before, or not like this; None if it is none of the plain ones."""
     if not _is_plain(x, w, bias):
         return None
     if not (_is_exact(stride) and _is_exact(padding) and _is_exact(dilation) and type(groups) is int):
         return None
-    recorded = torch.is_grad_enabled()
+    enabled = torch.is_grad_enabled()
     try:
         plan = _plain_plan(
             x.dtype, x.shape, x.stride(), w.dtype, w.shape, w.stride(),
             None if bias is None else (bias.dtype, bias.shape, bias.stride()),
-            stride, padding, dilation, groups, *settings(), not (recorded and w.requires_grad),
+            stride, padding, dilation, groups, *settings(), not (enabled and w.requires_grad),
         )  # fmt: skip
     except CannotLoad:
         return None  # the operators know what to do
     if plan is None:
         return None
-    if recorded and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
-        y: Tensor = _apply(x, w, bias, plan)
-        return y
-    return run_forward(plan, x, w, bias)
+    seen = _Seen()
+    seen.biased, seen.plan, seen.backward = bias is not None, plan, None
+    seen.stride, seen.padding, seen.dilation, seen.groups = stride, padding, dilation, groups
+    seen.learns = x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)
+    seen.recorded = enabled and seen.learns
+    seen.threads, seen.exactness = _get_num_threads(), get_precision()
+    seen.check = None
+    key = id(w), x.shape
+    if key in _seen:
+        seen.check = guard_of(x, w) if bias is None else guard_of(x, w, bias)
+    elif len(_seen) >= MOST_PLANS:
+        _seen.clear()
+    _seen[key] = None if seen.check is None else seen
+    return seen
 
 
 @lru_cache(MOST_PLANS)
@@ -204,6 +283,8 @@ def _plain_keys() -> tuple[frozenset[int], frozenset[tuple[int, int]]]:
     return frozenset(tensors), frozenset(states)
 
 
+_is_grad_enabled, _get_num_threads = torch.is_grad_enabled, torch.get_num_threads
+_is_mode_enabled, _is_profiled = torch._C._is_torch_function_mode_enabled, torch._C._autograd._profiler_enabled
 _PLAIN_TENSORS, _PLAIN_STATES = _plain_keys()
 _PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 _forward_ad: Any = torch.autograd.forward_ad
@@ -225,29 +306,92 @@ def _is_plain(a: Tensor, b: Tensor, c: Tensor | None) -> bool:
     )
 
 
+class _Backward:
+    """A backward pass that was looked at, and what was found."""
+
+    __slots__ = ("check", "exactness", "for_w", "for_x", "threads")
+
+    check: Callable[..., bool]
+    """Whether input, weights and the output's gradient are such as they were."""
+    threads: int
+    exactness: str
+    for_x: Plan | None
+    for_w: Plan | None
+
+
 class _Convolution(torch.autograd.Function):
     """The derivative of a plain call. A derivative of it in turn is left to the operators."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, seen: _Seen) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.plan = plan
-        return run_forward(plan, x, w, bias)
+        ctx.seen = seen
+        return run_forward(seen.plan, x, w, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         x, w = ctx.saved_tensors
-        plan: Plan = ctx.plan
+        seen: _Seen = ctx.seen
         for_x, for_w, for_bias, _ = ctx.needs_input_grad
-        plain = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _is_plain(x, w, g)
         dx = dw = None
-        if for_x:
-            of_input = input_gradient if plain else input_gradient_op
-            dx = of_input(g, w, x.shape[2:], *plan.geometry, plan.channels_last)
-        if for_w:
-            of_weight = weight_gradient if plain else weight_gradient_op
-            dw = of_weight(x, g, w.shape[2:], *plan.geometry, plan.channels_last)
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            known = None
+        else:
+            known = seen.backward
+            if (
+                known is None
+                or not known.check(x, w, g)
+                or _get_num_threads() != known.threads
+                or precision._current != known.exactness
+                or _forward_ad._current_level >= 0
+                or _is_mode_enabled()
+                or _is_profiled()
+                or (for_x and known.for_x is None)
+                or (for_w and known.for_w is None)
+            ):
+                known = seen.backward = _look_back(seen, x, w, g, for_x, for_w)
+        if known is not None:
+            if for_x:
+                dx = run_input_gradient(known.for_x, g, w, None)  # type: ignore[arg-type]
+            if for_w:
+                dw = run_weight_gradient(known.for_w, x, g)  # type: ignore[arg-type]
+        else:
+            plan = seen.plan
+            if for_x:
+                dx = input_gradient_op(g, w, x.shape[2:], *plan.geometry, plan.channels_last)
+            if for_w:
+                dw = weight_gradient_op(x, g, w.shape[2:], *plan.geometry, plan.channels_last)
         return dx, dw, g.sum((0, 2, 3)) if for_bias else None, None
+
+
+def _look_back(seen: _Seen, x: Tensor, w: Tensor, g: Tensor, for_x: bool, for_w: bool) -> _Backward | None:
+    """A backward pass that was not seen before, or not like this; None if the operators have to see to it."""
+    plan = seen.plan
+    if not _is_plain(x, w, g) or g.dtype != plan.dtype:
+        return None
+    found = _Backward()
+    found.threads, found.exactness = _get_num_threads(), get_precision()
+    found.for_x = found.for_w = None
+    try:
+        if for_x:
+            found.for_x = input_gradient_plan(
+                plan.dtype, g.shape, g.stride(), w.shape, w.stride(), x.shape[2:], plan.geometry, plan.channels_last,
+                False, *settings(), not w.requires_grad,
+            )  # fmt: skip
+        if for_w:
+            found.for_w = weight_gradient_plan(
+                plan.dtype, x.shape, x.stride(), g.shape, g.stride(), w.shape[2:], plan.geometry, plan.channels_last,
+                *settings(),
+            )  # fmt: skip
+    except CannotLoad:
+        return None
+    found.check = (seen.backward and guard_of(x, w, g)) or _never
+    return found
+
+
+def _never(*_: Tensor) -> bool:
+    """The guard where there is none."""
+    return False
 
 
 class _Transposed(torch.autograd.Function):
