@@ -480,6 +480,10 @@ def test_slices_to_the_end_stay_to_the_end() -> None:
     graph = read(model(nodes, {"x": ["n", 3, "h", "w"]}, weights=weights), shapes={"x": (1, 3, 8, 6)})
     assert [n.operation for n in graph.nodes] == [Slice(2, 1, END), Slice(3, -3, END)]
     assert graph.with_input((1, 3, 20, 30)).shapes()["y"] == (1, 3, 19, 3)
+    ends = weights | {"ends": np.array([100, 2**31 - 1])}  # the hundredth row, beyond the image or not
+    graph = read(model(nodes, {"x": ["n", 3, "h", "w"]}, weights=ends), shapes={"x": (1, 3, 8, 6)})
+    assert graph.fixed == {"x": (1,)}
+    assert graph.with_input((1, 3, 200, 6)).shapes()["y"] == (1, 3, 99, 3)
 
 
 def test_rows_are_images_of_height_one() -> None:
