@@ -576,6 +576,22 @@ def test_a_branch_that_is_known_takes_the_place_of_the_condition() -> None:
         read(free)
 
 
+def test_pixels_of_eight_bits_are_cast_first() -> None:
+    def file(first: Any) -> bytes:
+        made = onnx.load_model_from_string(model([first, node("Sqrt", "f")], {"x": [2, 3]}))
+        made.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+        content: bytes = made.SerializeToString()
+        return content
+
+    graph = read(file(node("Cast", "x", output="f", to=TensorProto.FLOAT)))
+    assert [n.operation.name for n in graph.nodes] == ["sqrt"]
+    np.testing.assert_array_equal(graph.compute(x=np.array([[0, 1, 4], [9, 16, 225]], np.uint8))[0][1], [3, 4, 15])
+    with pytest.raises(GraphError, match=r"'the Identity' .* reads the whole numbers of 'x'"):
+        read(file(node("Identity", "x", output="f")))
+    with pytest.raises(GraphError, match="makes int32 of what"):
+        read(file(node("Cast", "x", output="f", to=TensorProto.INT32)))
+
+
 def test_functions_in_the_file_are_written_out() -> None:
     body = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Neg", ["b"], ["c"])]
     function = helper.make_function("mine", "Minus", ["a"], ["c"], body, [helper.make_opsetid("", 18)])

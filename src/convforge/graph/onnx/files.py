@@ -161,6 +161,8 @@ _TYPES: dict[int, tuple[str, str]] = {
 _BFLOAT16 = 16
 FLOATING = frozenset({1, 10, 11, _BFLOAT16})
 """The data types that networks compute with."""
+PIXELS = frozenset({2, 3, 4, 5})
+"""Whole numbers of 8 and 16 bits, which images come in; a network makes them floating-point numbers first."""
 
 
 def type_name(number: int) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from ...spec import SpecError
 from ..nodes import Axes, Graph, GraphError, Node, Operation, Reshape, Shape, Unary
 from .attributes import Attributes, Cannot
-from .files import LARGEST_SIZE, File, array_of, opened
+from .files import LARGEST_SIZE, PIXELS, File, array_of, opened
 from .folding import FOLDED, OF_SHAPES, Budget, fold
 from .operators import OPERATORS
 from .probes import Probe, probes
@@ -89,6 +89,8 @@ class Reading:
         self._budget = Budget(sum(array.size for array in weights.values()))
         self._used = {*self.probes[0].shapes, *weights, *(name for node in self.file.nodes for name in node.output)}
         self._repeated = _MOST_REPEATED + sum(array.size for array in weights.values())
+        self._pixels = {v.name for v in self.file.inputs if v.type.tensor_type.elem_type in PIXELS} - {*self.known}
+        """Inputs that are whole numbers."""
         self._number = 0
         self._fresh: set[str] = set()
         """Names that were made up for what the node in hand makes."""
@@ -186,6 +188,11 @@ class Reading:
             raise Cannot(f"is an operator of {node.domain!r}, and only ONNX's own are known")
         attributes, inputs = Attributes(node, self.file.opset), [self._input(name) for name in node.input]
         kind = node.op_type
+        pixels = self._pixels.intersection(node.input)
+        if pixels and kind not in ("Cast", *OF_SHAPES):
+            raise Cannot(
+                f"reads the whole numbers of {min(pixels)!r}, which have to be cast to floating-point ones first"
+            )
         if kind == "If":
             made: Any = self._branch(attributes, inputs)
         elif kind in FOLDED and (kind in OF_SHAPES or all(v is None or isinstance(v, Known) for v in inputs)):
