@@ -831,6 +831,7 @@ HARMFUL: dict[str, tuple[bytes, str]] = {
         model([node("Div", "a", "b", output="c"), node("Add", "x", "c")], weights={"a": np.int64(1), "b": np.int64(0)}),
         "divides by zero",
     ),
+    "an alpha of zero": (model([node("Celu", "x", alpha=0.0)]), "alpha=0, by which it divides"),
     "huge groups": (model([node("GroupNormalization", "x", "s", "s", num_groups=2**60)], weights={"s": randn(3)}), "."),
     "a block of zero": (model([node("DepthToSpace", "x", blocksize=0)]), "blocks of 0"),
     "a huge block": (model([node("DepthToSpace", "x", blocksize=2**31)]), "cannot split"),

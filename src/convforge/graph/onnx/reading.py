@@ -174,6 +174,8 @@ class Reading:
                 raise GraphError(f"{self.where} {error}.") from None
             except SpecError as error:
                 raise GraphError(f"{self.where}: {error}") from None
+            except (ArithmeticError, MemoryError) as error:  # of absurd numbers
+                raise GraphError(f"{self.where} cannot be computed with: {error}.") from None
         for position, name in enumerate(node.output):
             if name in self.values:
                 raise GraphError(f"{self.where} makes {name!r}, which there is already.")
