@@ -776,6 +776,7 @@ def _chain(operator: str, times: int) -> list[Any]:
 HUGE = {"x": [1, 3, 2**30, 2**30]}
 HARMFUL: dict[str, tuple[bytes, str]] = {
     "a huge input": (model([node("Relu", "x")], HUGE), "would make a tensor of shape"),
+    "many axes": (model([node("Relu", "x")], {"x": [1] * 200}), "would make a tensor of shape"),
     "a huge axis": (model([node("Relu", "x")], {"x": [2**40]}), "size 1099511627776 along axis 0"),
     "padding below zero": (model([node("MaxPool", "x", kernel_shape=[2, 2], pads=[-1, 0, 0, 0])]), "below 0"),
     "a huge padding": (
@@ -869,6 +870,7 @@ def _with_weights(**fields: Any) -> bytes:
         (_with_weights(dims=[2**40, 2**20], data_type=1, raw_data=b"1234"), "which no tensor has"),
         (_with_weights(dims=[2**30, 2**30], data_type=1, raw_data=b"1234"), "bytes, not 4"),
         (_with_weights(dims=[-1], data_type=1, raw_data=b"1234"), "which no tensor has"),
+        (_with_weights(dims=[1] * 65, data_type=1, raw_data=b"1234"), "which no tensor has"),
         (_with_weights(dims=[3], data_type=1, raw_data=b"1234"), "need 12 bytes, not 4"),
         (_with_weights(dims=[3], data_type=1, float_data=[1.0]), "need 3 numbers, not 1"),
         (_with_weights(dims=[1], data_type=2, int32_data=[300]), "too large for uint8"),

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from ...spec import SpecError
 from ..nodes import Axes, Graph, GraphError, Node, Operation, Reshape, Shape, Unary
 from .attributes import Attributes, Cannot
-from .files import LARGEST_SIZE, PIXELS, File, array_of, opened
+from .files import LARGEST_SIZE, MOST_AXES, PIXELS, File, array_of, opened
 from .folding import FOLDED, OF_SHAPES, Budget, fold
 from .operators import OPERATORS
 from .probes import Probe, probes
@@ -294,7 +294,8 @@ class Reading:
     def _shaped(self, probe: int, operation: Operation, shapes: Sequence[Shape]) -> Shape:
         try:
             shape = operation.shape(*shapes)
-            if any(not 0 < size < LARGEST_SIZE for size in shape) or math.prod(shape) > _MOST_NUMBERS:
+            large = len(shape) > MOST_AXES or any(not 0 < size < LARGEST_SIZE for size in shape)
+            if large or math.prod(shape) > _MOST_NUMBERS:
                 raise GraphError(f"it would make a tensor of shape {shape}.")
             return shape
         except (GraphError, SpecError) as error:
