@@ -480,6 +480,10 @@ def test_slices_to_the_end_stay_to_the_end() -> None:
     graph = read(model(nodes, {"x": ["n", 3, "h", "w"]}, weights=weights), shapes={"x": (1, 3, 8, 6)})
     assert [n.operation for n in graph.nodes] == [Slice(2, 1, END), Slice(3, -3, END)]
     assert graph.with_input((1, 3, 20, 30)).shapes()["y"] == (1, 3, 19, 3)
+    ends = weights | {"ends": np.array([100, 2**31 - 1])}  # the hundredth row, beyond the image or not
+    graph = read(model(nodes, {"x": ["n", 3, "h", "w"]}, weights=ends), shapes={"x": (1, 3, 8, 6)})
+    assert graph.fixed == {"x": (1,)}
+    assert graph.with_input((1, 3, 200, 6)).shapes()["y"] == (1, 3, 99, 3)
 
 
 def test_rows_are_images_of_height_one() -> None:
@@ -570,6 +574,22 @@ def test_a_branch_that_is_known_takes_the_place_of_the_condition() -> None:
     free = model([node("Abs", "x", output="a"), node("Greater", "a", "one", output="is"), *nodes[4:]], weights=weights)
     with pytest.raises(GraphError, match="Greater"):
         read(free)
+
+
+def test_pixels_of_eight_bits_are_cast_first() -> None:
+    def file(first: Any) -> bytes:
+        made = onnx.load_model_from_string(model([first, node("Sqrt", "f")], {"x": [2, 3]}))
+        made.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+        content: bytes = made.SerializeToString()
+        return content
+
+    graph = read(file(node("Cast", "x", output="f", to=TensorProto.FLOAT)))
+    assert [n.operation.name for n in graph.nodes] == ["sqrt"]
+    np.testing.assert_array_equal(graph.compute(x=np.array([[0, 1, 4], [9, 16, 225]], np.uint8))[0][1], [3, 4, 15])
+    with pytest.raises(GraphError, match=r"'the Identity' .* reads the whole numbers of 'x'"):
+        read(file(node("Identity", "x", output="f")))
+    with pytest.raises(GraphError, match="makes int32 of what"):
+        read(file(node("Cast", "x", output="f", to=TensorProto.INT32)))
 
 
 def test_functions_in_the_file_are_written_out() -> None:
@@ -756,6 +776,7 @@ def _chain(operator: str, times: int) -> list[Any]:
 HUGE = {"x": [1, 3, 2**30, 2**30]}
 HARMFUL: dict[str, tuple[bytes, str]] = {
     "a huge input": (model([node("Relu", "x")], HUGE), "would make a tensor of shape"),
+    "many axes": (model([node("Relu", "x")], {"x": [1] * 200}), "would make a tensor of shape"),
     "a huge axis": (model([node("Relu", "x")], {"x": [2**40]}), "size 1099511627776 along axis 0"),
     "padding below zero": (model([node("MaxPool", "x", kernel_shape=[2, 2], pads=[-1, 0, 0, 0])]), "below 0"),
     "a huge padding": (
@@ -811,6 +832,7 @@ HARMFUL: dict[str, tuple[bytes, str]] = {
         model([node("Div", "a", "b", output="c"), node("Add", "x", "c")], weights={"a": np.int64(1), "b": np.int64(0)}),
         "divides by zero",
     ),
+    "an alpha of zero": (model([node("Celu", "x", alpha=0.0)]), "alpha=0, by which it divides"),
     "huge groups": (model([node("GroupNormalization", "x", "s", "s", num_groups=2**60)], weights={"s": randn(3)}), "."),
     "a block of zero": (model([node("DepthToSpace", "x", blocksize=0)]), "blocks of 0"),
     "a huge block": (model([node("DepthToSpace", "x", blocksize=2**31)]), "cannot split"),
@@ -848,6 +870,7 @@ def _with_weights(**fields: Any) -> bytes:
         (_with_weights(dims=[2**40, 2**20], data_type=1, raw_data=b"1234"), "which no tensor has"),
         (_with_weights(dims=[2**30, 2**30], data_type=1, raw_data=b"1234"), "bytes, not 4"),
         (_with_weights(dims=[-1], data_type=1, raw_data=b"1234"), "which no tensor has"),
+        (_with_weights(dims=[1] * 65, data_type=1, raw_data=b"1234"), "which no tensor has"),
         (_with_weights(dims=[3], data_type=1, raw_data=b"1234"), "need 12 bytes, not 4"),
         (_with_weights(dims=[3], data_type=1, float_data=[1.0]), "need 3 numbers, not 1"),
         (_with_weights(dims=[1], data_type=2, int32_data=[300]), "too large for uint8"),

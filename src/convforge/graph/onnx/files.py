@@ -28,6 +28,8 @@ _DEEPEST = 100
 """Functions that call each other."""
 LARGEST_SIZE = 2**31
 """Of one axis."""
+MOST_AXES = 32
+"""NumPy's arrays have up to 64."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ _TYPES: dict[int, tuple[str, str]] = {
 _BFLOAT16 = 16
 FLOATING = frozenset({1, 10, 11, _BFLOAT16})
 """The data types that networks compute with."""
+PIXELS = frozenset({2, 3, 4, 5})
+"""Whole numbers of 8 and 16 bits, which images come in; a network makes them floating-point numbers first."""
 
 
 def type_name(number: int) -> str:
@@ -188,7 +192,7 @@ def array_of(tensor: Any, folder: Path | None) -> Array:
     sizes = tuple(int(size) for size in tensor.dims)
     if tensor.data_type not in _TYPES:
         raise GraphError(f"{called} are {type_name(tensor.data_type)}, and only numbers can be weights.")
-    if any(not 0 <= size < LARGEST_SIZE for size in sizes):
+    if len(sizes) > MOST_AXES or any(not 0 <= size < LARGEST_SIZE for size in sizes):
         raise GraphError(f"{called} have the shape {sizes}, which no tensor has.")
     code, field = _TYPES[tensor.data_type]
     dtype, count = np.dtype(code), math.prod(sizes)

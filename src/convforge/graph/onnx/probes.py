@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..nodes import GraphError, Shape
-from .files import FLOATING, LARGEST_SIZE, File, type_name
+from .files import FLOATING, LARGEST_SIZE, PIXELS, File, type_name
 from .values import Array
 
 _MOST_SYMBOLS = 8
@@ -51,7 +51,7 @@ def _inputs(file: File, given: Mapping[str, Shape], known: Mapping[str, Array]) 
         kind = value.type.tensor_type
         if not value.type.HasField("tensor_type"):
             raise GraphError(f"the input {name!r} is no tensor, and networks here take tensors only.")
-        if kind.elem_type not in FLOATING:
+        if kind.elem_type not in FLOATING | PIXELS:
             raise GraphError(
                 f"the input {name!r} is {type_name(kind.elem_type)}, and networks here take floating-point numbers: if "
                 f"it is the same at every call, say so with known={{{name!r}: …}}."

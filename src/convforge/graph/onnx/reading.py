@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from ...spec import SpecError
 from ..nodes import Axes, Graph, GraphError, Node, Operation, Reshape, Shape, Unary
 from .attributes import Attributes, Cannot
-from .files import LARGEST_SIZE, File, array_of, opened
+from .files import LARGEST_SIZE, MOST_AXES, PIXELS, File, array_of, opened
 from .folding import FOLDED, OF_SHAPES, Budget, fold
 from .operators import OPERATORS
 from .probes import Probe, probes
@@ -90,6 +90,8 @@ class Reading:
         self._budget = Budget(sum(array.size for array in weights.values()))
         self._used = {*self.probes[0].shapes, *weights, *(name for node in self.file.nodes for name in node.output)}
         self._repeated = _MOST_REPEATED + sum(array.size for array in weights.values())
+        self._pixels = {v.name for v in self.file.inputs if v.type.tensor_type.elem_type in PIXELS} - {*self.known}
+        """Inputs that are whole numbers."""
         self._number = 0
         self._fresh: set[str] = set()
         """Names that were made up for what the node in hand makes."""
@@ -173,6 +175,8 @@ class Reading:
                 raise GraphError(f"{self.where} {error}.") from None
             except SpecError as error:
                 raise GraphError(f"{self.where}: {error}") from None
+            except (ArithmeticError, MemoryError) as error:  # of absurd numbers
+                raise GraphError(f"{self.where} cannot be computed with: {error}.") from None
         for position, name in enumerate(node.output):
             if name in self.values:
                 raise GraphError(f"{self.where} makes {name!r}, which there is already.")
@@ -187,6 +191,11 @@ class Reading:
             raise Cannot(f"is an operator of {node.domain!r}, and only ONNX's own are known")
         attributes, inputs = Attributes(node, self.file.opset), [self._input(name) for name in node.input]
         kind = node.op_type
+        pixels = self._pixels.intersection(node.input)
+        if pixels and kind not in ("Cast", *OF_SHAPES):
+            raise Cannot(
+                f"reads the whole numbers of {min(pixels)!r}, which have to be cast to floating-point ones first"
+            )
         if kind == "If":
             made: Any = self._branch(attributes, inputs)
         elif kind in FOLDED and (kind in OF_SHAPES or all(v is None or isinstance(v, Known) for v in inputs)):
@@ -286,7 +295,8 @@ class Reading:
     def _shaped(self, probe: int, operation: Operation, shapes: Sequence[Shape]) -> Shape:
         try:
             shape = operation.shape(*shapes)
-            if any(not 0 < size < LARGEST_SIZE for size in shape) or math.prod(shape) > _MOST_NUMBERS:
+            large = len(shape) > MOST_AXES or any(not 0 < size < LARGEST_SIZE for size in shape)
+            if large or math.prod(shape) > _MOST_NUMBERS:
                 raise GraphError(f"it would make a tensor of shape {shape}.")
             return shape
         except (GraphError, SpecError) as error:

@@ -34,6 +34,8 @@ def _selu(r: Reading, a: Attributes, inputs: Inputs) -> Value:
 
 def _celu(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     alpha = a.number("alpha", 1.0)
+    if not alpha:
+        raise Cannot("has alpha=0, by which it divides")
     return r.add(Unary("elu", (alpha, 1.0, 1 / alpha)), given(inputs, 0))
 
 

@@ -113,19 +113,30 @@ def _slice(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     every = [slices(a, rank(x), *arrays) for arrays in known]
     for axis, _, _, _ in every[0]:
         cuts = []
-        for probe, (shape, asked) in enumerate(zip(x.shapes, every, strict=True)):
-            found = [cut for cut in asked if cut[0] == axis]
+        for probe, asked in enumerate(every):
+            found = [cut[1:] for cut in asked if cut[0] == axis]
             if len(found) != 1:
                 raise Varies(probe)
-            _, start, stop, step = found[0]
-            # Beyond either end is all of it, whatever the size; what counts from the end stays as it is.
-            beyond = (stop >= shape[axis]) if step > 0 else (stop < -shape[axis])
-            start = -1 if step < 0 and start >= shape[axis] - 1 else 0 if step > 0 and start < -shape[axis] else start
-            cuts.append((start, (END if step > 0 else -END) if beyond else stop, step))
+            cuts.append(found[0])
+        if any(cut != cuts[0] for cut in cuts):  # sizes of the image, perhaps, and so its ends
+            cuts = [_to_the_ends(*cut, shape[axis]) for cut, shape in zip(cuts, x.shapes, strict=True)]
         start, stop, step = r.same(cuts)
+        if abs(stop) >= _NO_SIZE:
+            stop = END if stop > 0 else -END
         if (start, stop, step) != (0, END, 1):
             x = r.add(Slice(axis, start, stop, step), x)
     return x
+
+
+_NO_SIZE = 2**31 - 1
+"""From here on a number stands for the end, whatever the size."""
+
+
+def _to_the_ends(start: int, stop: int, step: int, size: int) -> tuple[int, int, int]:
+    """The same rows of so many, with what reaches an end said so that it does for any size."""
+    if step > 0:
+        return max(start, 0) if start < -size else start, END if stop >= size else stop, step
+    return -1 if start >= size - 1 else start, -END if stop < -size else stop, step
 
 
 def _gather(r: Reading, a: Attributes, inputs: Inputs) -> Value:
