@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import convforge
 from convforge import Conv2dSpec
@@ -56,6 +57,9 @@ def network() -> Graph:
 CONTENTS = bundle.Contents(
     network(), "float32", {"logits": 0, "maps": (1, None)}, About(("cat", "dog"), (0.5,) * 3, (1,) * 3)
 )
+
+
+W = CONTENTS.graph.constants
 
 
 @pytest.fixture
@@ -153,6 +157,7 @@ _OPERATIONS: list[n.Operation] = [
     n.Resize(like=True),
     n.Slice(1, -3),
     n.Softmax(1, True),
+    n.Take(1),
     n.Transpose((0, 2, 1)),
     n.TransposedConvolution(Conv2dSpec(4, 6, 3, 2, 1), (1, 0), True),
     n.Unary("elu"),
@@ -378,12 +383,29 @@ def test_descriptions_that_mean_harm(attack: str, tmp_path: Path) -> None:
     assert re.search(words, sentence), sentence
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (np.zeros(5000), "takes 5,000 rows, more than the 4,096"),
+        (np.array([0.0, 3.0]), "takes rows of 3 that there are not"),
+        (np.array([-4.0]), "takes rows of 3 that there are not"),
+        (np.array([0.5]), "takes rows of 3 that there are not"),
+        (np.array([np.nan]), "takes rows of 3 that there are not"),
+        (np.array([-np.inf]), "takes rows of 3 that there are not"),
+    ],
+)
+def test_rows_that_there_are_not(rows: NDArray[Any], words: str, tmp_path: Path) -> None:
+    description = described()
+    description["graph"]["nodes"].append(one("Take", {"axis": 1}, ["x", "rows"]))
+    sentence = refused(tmp_path, file_of(description, {**W, "rows": rows.astype(np.float32)}))
+    assert words in sentence
+
+
 def test_nothing_is_refused_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "fine.bundle").write_bytes(file_of(described()))
     assert convforge.load(tmp_path / "fine.bundle").classes == ("cat", "dog")
 
 
-W = CONTENTS.graph.constants
 _AT = {"dtype": "F32", "shape": [4, 3, 3, 3]}
 
 

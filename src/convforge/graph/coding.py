@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ..spec import SpecError
 from . import operations
-from .nodes import Graph, GraphError, Node, Operation, Shape
+from .nodes import Graph, GraphError, Node, Operation, Shape, Take
 
 MOST_NODES = 20_000
 """Large networks have some thousands."""
@@ -37,6 +37,8 @@ MOST_NUMBERS = 2**30
 _MOST_REPEATED = 2**26
 """Numbers that nodes may make of constants alone, beyond as many as the constants have."""
 _MOST_AXES = 16
+_MOST_ROWS = 4096
+"""That a `Take` has numbers of: each may become a node."""
 _LARGEST_INTEGER = 2**63 - 1
 
 _OPERATIONS: dict[str, type[Operation]] = {
@@ -108,6 +110,7 @@ def decoded(value: object, constants: Mapping[str, NDArray[Any]]) -> Graph:
     shapes = graph.shapes()
     _check_sizes(shapes)
     _check_repeated(graph, shapes)
+    _check_rows(graph, shapes)
     return graph
 
 
@@ -137,6 +140,22 @@ def _check_repeated(graph: Graph, shapes: Mapping[str, Shape]) -> None:
             repeated += math.prod(shapes[node.output])
     if repeated > _MOST_REPEATED + sum(array.size for array in graph.constants.values()):
         raise GraphError("the graph makes far more numbers of its constants than these have.")
+
+
+def _check_rows(graph: Graph, shapes: Mapping[str, Shape]) -> None:
+    """The numbers of rows are numbers of rows, and no more than are taken one by one."""
+    for node in graph.nodes:
+        rows = graph.constants.get(node.inputs[1]) if isinstance(node.operation, Take) else None
+        if rows is None:
+            continue
+        if rows.size > _MOST_ROWS:
+            raise GraphError(
+                f"node {short(node.output)} takes {rows.size:,} rows, more than the {_MOST_ROWS:,} at most."
+            )
+        assert isinstance(node.operation, Take)
+        size = shapes[node.inputs[0]][node.operation.axis]
+        if not all(row.is_integer() and -size <= row < size for row in map(float, rows.flat)):
+            raise GraphError(f"node {short(node.output)} takes rows of {size} that there are not.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
