@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from see import mobilenet
 from torch import Tensor, nn
 
 import convforge
@@ -19,6 +20,7 @@ from convforge.errors import UserError
 from convforge.graph.capture import CannotCapture
 from convforge.graph.lowering import CannotLower
 from convforge.images.photographs import photographs
+from convforge.images.read import read_image
 from convforge.models import export
 from convforge.models.checkpoint import Architecture, save
 from convforge.train.predict import predict
@@ -183,6 +185,20 @@ main()
     first, second = done.stdout.splitlines()
     assert first == "(2, 7) 5 True"
     assert "class " in second
+
+
+def test_mobilenet_v2_names_the_same_on_photographs(tmp_path: Path) -> None:
+    """With the weights of ImageNet, at full size, from a bundle."""
+    module = mobilenet.pretrained()
+    images = [str(path) for path in photographs()]
+    convforge.compile(module, torch.zeros(1, 3, 224, 224), mean=mobilenet.MEAN, std=mobilenet.STD).save(tmp_path / "x")
+    network = convforge.load(tmp_path / "x")
+    x = torch.from_numpy(np.stack([read_image(image, 3, (224, 224)) for image in images])).float() / 255
+    x = (x - torch.tensor(mobilenet.MEAN).view(3, 1, 1)) / torch.tensor(mobilenet.STD).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = module(x)
+    assert distance(network(x), expected) < 1e-5
+    assert [int(answer.ranking[0][0]) for answer in network.predict(images)] == expected.argmax(1).tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
