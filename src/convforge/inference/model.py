@@ -202,8 +202,8 @@ class Model:
             raise UserError(f"the network takes {len(self._network.inputs)} inputs, and a picture is one: call it.")
         if self._about.mean is None:
             raise UserError(
-                "nobody knows how this network's pictures are normalised: say it with mean and std, which for ImageNet "
-                "are 0.485,0.456,0.406 and 0.229,0.224,0.225."
+                "nobody knows how this network's pictures are normalised: say it with mean and std (--mean and --std), "
+                "which for ImageNet are 0.485,0.456,0.406 and 0.229,0.224,0.225."
             )
 
     def _predictions(self, pictures: list[Picture], top: int) -> Iterable[Prediction]:
