@@ -79,6 +79,7 @@ def save(folder: str | os.PathLike[str], model: nn.Module, architecture: Archite
     Raises:
         UserError: if the folder cannot be written.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     dots = Architecture("vgg", {"widths": [4], "convs": 1}, ("a", "b"), (1, 8, 8), mean=(0.5,), std=(0.5,))
     ...     save(folder, dots.build(), dots)
