@@ -340,6 +340,17 @@ def test_what_has_no_kernel_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
         convforge.compile(nn.Conv2d(3, 8, 3).eval(), torch.ones(1, 3, 9, 9))
 
 
+def test_threads() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    x = torch.randn(1, 3, 60, 60)
+    expected = module(x)
+    for threads in (1, 3, 100_000):
+        assert distance(convforge.compile(module, x, threads=threads)(x), expected) < 1e-5
+    for odd in (-1, 1.5, "2", True):
+        with pytest.raises(UserError, match="threads must be a whole number"):
+            convforge.compile(module, x, threads=odd)  # type: ignore[arg-type]
+
+
 def test_classes_and_normalisation_must_fit() -> None:
     module, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval(), torch.ones(1, 3, 2, 2)
     for settings, words in (

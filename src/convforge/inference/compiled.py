@@ -7,6 +7,8 @@ import threading
 
 import numpy as np
 
+from ..engine.program import most_threads
+from ..errors import UserError
 from ..graph.network import Array, Network
 from ..graph.nodes import Graph, GraphError, Node, Reshape, Softmax
 from ..precision import get_precision
@@ -19,19 +21,20 @@ class Compiled:
     Args:
         graph: nobody else may change its constants.
         dtype: what it computes in, 'float32' or 'float64'.
-        threads: how many to use; 0 for all cores.
+        threads: how many to use; 0 for all cores. More than four a core are not started.
 
     Raises:
+        UserError: for a number of threads that there cannot be.
         GraphError: where there is no kernel for a node (`CannotLower`); everything is planned for the graph's own sizes
             at once, so that a call fails for other sizes only.
     """
 
     def __init__(self, graph: Graph, dtype: str = "float32", threads: int = 0) -> None:
-        self.dtype, self._threads = dtype, threads
+        self.dtype, self._threads = dtype, _team(threads)
         self._lock = threading.Lock()
         self._networks: dict[bool, Network] = {}
         try:
-            first = self._networks[_exact()] = Network(graph, threads, _exact(), dtype)
+            first = self._networks[_exact()] = Network(graph, self._threads, _exact(), dtype)
             self.graph = first.graph
             first.planned(*self._examples())
         except RecursionError as error:
@@ -95,6 +98,12 @@ class Compiled:
                 f"{weights / 1e6:,.1f} MB of weights; {planned.arena.size / 1e6:,.1f} MB for what is computed between",
             ),
         )
+
+
+def _team(threads: int) -> int:
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
+        raise UserError(f"threads must be a whole number, or 0 for all cores, not {threads!r}.")
+    return min(threads, most_threads())
 
 
 def _exact() -> bool:
