@@ -71,10 +71,12 @@ class Compiled:
 
     def _network(self) -> Network:
         exact = _exact()
-        with self._lock:
-            if exact not in self._networks:
-                self._networks[exact] = Network(self.graph, self._threads, exact, self.dtype)
-            return self._networks[exact]
+        found = self._networks.get(exact)
+        if found is None:
+            with self._lock:
+                found = self._networks.get(exact) or Network(self.graph, self._threads, exact, self.dtype)
+                self._networks[exact] = found
+        return found
 
     def _examples(self) -> list[Array]:
         return [np.zeros(shape, self.dtype) for shape in self.graph.inputs.values()]
