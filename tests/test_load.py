@@ -329,6 +329,20 @@ def test_what_compile_cannot_take_is_one_sentence(module: Any, example: Any, wor
     assert "\n" not in str(raised.value)
 
 
+def test_what_depends_on_the_numbers_is_said_in_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch would print its whole graph, and reasons as long as the network is deep."""
+
+    class Found(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            counts = [torch.nonzero(x[:, :, i].flatten() > 0).numel() for i in range(20)]
+            return x * 2 if sum(counts) > 4 else x
+
+    with pytest.raises(CannotCapture, match="Found cannot be captured: torch.export says") as raised:
+        convforge.compile(Found().eval(), torch.ones(1, 3, 20, 4))
+    assert len(str(raised.value)) < 400
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_has_no_kernel_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from convforge.graph.network import Network
 
