@@ -119,15 +119,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _any_batch(exported: ExportedProgram) -> bool:
-    """Whether the batch is open from 1 on: torch has proved it from 2, and only `squeeze` without axes treats 1
-    differently."""
+    """Whether the batch is open from 1 on: torch has assumed nothing of it but that it is at least 2, and the same for
+    all inputs; and only `squeeze` without axes treats 1 differently."""
     ranges = exported.range_constraints.values()
     if any(int(limits.lower) > 2 or limits.upper.is_Integer for limits in ranges):
         return False
-    return not any(
-        str(node.target) == "aten.squeeze.default" and not all(isinstance(s, int) for s in _sizes(node.args[0]))
-        for node in exported.graph.nodes
-    )
+    for node in exported.graph.nodes:
+        made = node.meta.get("val")
+        if node.op == "placeholder" and hasattr(made, "fake_mode"):
+            assumed = [guard.expr for guard in made.fake_mode.shape_env.guards]
+            if not all(a.is_Equality and all(size.is_Symbol for size in a.args) for a in assumed):
+                return False  # as where Python asks whether it is even
+        if str(node.target) == "aten.squeeze.default" and not all(isinstance(s, int) for s in _sizes(node.args[0])):
+            return False
+    return True
 
 
 def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: ExportedProgram) -> Captured:
