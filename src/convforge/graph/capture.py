@@ -289,10 +289,11 @@ class _Walk:
         arguments = self._arguments(node)
         tensors = [n for n in node.all_input_nodes if n in self.values or n in self.actual]
         changes = name.endswith("_") and not name.endswith("__")
-        if changes and tensors and tensors[0] in self.state:
+        owner = self.state.get(self.memory.get(tensors[0], tensors[0])) if changes and tensors else None
+        if owner is not None:
             raise CannotCapture(
-                f"{self.model} cannot be captured: {self._where(node)} changes {self.state[tensors[0]]!r}, as layers "
-                "do in training mode: call eval() first."
+                f"{self.model} cannot be captured: {self._where(node)} changes {owner!r}, as layers do in training "
+                "mode: call eval() first."
             )
         if changes and tensors:
             self._changed_in_place(node, tensors[0])
@@ -340,6 +341,9 @@ class _Walk:
     def _evaluate(self, node: fx.Node, name: str) -> None:
         """By torch itself: it is the same at every call."""
         import torch
+
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise CannotCapture(f"{self.model} cannot be captured: {self._where(node)} draws random numbers.")
 
         def actual(item: fx.Node) -> Any:
             if item in self.actual:
@@ -415,7 +419,11 @@ class _Walk:
             tensor = self.actual[node]
             name = self.builder.constant(_array(tensor))
             return Value(name, tuple(tensor.shape))
-        value: Value = self.values[node]
+        value: Value | None = self.values[node]
+        if value is None:
+            raise CannotCapture(
+                f"{self.model} cannot be captured: it reads {node.name!r}, a result that has no node in our graphs."
+            )
         return value
 
     def _sized(self, made: Any) -> Any:
