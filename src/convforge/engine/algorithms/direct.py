@@ -39,6 +39,7 @@ from functools import cached_property
 from llvmlite import ir
 
 from ...spec import ceil_div
+from .. import traffic
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.epilogue import NOTHING
@@ -209,8 +210,7 @@ class Direct(Plan):
         )
 
 
-# Weights, packed or on their way to it, from beyond L2: shares of the rate at which a core reads from L3 alone.
-_OF_L3 = 4.5 / 20
+# Weights on their way to being packed: the share of the rate at which a core reads from L3 alone.
 _PACKING_OF_L3 = 10 / 20
 # What groups of few channels wait for: a tile being called and its sums stored, and a pixel of a group being copied.
 _CYCLES_A_TILE = 100.0
@@ -232,7 +232,7 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
             product += s.images * row_tiles * s.groups * ceil_div(outputs, 2) * _CYCLES_A_TILE
             if s.taps > s.channels:  # else it is read where it is
                 product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
-        total += max(product, weights / (target.costs.l3 * _OF_L3)) / job.threads
+        total += max(product, traffic.of_weights(weights, target)) / job.threads
         if not job.kept:
             total += 2 * weights / (target.costs.l3 * _PACKING_OF_L3) / job.threads
     return total

@@ -42,6 +42,7 @@ from functools import cached_property
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
+from .. import traffic
 from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import IMAGE_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.functions import apply
@@ -205,7 +206,8 @@ def plan(job: Job) -> Plan | Refusal:
     if isinstance(phased, Refusal):
         return phased
     packing = 0.0 if job.kept else 3.0 * phased.outputs * phased.sliding.taps
-    cycles = (2 * _blocks(job, phased, 2).cycles + packing) / job.threads
+    weights = traffic.of_weights(phased.outputs * phased.sliding.taps * job.size, job.target)
+    cycles = (2 * _blocks(job, phased, 2).cycles + weights + packing) / job.threads
     return Planar(job, cycles, phased)
 
 
