@@ -353,6 +353,8 @@ BATCH_MATTERS: list[Callable[[Tensor], Tensor]] = [
     lambda x: x.mean((1, 2, 3)).squeeze(),  # an axis less for a single image
     lambda x: x.reshape(2, 2, 6 * 7 * 2),
     lambda x: x * 2 if x.shape[0] < 5 else x,
+    lambda x: x * 2 if x.shape[0] % 2 == 0 else x,
+    lambda x: x * 2 if x.shape[0] != 5 else x,
 ]
 
 
@@ -394,6 +396,9 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x, unfold: unfold(x), nn.Unfold(2)), "the operator im2col in 'layers.0' has no node"),
     (lambda: nn.Sequential(nn.BatchNorm2d(4)).train(), "'0' changes '0.num_batches_tracked', as layers do in training"),
     (lambda: nn.Sequential(nn.Dropout()).train(), "dropout in '0' in training mode draws random numbers"),
+    (lambda: Says(lambda x: x + torch.rand(7)), "operator rand draws random numbers"),
+    (lambda: Says(lambda x, norm: x + norm.running_mean[1:2].add_(1), nn.BatchNorm2d(4)), "'layers.0.running_mean'"),
+    (lambda: Says(lambda x: x.max(1)), "reads 'getitem_1', a result that has no node"),
     (lambda: Says(lambda x: x.argmax(1)), "operator argmax has no node"),
     (lambda: Says(lambda x, conv: conv(x[None]), nn.Conv3d(1, 2, 1)), "operator conv3d in 'layers.0'"),
     (lambda: Says(_decided), "torch.export says"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from written import IMAGE, Written, same_meaning
 
 from convforge import Conv2dSpec
 from convforge.graph.nodes import (
@@ -18,13 +19,11 @@ from convforge.graph.nodes import (
     Convolution,
     Expand,
     Graph,
-    GraphError,
     GroupNorm,
     LayerNorm,
     Linear,
     LocalResponseNorm,
     MatMul,
-    Node,
     Operation,
     Pad,
     Pooling,
@@ -54,69 +53,7 @@ from convforge.graph.passes import (
     spelled,
 )
 
-IMAGE = (2, 6, 7, 8)
 _RELU = Unary("relu")
-
-
-class Written:
-    """A graph, written a line a node."""
-
-    def __init__(self, shape: tuple[int, ...] = IMAGE, seed: int = 0) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.shape, self.nodes, self.constants = shape, list[Node](), dict[str, Any]()
-
-    def __call__(self, operation: Operation, *inputs: str) -> str:
-        output = f"v{len(self.nodes)}"
-        self.nodes.append(Node(operation, inputs, output))
-        return output
-
-    def numbers(self, *shape: int, positive: bool = False) -> str:
-        array = self.rng.standard_normal(shape)
-        return self.constant(np.abs(array) + 0.5 if positive else array)
-
-    def constant(self, array: Any) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name] = np.asarray(array)
-        return name
-
-    def convolution(self, x: str, spec: Conv2dSpec, bias: bool = False) -> str:
-        given = [self.numbers(*spec.weight_shape), *([self.numbers(spec.out_channels)] if bias else [])]
-        return self(Convolution(spec, bias), x, *given)
-
-    def norm(self, x: str, channels: int) -> str:
-        numbers = [self.numbers(channels) for _ in range(3)]
-        return self(BatchNorm(1e-3), x, *numbers, self.numbers(channels, positive=True))
-
-    def graph(self, *outputs: str) -> Graph:
-        graph = Graph({"x": self.shape}, outputs, tuple(self.nodes), self.constants)
-        graph.check()
-        return graph
-
-
-def same_meaning(before: Graph, one: Callable[[Graph], Graph], batch: int = 3) -> list[str]:
-    """Compares a pass's graph with the one before, for another batch, too; the names of the operations left."""
-    after = one(before)
-    after.check()
-    n, *sizes = before.inputs["x"]
-    shapes = [(n, *sizes), (batch, *sizes), (n, sizes[0], *(2 * size for size in sizes[1:]))]
-    for shape in shapes:
-        if shape[2:] != before.inputs["x"][2:] and not _takes(before, shape):
-            continue  # its constants are for this image size
-        x = np.random.default_rng(9).standard_normal(shape) * 3
-        expected = before.with_input(shape).compute(x=x)
-        made = after.with_input(shape).compute(x=x)
-        assert len(made) == len(expected)
-        for a, b in zip(made, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    return [node.operation.name for node in after.nodes]
-
-
-def _takes(graph: Graph, shape: tuple[int, ...]) -> bool:
-    try:
-        graph.with_input(shape)
-    except GraphError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------

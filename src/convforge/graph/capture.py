@@ -125,15 +125,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _any_batch(exported: ExportedProgram) -> bool:
-    """Whether the batch is open from 1 on: torch has proved it from 2, and only `squeeze` without axes treats 1
-    differently."""
+    """Whether the batch is open from 1 on: torch has assumed nothing of it but that it is at least 2, and the same for
+    all inputs; and only `squeeze` without axes treats 1 differently."""
     ranges = exported.range_constraints.values()
     if any(int(limits.lower) > 2 or limits.upper.is_Integer for limits in ranges):
         return False
-    return not any(
-        str(node.target) == "aten.squeeze.default" and not all(isinstance(s, int) for s in _sizes(node.args[0]))
-        for node in exported.graph.nodes
-    )
+    for node in exported.graph.nodes:
+        made = node.meta.get("val")
+        if node.op == "placeholder" and hasattr(made, "fake_mode"):
+            assumed = [guard.expr for guard in made.fake_mode.shape_env.guards]
+            if not all(a.is_Equality and all(size.is_Symbol for size in a.args) for a in assumed):
+                return False  # as where Python asks whether it is even
+        if str(node.target) == "aten.squeeze.default" and not all(isinstance(s, int) for s in _sizes(node.args[0])):
+            return False
+    return True
 
 
 def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: ExportedProgram) -> Captured:
@@ -290,10 +295,11 @@ class _Walk:
         arguments = self._arguments(node)
         tensors = [n for n in node.all_input_nodes if n in self.values or n in self.actual]
         changes = name.endswith("_") and not name.endswith("__")
-        if changes and tensors and tensors[0] in self.state:
+        owner = self.state.get(self.memory.get(tensors[0], tensors[0])) if changes and tensors else None
+        if owner is not None:
             raise CannotCapture(
-                f"{self.model} cannot be captured: {self._where(node)} changes {self.state[tensors[0]]!r}, as layers "
-                "do in training mode: call eval() first."
+                f"{self.model} cannot be captured: {self._where(node)} changes {owner!r}, as layers do in training "
+                "mode: call eval() first."
             )
         if changes and tensors:
             self._changed_in_place(node, tensors[0])
@@ -341,6 +347,9 @@ class _Walk:
     def _evaluate(self, node: fx.Node, name: str) -> None:
         """By torch itself: it is the same at every call."""
         import torch
+
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise CannotCapture(f"{self.model} cannot be captured: {self._where(node)} draws random numbers.")
 
         def actual(item: fx.Node) -> Any:
             if item in self.actual:
@@ -416,7 +425,11 @@ class _Walk:
             tensor = self.actual[node]
             name = self.builder.constant(_array(tensor))
             return Value(name, tuple(tensor.shape))
-        value: Value = self.values[node]
+        value: Value | None = self.values[node]
+        if value is None:
+            raise CannotCapture(
+                f"{self.model} cannot be captured: it reads {node.name!r}, a result that has no node in our graphs."
+            )
         return value
 
     def _sized(self, made: Any) -> Any:

@@ -58,14 +58,22 @@ def check(word: str) -> tuple[str, tuple[float, ...]]:
     return name, parameters
 
 
-def apply(f: Function, word: str, value: Value) -> Value:
-    """The function `spelled` so, of a vector; "" leaves it as it is."""
+def apply(f: Function, word: str, value: Value, *, written_out: bool = False) -> Value:
+    """The function `spelled` so, of a vector; "" leaves it as it is. Long ones are called, unless they are to be
+    `written_out`."""
     if not word:
         return value
     name, parameters = check(word)
     if name in _SHORT:
         return _SHORT[name](f.vector(value), *parameters).value
+    if written_out:
+        return _LONG[name](f.vector(value), _FORMATS[f.dtype], *parameters).value
     return f.builder.call(_function(f, word, value.type), [value])
+
+
+def is_long(word: str) -> bool:
+    """Whether a function is more than a few instructions."""
+    return bool(word) and check(word)[0] in _LONG
 
 
 def _function(f: Function, word: str, vector: ir.VectorType) -> ir.Function:

@@ -24,7 +24,7 @@ from typing import TypeVar
 from llvmlite import ir
 
 from ..target import DTYPE_BYTES, LINE, Target
-from .functions import apply
+from .functions import apply, is_long
 from .ir import Function, Int, Pointer, Value
 
 
@@ -238,6 +238,8 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart.
     """
 
+    finish_stored = _finishing(module, dtype, target.lanes(dtype), activation) if is_long(activation) else None
+
     def make(tile: Tile) -> Function:
         names = "*x x_u x_v u_count v_count length *w *y y_step *bias *base base_step channels pixel_step finished"
         name = f"forward_{tile.rows}x{tile.vectors}"
@@ -265,12 +267,31 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
 
         tile.store(
             f, tap_row.values[1:], (y, y_step), (base, base_step), base_step.compare("!=", 0), channels,
-            finish if activation else None,
+            finish if activation and not finish_stored else None,
         )  # fmt: skip
+        if finish_stored:
+            with f.if_(finished.compare("!=", 0)):
+                f.call(finish_stored, y=y, y_step=y_step, rows=tile.rows, channels=channels.at_most(tile.width))
         f.done()
         return f
 
     return Tiles(target.tile_rows, target, dtype, make, lanewise)
+
+
+def _finishing(module: ir.Module, dtype: str, lanes: int, activation: str) -> Function:
+    """A long activation of what a tile has just stored. To call it with a tile's sums in registers would send all of
+    them through the stack for each: 19 cycles a vector for SiLU, and 15 so."""
+    f = Function(module, "finish", "*y y_step rows channels", dtype, internal=True)
+    y, y_step = f.pointer("y"), f.integer("y_step")
+    with f.loop(f.integer("rows")) as row:
+
+        def vector(number: Int, mask: Value | None) -> None:
+            place = y.at(row.index * y_step + number * lanes)
+            f.store(place, apply(f, activation, f.load(place, lanes, mask), written_out=True), mask)
+
+        f.each_vector(f.integer("channels"), lanes, vector)
+    f.done()
+    return f
 
 
 def gradient_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> Tiles:
