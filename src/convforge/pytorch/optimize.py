@@ -19,15 +19,29 @@ from .kept import bytes_kept_for
 from .modules import Conv2d, ConvTranspose2d
 from .plans import settings
 from .sixteen import torch_is_faster
+from .whole import give, take
 
 __all__ = ["LayerReport", "Report", "optimize", "report"]
 
 
-def optimize(model: torch.nn.Module) -> torch.nn.Module:
+def optimize(model: torch.nn.Module, *, whole: bool = True) -> torch.nn.Module:
     """A copy of the model whose convolutions run on the engine; it trains, infers and has the same `state_dict`.
 
+    In eval mode and without gradients (`torch.no_grad()`, `torch.inference_mode()`, or parameters that require none) a
+    call of it runs the whole network at once: batch norm, activations and sums in the convolutions' own passes, one
+    native call. For that the model is captured by `torch.export` at its first such call, which takes a second or a few;
+    the layers compute that call as well, and are believed where the two differ by more than rounding. Other batch sizes
+    are planned when they are met, other image sizes captured when they come twice. Changed weights, modules, hooks and
+    modes are noticed, and everything that a network cannot do is done layer by layer, as the model says.
+
     The given model is never changed: the copy has parameters, buffers and hooks of its own. `report` says per layer
-    what was swapped, what was not, and why.
+    what was swapped, what was not, and why; and what became of the whole network.
+
+    Args:
+        model: any module.
+        whole: False to go layer by layer always: where what the forward methods do besides computing (printing,
+            counting, random numbers of Python's) has to happen at every call, or where single numbers of the weights
+            are written to behind PyTorch's back (`.data`, NumPy), which layers notice and networks may not.
 
     Raises:
         UserError: if the model cannot be copied, or is compiled or scripted already.
@@ -55,6 +69,10 @@ def optimize(model: torch.nn.Module) -> torch.nn.Module:
     for module in fast.modules():
         if isinstance(module, _ConvNd) and _why_not(module) is None:
             _swap(module)
+    if whole and any(isinstance(module, (Conv2d, ConvTranspose2d)) for module in fast.modules()):
+        give(fast)
+    else:
+        take(fast)
     return fast
 
 
