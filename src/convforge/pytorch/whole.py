@@ -24,29 +24,21 @@ class Whole:
 
     __module__ = "convforge.nn"  # the name that models which were saved whole look for, wherever this file lies
 
-    def __init__(self) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         self.networks = Networks(without=self)
-        self._model: weakref.ref[torch.nn.Module] | None = None
+        self._model = weakref.ref(model)  # a cycle would keep the weights until it is collected
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        known = self._model() if self._model is not None else None
+        model: Any = self._model()
         if torch.compiler.is_compiling():
-            return self._layers(known, args, kwargs)
-        # The method of torch's that looked this up in the model is running for it: shallow copies (`copy.copy`, the
+            return self._layers(model, args, kwargs)
+        # The method of torch's that looked this up in a model is running for that: shallow copies (`copy.copy`, the
         # replicas of DataParallel) share their attributes with the model that they are of.
         caller = sys._getframe(1).f_locals.get("self")
-        if caller is not known and isinstance(caller, torch.nn.Module) and whole_of(caller) is self:
-            if known is not None:
-                vars(caller)[_ATTRIBUTE] = own = Whole()
-                return own._answer(own._of(caller), args, kwargs)
-            known = self._of(caller)
-        if known is None:
-            raise RuntimeError("the model whose calls these were is gone.")
-        return self._answer(known, args, kwargs)
-
-    def _of(self, model: torch.nn.Module) -> torch.nn.Module:
-        self._model = weakref.ref(model)  # a cycle would keep the weights until they are collected
-        return model
+        if caller is not model and isinstance(caller, torch.nn.Module) and whole_of(caller) is self:
+            vars(caller)[_ATTRIBUTE] = own = Whole(caller)
+            return own._answer(caller, args, kwargs)
+        return self._answer(model, args, kwargs)
 
     def _answer(self, model: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         if not kwargs:
@@ -62,16 +54,17 @@ class Whole:
         return type(model)._call_impl(model, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Whole:
-        return Whole()
+        model: Any = self._model()
+        return Whole(memo.get(id(model), model))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Whole, ()
+        return Whole, (self._model(),)
 
 
 def give(model: torch.nn.Module) -> None:
     """The model one, unless it has one already."""
     if whole_of(model) is None:
-        vars(model)[_ATTRIBUTE] = Whole()
+        vars(model)[_ATTRIBUTE] = Whole(model)
 
 
 def take(model: torch.nn.Module) -> None:
