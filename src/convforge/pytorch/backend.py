@@ -98,7 +98,8 @@ class _Graph(torch.nn.Module):
 
     def __init__(self, graph: fx.GraphModule, places: Sequence[_Place]) -> None:
         super().__init__()
-        self.run = lambda *args: graph(*args)  # not as a submodule: Dynamo goes on working at it
+        called: Any = graph
+        self.run = lambda *args: called(*args)  # not as a submodule: Dynamo goes on working at it
         self.places = tuple(places)
 
     def forward(self, *inputs: Tensor) -> Any:

@@ -195,6 +195,7 @@ class Networks:
                 return NOTHING
             self._ready = ready
         self._answers += 1
+        self.said = ""
         return ready.run(inputs)
 
     @property
@@ -347,7 +348,11 @@ class Networks:
         be calling the model."""
         assert self._snapshot is not None
         with torch.inference_mode(False), torch.no_grad():
-            twin = copy.deepcopy(module, {id(t): t for t in self._snapshot.tensors})
+            copies: dict[int, Any] = {id(t): t for t in self._snapshot.tensors}
+            twin = copy.deepcopy(module, copies)
+            known = set(map(id, self._snapshot.tensors))
+            if any(isinstance(made, Tensor) and id(made) not in known for made in copies.values()):
+                raise _Refused("it holds tensors in lists or other objects, where nobody would notice that they change")
             vars(twin).pop("_call_impl", None)
             examples = [torch.zeros(x.shape, dtype=x.dtype) for x in inputs]
             graph = captured(twin, *examples)
