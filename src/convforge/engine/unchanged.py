@@ -88,14 +88,13 @@ class Counted:
             np.array(looks, np.int64),
         )
         at, looks_at = (int(array.ctypes.data) for array in self._numbers)
-        self._arguments = at, len(objects), id(counter), _getter(type(counter)), address_of
-        self._looks = looks_at, len(looks)
-        _, self._counted, self._sum = _functions()
-        self._found = int(self._sum(*self._looks))
+        _, self._counted, total = _functions()
+        objects_at = at, len(objects), id(counter), _getter(type(counter)), address_of
+        self._arguments = (*objects_at, looks_at, len(looks), total(looks_at, len(looks)))
 
     def same(self) -> bool:
         """Whether all is as it was."""
-        return bool(self._counted(*self._arguments)) and int(self._sum(*self._looks)) == self._found
+        return bool(self._counted(*self._arguments))
 
 
 def _getter(kind: type) -> int:
@@ -118,7 +117,7 @@ def _looks(address: int, size: int) -> list[tuple[int, int]]:
 def _functions() -> tuple[Callable[..., int], ...]:
     """`same`, `counted` and `sum`, which keep the interpreter's lock."""
     code = runtime.code("unchanged", _build, ["same", "counted", "sum"], targets.current())
-    counts = {"same": 5, "counted": 5, "sum": 2}
+    counts = {"same": 5, "counted": 8, "sum": 2}
     return tuple(
         ctypes.PYFUNCTYPE(ctypes.c_uint64, *[ctypes.c_void_p] * count)(code[name]) for name, count in counts.items()
     )
@@ -126,8 +125,7 @@ def _functions() -> tuple[Callable[..., int], ...]:
 
 def _build(module: ir.Module) -> None:
     _build_same(module)
-    _build_counted(module)
-    _build_sum(module)
+    _build_counted(module, _build_sum(module))
 
 
 def _build_same(module: ir.Module) -> None:
@@ -161,17 +159,17 @@ def _build_same(module: ir.Module) -> None:
     b.ret(_number(1))
 
 
-def _build_counted(module: ir.Module) -> None:
-    """`counted(objects, count, counter, getter, address_of)`: of each object, itself, its type, what the counter said,
-    and where its memory was."""
+def _build_counted(module: ir.Module, total: Any) -> None:
+    """`counted(objects, count, counter, getter, address_of, looks, how many, their sum)`: of each object, itself, its
+    type, what the counter said, and where its memory was."""
 
     def interface(name: str, result: Any, *takes: Any) -> Any:
         return ir.Function(module, ir.FunctionType(result, takes), name)
 
     type_of, release = interface("PyObject_Type", I64, I64), interface("Py_DecRef", VOID, I64)
     as_number, forget = interface("PyLong_AsLongLong", I64, I64), interface("PyErr_Clear", VOID)
-    f = ir.Function(module, ir.FunctionType(I64, [PTR, I64, I64, I64, I64]), "counted")
-    objects, count, counter, getter, address_of = f.args
+    f = ir.Function(module, ir.FunctionType(I64, [PTR, I64, I64, I64, I64, PTR, I64, I64]), "counted")
+    objects, count, counter, getter, address_of, looks, how_many, found = f.args
     b = ir.IRBuilder(f.append_basic_block("entry"))
     read = b.inttoptr(getter, ir.FunctionType(I64, [I64] * 3).as_pointer())
     place_of = b.inttoptr(address_of, ir.FunctionType(I64, [I64]).as_pointer())
@@ -189,10 +187,10 @@ def _build_counted(module: ir.Module) -> None:
         b.call(release, [said])
         _return_unless(b, b.icmp_unsigned("==", counted, number))
         _return_unless(b, b.icmp_unsigned("==", b.call(place_of, [one]), place))
-    b.ret(_number(1))
+    b.ret(b.zext(b.icmp_unsigned("==", b.call(total, [looks, how_many]), found), I64))
 
 
-def _build_sum(module: ir.Module) -> None:
+def _build_sum(module: ir.Module) -> Any:
     """`sum(looks, count)`: the numbers found there, each mixed in itself and times an odd number of its own, so that a
     change of one always changes the sum."""
     f = ir.Function(module, ir.FunctionType(I64, [PTR, I64]), "sum")
@@ -217,6 +215,7 @@ def _build_sum(module: ir.Module) -> None:
         with _each(b, f, words) as word:
             take(b.load(b.gep(address, [word], source_etype=I64), typ=I64, align=4))
     b.ret(b.load(total, typ=I64))
+    return f
 
 
 def _number(value: int) -> Value:

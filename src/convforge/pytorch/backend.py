@@ -98,8 +98,12 @@ class _Graph(torch.nn.Module):
 
     def __init__(self, graph: fx.GraphModule, places: Sequence[_Place]) -> None:
         super().__init__()
-        called: Any = graph
-        self.run = lambda *args: called(*args)  # not as a submodule: Dynamo goes on working at it
+
+        def run(*args: Any) -> Any:
+            called: Any = graph
+            return called(*args)
+
+        self.run = run  # not as a submodule: Dynamo goes on working at it
         self.places = tuple(places)
 
     def forward(self, *inputs: Tensor) -> Any:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -112,7 +113,8 @@ class _Ready:
     def suits(self, inputs: Sequence[Any]) -> bool:
         """Whether these are such inputs, in such a state of the thread and of torch's settings."""
         return (
-            (self.check(*inputs) if self.check is not None else _is_kind(inputs, self.kind))
+            len(inputs) == len(self.copies)
+            and (self.check(*inputs) if self.check is not None else _is_kind(inputs, self.kind))
             and _get_num_threads() == self.threads
             and precision._current != "exact"
             and is_quiet()
@@ -145,13 +147,13 @@ class Networks:
     """Those of one model.
 
     Args:
-        without: an object in the model's attributes that keeps this one.
+        without: an object in the model's attributes that keeps this one, if there is one.
 
     It may be asked by several threads at once.
     """
 
     def __init__(self, without: object = None) -> None:
-        self._without = without
+        self._without = weakref.ref(without) if without is not None else lambda: None
         self._lock = threading.RLock()
         self._ready: _Ready | None = None
         """What answered last."""
@@ -258,9 +260,9 @@ class Networks:
                 return kept.why_not
             soon = not self._sizes or (modules and self._answers > 1)
             if not soon and not (self._seen is not None and self._seen.same(module)):
-                self._seen = Snapshot(module, self._without)
+                self._seen = Snapshot(module, self._without())
                 return self._seen.why_not or "it has changed since its last call: the next one that finds it so counts"
-        now = Snapshot(module, self._without)
+        now = Snapshot(module, self._without())
         if kept is None or not modules or now.loose or now.why_not:
             self._forget()
         self._snapshot, self._seen, self._answers = now, None, 0
@@ -344,13 +346,14 @@ class Networks:
         return None
 
     def _captured(self, module: torch.nn.Module, inputs: Sequence[Tensor]) -> _Size:
-        """Of a copy on the same weights: torch.export puts others in their places for a while, and other threads may
-        be calling the model."""
+        """Of a copy on the same memory: torch.export puts other weights in their places for a while, when other threads
+        may be calling the model, and refers to those that it saw for longer."""
         assert self._snapshot is not None
         with torch.inference_mode(False), torch.no_grad():
-            copies: dict[int, Any] = {id(t): t for t in self._snapshot.tensors}
+            aliases = {id(t): _alias(t) for t in self._snapshot.tensors}
+            copies: dict[int, Any] = dict(aliases)
             twin = copy.deepcopy(module, copies)
-            known = set(map(id, self._snapshot.tensors))
+            known = set(map(id, aliases.values()))
             if any(isinstance(made, Tensor) and id(made) not in known for made in copies.values()):
                 raise _Refused("it holds tensors in lists or other objects, where nobody would notice that they change")
             vars(twin).pop("_call_impl", None)
@@ -363,6 +366,12 @@ def _remember(what: OrderedDict[_Kind, T], kind: _Kind, value: T) -> None:
     what[kind] = value
     if len(what) > _MOST_KINDS:
         what.popitem(last=False)
+
+
+def _alias(t: Tensor) -> Tensor:
+    """Another tensor over the same numbers."""
+    same = t.detach()
+    return torch.nn.Parameter(same, t.requires_grad) if isinstance(t, torch.nn.Parameter) else same
 
 
 def _check_kinds(outputs: Sequence[Any], inputs: Sequence[Tensor], snapshot: Snapshot) -> None:

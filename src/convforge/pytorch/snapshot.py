@@ -21,6 +21,8 @@ _INSIDE = ("_parameters", "_buffers", "_modules", *_HOOKS)
 _ADDRESS_OF: int = getattr(torch._C._dynamo.guards, "_torchinductor_pyobject_tensor_data_ptr", 0)
 """The native function that tells where a tensor's numbers lie, made for what Inductor compiles."""
 
+_Norm = torch.nn.modules.batchnorm._NormBase
+
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -54,7 +56,8 @@ class Snapshot:
         inside = [one.__dict__.get(name) for _, one in named for name in _INSIDE]
         dictionaries = [*(vars(one) for _, one in named[1:]), *(one for one in inside if isinstance(one, dict))]
         self._held = Held(own, dictionaries, without)
-        watched = [] if self.why_not else self.tensors
+        counters = {id(vars(one)["_buffers"].get("num_batches_tracked")) for _, one in named if isinstance(one, _Norm)}
+        watched = [] if self.why_not else [t for t in self.tensors if id(t) not in counters]  # they count in training
         self._counted = Counted([(t, t.data_ptr(), _bytes(t)) for t in watched], Tensor._version, _ADDRESS_OF)
 
     def same_modules(self, module: torch.nn.Module) -> bool:
@@ -79,11 +82,17 @@ def _why_not(named: list[tuple[str, torch.nn.Module]], tensors: list[Tensor]) ->
         return f"torch {torch.__version__} does not say quickly where tensors lie"
     for name, module in named:
         what = f"{type(module).__name__} {name!r}" if name else "the model"
-        if module.training:
+        if module.training and _minds(type(module)):
             return f"{what} is in training mode"
         if any(getattr(module, hooks) for hooks in _HOOKS):
             return f"{what} has hooks"
     return next(filter(None, map(_why_not_tensor, tensors)), None) or _why_not_together(tensors)
+
+
+def _minds(kind: type[torch.nn.Module]) -> bool:
+    """Whether modules of this class may do something else in training mode: all but torch's own that do not ask."""
+    code = getattr(kind.forward, "__code__", None)
+    return not kind.__module__.startswith("torch.nn.") or code is None or "training" in code.co_names
 
 
 def _why_not_tensor(t: Tensor) -> str | None:
