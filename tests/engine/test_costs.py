@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from oracle import applies, choices
 
+from convforge.bench import costs
 from convforge.bench.layers import parse
-from convforge.engine import costs
 from convforge.engine import target as targets
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.geometry import Problem
@@ -112,7 +112,7 @@ def test_costs_that_cannot_be_are_left_aside(kept: str, folder: Path) -> None:
 
 def test_where_memory_is_slow_smaller_forms_of_the_weights_are_dearer_to_leave() -> None:
     """Winograd's packed weights are 1.8 to 4 times as large: from slow memory, they are not worth it."""
-    here = targets.named("baseline")
+    here = replace(targets.named("baseline"), l1_bytes=32 << 10, l2_bytes=512 << 10, l3_bytes=32 << 20)
     problem = problem_of("512,7,512,3,padding=1", 1, True)
     usual, slow = (
         considered(Job.of(problem, Pass.FORWARD, 2, True, target=replace(here, costs=each)))

@@ -244,6 +244,10 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     "attention": _attention,
     "matrices": lambda x: torch.matmul(x, x.transpose(-1, -2)) @ torch.ones(6, 3, dtype=x.dtype),
     "made inside": lambda x: x + torch.arange(7.0).to(x.dtype) * torch.linspace(0, 3, 7, dtype=x.dtype)[:6, None],
+    "products added": lambda x: torch.addcmul(x, x, x, value=2) + torch.addcdiv(x, x, x.exp()) + torch.lerp(x, -x, 0.3),
+    "rows by number": lambda x: (
+        x[:, torch.tensor([[0, 2], [1, -1]])] + x.index_select(2, torch.arange(2))[:, :2, None, :1]
+    ),
     "several": lambda x: (x + 1, x * 2, x),
     "nothing": lambda x: F.dropout(x.contiguous().clone().detach(), training=False).to(x.dtype),
 }
@@ -349,6 +353,8 @@ BATCH_MATTERS: list[Callable[[Tensor], Tensor]] = [
     lambda x: x.mean((1, 2, 3)).squeeze(),  # an axis less for a single image
     lambda x: x.reshape(2, 2, 6 * 7 * 2),
     lambda x: x * 2 if x.shape[0] < 5 else x,
+    lambda x: x * 2 if x.shape[0] % 2 == 0 else x,
+    lambda x: x * 2 if x.shape[0] != 5 else x,
 ]
 
 
@@ -390,9 +396,14 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x, unfold: unfold(x), nn.Unfold(2)), "the operator im2col in 'layers.0' has no node"),
     (lambda: nn.Sequential(nn.BatchNorm2d(4)).train(), "'0' changes '0.num_batches_tracked', as layers do in training"),
     (lambda: nn.Sequential(nn.Dropout()).train(), "dropout in '0' in training mode draws random numbers"),
+    (lambda: Says(lambda x: x + torch.rand(7)), "operator rand draws random numbers"),
+    (lambda: Says(lambda x, norm: x + norm.running_mean[1:2].add_(1), nn.BatchNorm2d(4)), "'layers.0.running_mean'"),
+    (lambda: Says(lambda x: x.max(1)), "reads 'getitem_1', a result that has no node"),
     (lambda: Says(lambda x: x.argmax(1)), "operator argmax has no node"),
     (lambda: Says(lambda x, conv: conv(x[None]), nn.Conv3d(1, 2, 1)), "operator conv3d in 'layers.0'"),
     (lambda: Says(_decided), "torch.export says"),
+    (lambda: Says(lambda x: x.bfloat16() + 1), "operator to makes torch.bfloat16 of another number format"),
+    (lambda: Says(lambda x: x[[0, 1], [1, 1]]), "operator index by several tensors"),
     (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
 ]  # fmt: skip
 
@@ -401,6 +412,17 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
 def test_what_cannot_be_captured_is_named(module: Callable[[], nn.Module], sentence: str) -> None:
     with pytest.raises(CannotCapture, match=sentence):
         capture(module(), torch.ones(IMAGE) if "conv3d" not in sentence else torch.ones(1, 6, 7, 7))
+
+
+def _without_autocast(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        x = x * 2
+    with torch.enable_grad():
+        return x + 1
+
+
+def test_contexts_inside_a_module_are_no_obstacle() -> None:
+    assert names(same(Says(_without_autocast), IMAGE)) == ["mul", "add"]
 
 
 def test_whole_numbers_are_refused() -> None:

@@ -101,3 +101,18 @@ def test_names_are_made_once_and_before_they_are_read(graph: Graph) -> None:
 def test_readers_are_listed_once_each() -> None:
     node = Node(Binary("add"), ("x", "x"), "sum")
     assert Graph({"x": (1,)}, ("sum",), (node,), {}).readers() == {"x": [node], "sum": []}
+
+
+def test_printed_it_has_a_line_a_node(graph: Graph) -> None:
+    assert (
+        str(graph)
+        == """\
+x         1×3×5×6  input
+maps      1×4×3×4  Convolution(x, w, b)
+features  1×4×3×4  relu(maps)
+pooled    1×4×1×1  reduce mean(features)
+flat          1×4  Reshape(pooled)
+scores        1×2  Linear(flat, dense)
+outputs: scores, features"""
+    )
+    assert repr(graph) == "<Graph of 5 nodes: x → scores, features>"

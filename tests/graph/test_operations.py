@@ -35,6 +35,7 @@ from convforge.graph.nodes import (
     Resize,
     Slice,
     Softmax,
+    Take,
     Transpose,
     TransposedConvolution,
     Unary,
@@ -117,6 +118,7 @@ CASES: list[tuple[Operation, Callable[..., Tensor], list[tuple[int, ...]]]] = [
     (Pad(((0, 0), (0, 0), (1, 2), (3, 0)), "reflect"), lambda x: F.pad(x, (3, 0, 1, 2), "reflect"), [IMAGE]),
     (Pad(((0, 0), (0, 0), (1, 2), (3, 0)), "edge"), lambda x: F.pad(x, (3, 0, 1, 2), "replicate"), [IMAGE]),
     (Pad(((0, 0), (0, 0), (1, 2), (3, 0)), "wrap"), lambda x: F.pad(x, (3, 0, 1, 2), "circular"), [IMAGE]),
+    (Take(1), lambda x, rows: x[:, rows.long()], [IMAGE, (2, 3)]),
     (Reshape((0, 3, -1, Axes(2, 4))), lambda x: x.reshape(2, 3, 2, 63), [IMAGE]),
     (Reshape((Axes(0, 2, over=4), 4, -1)), lambda x: x.reshape(3, 4, 63), [IMAGE]),
     (Transpose((0, 2, 3, 1)), lambda x: x.permute(0, 2, 3, 1), [IMAGE]),
@@ -155,6 +157,8 @@ def test_means_what_torch_means(
     arrays = [rng.standard_normal(shape) * 2 for shape in shapes]
     if isinstance(operation, BatchNorm):
         arrays[4] = np.abs(arrays[4])
+    if isinstance(operation, Take):
+        arrays[1] = np.array([[0, 5, -1], [2, 2, -6]])
     made = operation.compute(*arrays)
     expected = torchs(*(torch.from_numpy(np.array(array)) for array in arrays)).numpy()
     np.testing.assert_allclose(made, expected, rtol=1e-12, atol=1e-13)
@@ -274,6 +278,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Reshape((6, 1, 0)).shape((2, 3)), "keeps axis 2"),
     (lambda: Transpose((0, 0)).shape((2, 3)), r"Transpose to \(0, 0\)"),
     (lambda: Expand((4, 1)).shape((2, 3)), "cannot broadcast"),
+    (lambda: Take(2).shape((2, 3), (1,)), "axis 2, but its input has only 2 axes"),
+    (lambda: Take().compute(np.zeros((2, 3)), np.array([0, 2])), "no rows 0 to 2 of 2"),
     (lambda: Resize((4, 4), scales=(2.0, 2.0)), "one of a size, scales"),
     (lambda: Resize((4, 4), mode="cubic"), "no mode 'cubic'"),
     (lambda: Resize(scales=(0.1, 1.0)).shape(IMAGE), "would be 0×9"),

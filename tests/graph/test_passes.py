@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from written import IMAGE, Written, same_meaning
 
 from convforge import Conv2dSpec
 from convforge.graph.nodes import (
@@ -18,13 +19,11 @@ from convforge.graph.nodes import (
     Convolution,
     Expand,
     Graph,
-    GraphError,
     GroupNorm,
     LayerNorm,
     Linear,
     LocalResponseNorm,
     MatMul,
-    Node,
     Operation,
     Pad,
     Pooling,
@@ -32,6 +31,7 @@ from convforge.graph.nodes import (
     Reshape,
     Resize,
     Slice,
+    Take,
     Transpose,
     TransposedConvolution,
     Unary,
@@ -46,74 +46,14 @@ from convforge.graph.passes import (
     norms,
     optimized,
     pads,
+    parallel,
     pixels,
+    rows,
     scales,
     spelled,
 )
 
-IMAGE = (2, 6, 7, 8)
 _RELU = Unary("relu")
-
-
-class Written:
-    """A graph, written a line a node."""
-
-    def __init__(self, shape: tuple[int, ...] = IMAGE, seed: int = 0) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.shape, self.nodes, self.constants = shape, list[Node](), dict[str, Any]()
-
-    def __call__(self, operation: Operation, *inputs: str) -> str:
-        output = f"v{len(self.nodes)}"
-        self.nodes.append(Node(operation, inputs, output))
-        return output
-
-    def numbers(self, *shape: int, positive: bool = False) -> str:
-        array = self.rng.standard_normal(shape)
-        return self.constant(np.abs(array) + 0.5 if positive else array)
-
-    def constant(self, array: Any) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name] = np.asarray(array)
-        return name
-
-    def convolution(self, x: str, spec: Conv2dSpec, bias: bool = False) -> str:
-        given = [self.numbers(*spec.weight_shape), *([self.numbers(spec.out_channels)] if bias else [])]
-        return self(Convolution(spec, bias), x, *given)
-
-    def norm(self, x: str, channels: int) -> str:
-        numbers = [self.numbers(channels) for _ in range(3)]
-        return self(BatchNorm(1e-3), x, *numbers, self.numbers(channels, positive=True))
-
-    def graph(self, *outputs: str) -> Graph:
-        graph = Graph({"x": self.shape}, outputs, tuple(self.nodes), self.constants)
-        graph.check()
-        return graph
-
-
-def same_meaning(before: Graph, one: Callable[[Graph], Graph], batch: int = 3) -> list[str]:
-    """Compares a pass's graph with the one before, for another batch, too; the names of the operations left."""
-    after = one(before)
-    after.check()
-    n, *sizes = before.inputs["x"]
-    shapes = [(n, *sizes), (batch, *sizes), (n, sizes[0], *(2 * size for size in sizes[1:]))]
-    for shape in shapes:
-        if shape[2:] != before.inputs["x"][2:] and not _takes(before, shape):
-            continue  # its constants are for this image size
-        x = np.random.default_rng(9).standard_normal(shape) * 3
-        expected = before.with_input(shape).compute(x=x)
-        made = after.with_input(shape).compute(x=x)
-        assert len(made) == len(expected)
-        for a, b in zip(made, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    return [node.operation.name for node in after.nodes]
-
-
-def _takes(graph: Graph, shape: tuple[int, ...]) -> bool:
-    try:
-        graph.with_input(shape)
-    except GraphError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -483,6 +423,47 @@ def test_activations_of_linear_layers_and_transposed_convolutions_are_finishes()
     assert same_meaning(graph, finish.fuse) == ["TransposedConvolution", "Reshape", "Linear"]
 
 
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_branches_of_the_same_input_are_one_convolution(groups: int) -> None:
+    """As in RepVGG, with a fourth branch of even size."""
+    g = Written()
+    wide = g.convolution("x", Conv2dSpec(6, 6, 3, padding=1, groups=groups), bias=True)
+    small = g.convolution("x", Conv2dSpec(6, 6, 1, groups=groups))
+    even = g.convolution("x", Conv2dSpec(6, 6, (2, 3), padding=((0, 1), (1, 1)), groups=groups))
+    made = g(Binary("add"), g(Binary("add"), small, wide), even)
+    graph = g.graph(g(_RELU, g(Binary("add"), g.norm("x", 6), made)))
+    assert same_meaning(graph, lambda graph: parallel.merge(_folded(graph))) == ["Convolution", "relu"]
+
+
+def test_gaps_between_taps_are_no_obstacle_where_they_agree() -> None:
+    g = Written()
+    gaps = g.convolution("x", Conv2dSpec(6, 4, 3, padding=2, dilation=2, stride=2))
+    made = g(Binary("add"), gaps, g.convolution("x", Conv2dSpec(6, 4, 1, stride=2)))
+    assert same_meaning(g.graph(made), parallel.merge) == ["Convolution"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Conv2dSpec(6, 6, 3, padding=1), Conv2dSpec(6, 6, 3, padding=1, groups=2)),
+        (Conv2dSpec(6, 6, 3, padding=2, dilation=2), Conv2dSpec(6, 6, 3, padding=1)),
+        (Conv2dSpec(6, 6, 3, padding=2, dilation=2), Conv2dSpec(6, 6, 2, padding=((0, 1), (1, 0)))),
+        (Conv2dSpec(6, 6, (3, 1), padding=((1, 1), (0, 0))), Conv2dSpec(6, 6, (1, 3), padding=((0, 0), (1, 1)))),
+        (Conv2dSpec(6, 6, 3, padding=1, padding_mode="reflect"), Conv2dSpec(6, 6, 1)),
+    ],
+)
+def test_branches_that_do_not_fit_each_other_stay(one: Conv2dSpec, other: Conv2dSpec) -> None:
+    g = Written()
+    graph = g.graph(g(Binary("add"), g.convolution("x", one), g.convolution("x", other)))
+    assert same_meaning(graph, parallel.merge) == ["Convolution", "Convolution", "add"]
+
+
+def test_branches_of_different_inputs_stay() -> None:
+    g = Written()
+    made = g(Binary("add"), g.convolution("x", _PLAIN), g.convolution(g(_RELU, "x"), _PLAIN))
+    assert same_meaning(g.graph(made), parallel.merge) == ["Convolution", "relu", "Convolution", "add"]
+
+
 @pytest.mark.parametrize(
     ("average", "bias"),
     [
@@ -535,6 +516,16 @@ def test_linear_layers_that_something_else_reads_stay() -> None:
     made = g(Linear(), "x", g.numbers(3, 6))
     graph = g.graph(g(Transpose((0, 3, 1, 2)), made), made)
     assert same_meaning(graph, pixels.lift) == ["Linear", "Transpose"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "slices"),
+    [([0, 1, 2], 1), ([5], 1), ([[4, 2, 0], [-1, -1, 3]], 3), ([0, 2, 4, 1, 3, 5], 2), (3, 1)],
+)
+def test_rows_by_constant_numbers_are_slices(numbers: Any, slices: int) -> None:
+    g = Written()
+    graph = g.graph(g(Take(1), "x", g.constant(np.array(numbers))))
+    assert same_meaning(graph, rows.spell) == ["Slice"] * slices + ["Concat", "Reshape"]
 
 
 @pytest.mark.parametrize(

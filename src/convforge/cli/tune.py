@@ -93,10 +93,11 @@ def register(app: typer.Typer) -> None:
         import torch
         from rich.console import Console
 
+        from ..bench import costs
         from ..bench import layers as notation
         from ..bench import tune as tuning
         from ..bench.table import WIDTH
-        from ..engine import costs, target
+        from ..engine import target
         from ..models.resolve import parse_shape
         from .bench import parse_passes, progress
 

@@ -58,33 +58,22 @@ def conv2d(
     With an `activation` (`functions.FUNCTIONS`) or a `residual`, of out's shape and strides and perhaps out itself,
     the result is activation(convolution + bias + residual), in the same pass over memory.
     """
-    team = _team(threads)
-    images, height, width = _image_shape(x, "x", spec.in_channels)
-    shape = (images, spec.out_channels, *spec.output_size((height, width)))
-    if residual is not None:
-        _fits(residual, "residual", shape)
-    y = out if out is not None else np.empty(shape, x.dtype) if residual is None else np.empty_like(residual)
+    team, shape = _team(threads), _output_shape(x, spec)
     _fits(w, "w", spec.weight_shape)
-    _fits(y, "out", shape)
-    if bias is not None:
-        _fits(bias, "bias", (spec.out_channels,))
+    _fits(bias, "bias", (spec.out_channels,))
+    _fits(residual, "residual", shape)
+    if out is None and residual is not None:
+        y = np.empty_like(residual)
+    else:
+        beside = None if out is None or residual is None or address(residual) == address(out) else residual
+        y = _result(out, shape, x.dtype, x=x, w=w, bias=bias, residual=beside)
     if residual is not None:
         if (residual.dtype, residual.strides) != (y.dtype, y.strides):
             how = f"{residual.dtype} with {residual.strides}"
             raise ValueError(f"residual must be {y.dtype} with out's strides {y.strides}, not {how}.")
         check_steps(residual, "residual")
-    if out is not None:
-        beside = None if residual is not None and address(residual) == address(out) else residual  # else it is out
-        inputs = {"x": x, "w": w, "bias": bias, "residual": beside}
-        check_output(out, "out", x.dtype, {name: array for name, array in inputs.items() if array is not None})
     if y.size:
-        x, w = readable(x), readable(w)
-        bias = None if bias is None else np.require(bias, x.dtype, ["C", "A"])
-        finish = Epilogue(bias is not None, activation, residual is not None)
-        prepared = prepare(_problem(x, w, y, spec), Pass.FORWARD, team, exact, algorithm, finish=finish)
-        extra = {"bias": bias, "residual": residual}
-        addresses = {name: address(array) for name, array in extra.items() if array is not None}
-        prepared.run(x=address(x), w=address(w), y=address(y), **addresses)
+        _run(Pass.FORWARD, x, w, y, spec, team, exact, algorithm, bias, activation, residual)
     return y
 
 
@@ -105,23 +94,13 @@ def input_gradient(
     It is also the forward pass of the transposed convolution, which makes C channels of K. That one may have a `bias`,
     `(C,)`, and an `activation`: the result is activation(gradient + bias), in the same pass over memory.
     """
-    team = _team(threads)
-    images, _, _ = _image_shape(dy, "dy", spec.out_channels)
-    _fits(dy, "dy", (images, spec.out_channels, *spec.output_size(input_size)))
+    team, shape = _team(threads), (*dy.shape[:1], spec.in_channels, *input_size)
+    _fits(dy, "dy", (*dy.shape[:1], spec.out_channels, *spec.output_size(input_size)))
     _fits(w, "w", spec.weight_shape)
-    shape = (images, spec.in_channels, *input_size)
-    dx = np.empty(shape, dy.dtype) if out is None else out
-    _fits(dx, "out", shape)
-    if bias is not None:
-        _fits(bias, "bias", (spec.in_channels,))
-    if out is not None:
-        check_output(out, "out", dy.dtype, {"dy": dy, "w": w} | ({} if bias is None else {"bias": bias}))
+    _fits(bias, "bias", (spec.in_channels,))
+    dx = _result(out, shape, dy.dtype, dy=dy, w=w, bias=bias)
     if dx.size:
-        dy, w = readable(dy), readable(w)
-        bias = None if bias is None else np.require(bias, dy.dtype, ["C", "A"])
-        finish = Epilogue(bias is not None, activation)
-        prepared = prepare(_problem(dx, w, dy, spec), Pass.INPUT_GRADIENT, team, exact, algorithm, finish=finish)
-        prepared.run(x=address(dx), w=address(w), y=address(dy), bias=0 if bias is None else address(bias))
+        _run(Pass.INPUT_GRADIENT, dx, w, dy, spec, team, exact, algorithm, bias, activation)
     return dx
 
 
@@ -136,18 +115,12 @@ def weight_gradient(
 ) -> Array:
     """∂loss/∂w, `(K, C/g, k, k)`, from x and ∂loss/∂y."""
     team = _team(threads)
-    images, height, width = _image_shape(x, "x", spec.in_channels)
-    _fits(dy, "dy", (images, spec.out_channels, *spec.output_size((height, width))))
-    dw = np.empty(spec.weight_shape, x.dtype) if out is None else out
-    _fits(dw, "out", spec.weight_shape)
-    if out is not None:
-        check_output(out, "out", x.dtype, {"x": x, "dy": dy})
-    if not dy.size:
-        dw[...] = 0
+    _fits(dy, "dy", _output_shape(x, spec))
+    dw = _result(out, spec.weight_shape, x.dtype, x=x, dy=dy)
+    if dy.size:
+        _run(Pass.WEIGHT_GRADIENT, x, dw, dy, spec, team, exact, algorithm)
     else:
-        x, dy = readable(x), readable(dy)
-        prepared = prepare(_problem(x, dw, dy, spec), Pass.WEIGHT_GRADIENT, team, exact, algorithm)
-        prepared.run(x=address(x), w=address(dw), y=address(dy))
+        dw[...] = 0
     return dw
 
 
@@ -166,16 +139,38 @@ def _team(threads: int) -> int:
     return min(int(threads), most_threads()) or usable_threads()
 
 
-def _image_shape(array: Array, name: str, channels: int) -> tuple[int, int, int]:
-    """Images, height and width of `(N, channels, H, W)`."""
-    if array.ndim != 4 or array.shape[1] != channels:
-        raise ValueError(f"{name} must have the shape (N, {channels}, H, W), not {array.shape}.")
-    return array.shape[0], array.shape[2], array.shape[3]
+def _output_shape(x: Array, spec: Conv2dSpec) -> tuple[int, ...]:
+    """The shape of a convolution of x."""
+    if x.ndim != 4 or x.shape[1] != spec.in_channels:
+        raise ValueError(f"x must have the shape (N, {spec.in_channels}, H, W), not {x.shape}.")
+    return (x.shape[0], spec.out_channels, *spec.output_size((x.shape[2], x.shape[3])))
 
 
-def _fits(array: Array, name: str, shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
+def _fits(array: Array | None, name: str, shape: tuple[int, ...]) -> None:
+    if array is not None and array.shape != shape:
         raise ValueError(f"{name} must have the shape {shape}, not {array.shape}.")
+
+
+def _result(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], **inputs: Array | None) -> Array:
+    """`out`, if it may be written while the inputs are read, or a new array."""
+    if out is None:
+        return np.empty(shape, dtype)
+    _fits(out, "out", shape)
+    check_output(out, "out", dtype, {name: array for name, array in inputs.items() if array is not None})
+    return out
+
+
+def _run(
+    which: Pass, x: Array, w: Array, y: Array, spec: Conv2dSpec, threads: int, exact: bool, algorithm: str,
+    bias: Array | None = None, activation: str = "", residual: Array | None = None,
+) -> None:  # fmt: skip
+    """A pass on these arrays. What is written has steps that suit the kernels; what is only read is copied if not."""
+    x, w, y = readable(x), readable(w), readable(y)
+    bias = None if bias is None else np.require(bias, x.dtype, ["C", "A"])
+    finish = Epilogue(bias is not None, activation, residual is not None)
+    prepared = prepare(_problem(x, w, y, spec), which, threads, exact, algorithm, finish=finish)
+    arrays = {"x": x, "w": w, "y": y, "bias": bias, "residual": residual}
+    prepared.run(**{name: address(array) for name, array in arrays.items() if array is not None})
 
 
 def _problem(x: Array, w: Array, y: Array, spec: Conv2dSpec) -> Problem:
@@ -184,23 +179,13 @@ def _problem(x: Array, w: Array, y: Array, spec: Conv2dSpec) -> Problem:
     if spec.padding_mode != "zeros":
         raise ValueError(f"the engine pads with zeros only; pad the input first for {spec.padding_mode!r}.")
     (top, _), (left, _) = spec.sides((x.shape[2], x.shape[3]))
+    arrays = (x, w, y)
+    x_shape, w_shape, y_shape = (_four(array.shape) for array in arrays)
+    x_strides, w_strides, y_strides = (_four(tuple(n // array.itemsize for n in array.strides)) for array in arrays)
     return Problem(
-        dtype=x.dtype.name,
-        x_shape=_four(x.shape),
-        w_shape=_four(w.shape),
-        y_shape=_four(y.shape),
-        stride=spec.stride,
-        pads=(top, left),
-        dilation=spec.dilation,
-        groups=spec.groups,
-        x_strides=_strides(x),
-        w_strides=_strides(w),
-        y_strides=_strides(y),
-    )
-
-
-def _strides(array: Array) -> tuple[int, int, int, int]:
-    return _four(tuple(step // array.itemsize for step in array.strides))
+        x.dtype.name, x_shape, w_shape, y_shape, spec.stride, (top, left), spec.dilation, spec.groups, x_strides,
+        w_strides, y_strides,
+    )  # fmt: skip
 
 
 def _four(values: tuple[int, ...]) -> tuple[int, int, int, int]:

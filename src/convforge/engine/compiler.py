@@ -26,13 +26,8 @@ _MOST_PARTS = 4  # printing takes turns in Python: more would wait for it
 _WORTH_A_PART = 1000  # instructions; half a millisecond of LLVM's for ten
 
 
-def compile_object(build: Callable[[ir.Module], None], target: Target) -> bytes:
-    """The object file of what `build` writes into a module."""
-    return _emitted(*_optimised(str(_built(build, target)), target))
-
-
 def assembly(build: Callable[[ir.Module], None], target: Target) -> str:
-    """The same code as text."""
+    """What `build` writes into a module, as text."""
     machine, module = _optimised(str(_built(build, target)), target)
     return str(machine.emit_assembly(module))
 
@@ -45,7 +40,7 @@ def _built(build: Callable[[ir.Module], None], target: Target) -> ir.Module:
 
 
 def compile_parts(build: Callable[[ir.Module], None], target: Target, cores: int) -> bytes:
-    """The same code in a part for each core, as object files, joined (see `objects_of`)."""
+    """The code of it in a part for each core, as object files, joined (see `objects_of`)."""
     with _collector_paused(), ThreadPoolExecutor(_MOST_PARTS, "convforge-compiler") as pool:
         module = _built(build, target)
         parts = _deal_out(module, min(cores, _MOST_PARTS))

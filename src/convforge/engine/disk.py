@@ -6,16 +6,20 @@ What lies there is read back only where it is an ordinary file of this user's, a
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 _OURS, _PART, _LONGEST_WRITE = "convforge-", ".part", 3600.0
+_MOST_TABLE_BYTES = 16 << 20
 
 
 def cache_folder(other: str | None = None) -> Path | None:
@@ -58,6 +62,22 @@ def read_ours(path: Path, most: int) -> bytes | None:
         return None
     finally:
         os.close(handle)
+
+
+def read_table(path: Path | None) -> dict[str, Any]:
+    """A table in a file of JSON; an empty one where there is no such file, or what is in it is no table."""
+    content = None if path is None else read_ours(path, _MOST_TABLE_BYTES)
+    try:
+        found = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def add_to_table(path: Path, entries: Mapping[str, Any]) -> None:
+    """Put entries into such a file, beside those that are there; raises OSError."""
+    table = read_table(path) | dict(entries)
+    write_ours(path, json.dumps(table, indent=0, sort_keys=True).encode())
 
 
 def write_ours(path: Path, content: bytes) -> None:

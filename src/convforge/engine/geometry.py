@@ -13,8 +13,8 @@ The three passes of a convolution come down to two computations:
 Padding, dilation and stride are numbers that nothing of that size in memory stands behind, so nothing here or in the
 kernels may take time or memory in proportion to them. On an axis where they are large (`Axis.long`), taps that are
 nowhere inside the image are left out (`Axis.trimmed`), and outputs whose kernels would reach over far more than the
-image are taken in pieces, each with the taps that are inside there (`Axis.pieces`). Phases that no tap meets are
-cleared together where there are many.
+image are taken in pieces, each with the taps that are inside there (`Axis.pieces`). Where there are phases of the
+input gradient that no tap meets, all of it is cleared first.
 
 Strides and offsets count elements. Height and width are an `Axis` each, so that they share the formulas.
 """
@@ -32,8 +32,6 @@ Strides = tuple[int, int, int, int]
 
 _LONG = 1024
 """From so many input positions under a few neighbouring outputs on it is worth a thought which are in the image."""
-_MANY_PHASES = 64
-"""More phases of the input gradient than networks' strides have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,48 +160,40 @@ class Axis:
             x_start=self.x_start + first * self.x_step if size else self.x_start,
         )
 
-    @property
-    def phase_count(self) -> int:
-        """Of the s phases, those that a row of the image belongs to."""
-        return min(self.stride, self.size)
-
-    def phases(self, with_taps: bool = False) -> Iterator[Axis]:
-        """The input gradient along this axis (see above); here `size` is x's, that is, the result's. All phases that
-        there are, or those `with_taps`."""
+    def phases(self) -> Iterator[Axis]:
+        """The input gradient along this axis (see above), by phases: those that have taps inside the image. Here `size`
+        is x's, that is, the result's."""
         s, d = self.stride, self.dilation
         taps_of: dict[int, list[int]] = {}
         for tap in range(self.kernel):
             taps_of.setdefault(tap * d % s, []).append(tap)
-        rows = range(self.phase_count)
         # Taps of a phase are so far apart, where it has more than one.
         every = min(s // math.gcd(s, d), max(self.kernel, self.size))
-        for phase in sorted(taps_of if with_taps else ((row + self.pad) % s for row in rows)):
-            taps = taps_of.get(phase, [])
+        for phase, taps in sorted(taps_of.items()):
             # h = q·s + first for q = 0 …, the positions of this phase inside the image
             first = (phase - self.pad) % s
             out = ceil_div(self.size - first, s)
             if out < 1:
                 continue
             base = (first + self.pad - phase) // s  # p' of the first of them
-            gap = d // math.gcd(s, d) if taps else 1
             # p = p' − (i·d − ρ)/s falls as the tap rises: the taps are taken from the last to the first
-            reach = (taps[-1] * d - phase) // s if taps else 0
             axis = replace(
                 self.exchanged(),
                 out=out,
                 kernel=len(taps),
                 stride=1,
-                dilation=gap,
-                pad=reach - base,
+                dilation=d // math.gcd(s, d),
+                pad=(taps[-1] * d - phase) // s - base,
                 w_step=-every * self.w_step,
-                w_start=self.w_start + (taps[-1] * self.w_step if taps else 0),
+                w_start=self.w_start + taps[-1] * self.w_step,
                 y_step=s * self.x_step if out > 1 else self.x_step,
                 y_start=self.x_start + first * self.x_step,
             ).trimmed()
-            yield replace(axis, kernel=0) if axis.blank else axis
+            if not axis.blank:
+                yield axis
 
     def cleared(self) -> Axis:
-        """The input gradient along this axis as if no tap met the image."""
+        """The input gradient along this axis, of all phases, as if no tap met the image."""
         return replace(self.exchanged(), kernel=0, stride=1, dilation=1, pad=0)
 
     def exchanged(self) -> Axis:
@@ -444,16 +434,14 @@ class Problem:
         straight = self.forward()
         v, h = straight.vertical, straight.horizontal
         turned = straight.exchanged()
-        many = v.phase_count * h.phase_count > _MANY_PHASES
-        if many:
+        down, across = list(v.phases()), list(h.phases())
+        if sum(axis.out for axis in down) < v.size or sum(axis.out for axis in across) < h.size:
             yield replace(turned, vertical=v.cleared(), horizontal=h.cleared())
-        across = list(h.phases(with_taps=many))
         if joined and straight.phases_touch:
             turned, across = replace(turned, outputs=h.stride * turned.outputs), across[:1]
-        for vertical in v.phases(with_taps=many):
+        for vertical in down:
             for horizontal in across:
-                if not many or vertical.kernel * horizontal.kernel:
-                    yield replace(turned, vertical=vertical, horizontal=horizontal)
+                yield replace(turned, vertical=vertical, horizontal=horizontal)
 
 
 def _dense(shape: Strides, channels_last: bool) -> Strides:
@@ -529,7 +517,7 @@ def blocking(s: Sliding, dtype: str, target: Target, most_pixels: int, threads: 
     rows = 1
     while rows < v.out and rows_of(rows + 1)[0] * width <= budget and (rows + 1) * columns <= most_pixels:
         rows += 1
-    panels = ceil_div(s.outputs, target.lanes(dtype) * target.tile_vectors)
+    panels = ceil_div(s.outputs, target.panel(dtype))
     others = s.images * s.groups * ceil_div(h.out, columns) * panels
     rows = min(rows, max(1, v.out * others // (4 * threads)))
     rows = ceil_div(v.out, ceil_div(v.out, rows))

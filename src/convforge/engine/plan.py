@@ -122,7 +122,7 @@ class Job:
     @property
     def panel(self) -> int:
         """Output channels of a register tile."""
-        return self.lanes * self.target.tile_vectors
+        return self.target.panel(self.dtype)
 
     def tile_vectors(self, outputs: int) -> int:
         """Vectors of the largest register tile for so many output channels."""

@@ -6,7 +6,6 @@ arm64). The best one that the CPU has is taken; the environment variable `CONVFO
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import dataclass, fields, replace
@@ -17,8 +16,6 @@ import llvmlite.binding as llvm
 
 from ..errors import UserError
 from . import disk
-
-_MOST_BYTES = 1 << 20
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
 
@@ -31,8 +28,8 @@ class Costs:
     """What the ways to a core's registers, and waiting, cost while all cores work. A cycle here is the time of two
     multiply-adds of a vector, so that the algorithms' models count the same on CPUs that do more or fewer in a clock.
 
-    What stands here is Zen 5's with AVX-512, on which the models were made. Another machine's are measured (`costs.py`)
-    and the models scale with them.
+    What stands here is Zen 5's with AVX-512, on which the models were made. Another machine's are measured
+    (`bench/costs.py`) and the models scale with them.
     """
 
     l2: float = 48.0
@@ -80,6 +77,10 @@ class Target:
         """Numbers of `dtype` in one vector."""
         return self.vector_bytes // DTYPE_BYTES[dtype]
 
+    def panel(self, dtype: str) -> int:
+        """Numbers in a row of the register tile: the output channels that are packed together."""
+        return self.lanes(dtype) * self.tile_vectors
+
     @property
     def x86(self) -> bool:
         """Whether it is x86-64, whose loads add up two registers and a constant by themselves; else arm64."""
@@ -125,24 +126,13 @@ def named(wanted: str) -> Target:
     cpu = "" if name == "baseline" else llvm.get_host_cpu_name()
     features = "" if name == "baseline" else _feature_string(name, needs)
     made = Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_cache_bytes())
-    return replace(made, costs=_costs(costs_kept().get(made.machine)))
+    return replace(made, costs=_costs(disk.read_table(costs_file()).get(made.machine)))
 
 
 def costs_file() -> Path | None:
-    """Where the costs of this machine are kept, whether there is a file or not; None where nothing can be kept."""
+    """Where costs are kept, by `Target.machine`, whether there is a file or not; None where nothing can be kept."""
     folder = disk.cache_folder()
     return None if folder is None else folder / "costs.json"
-
-
-def costs_kept() -> dict[str, object]:
-    """What is kept, by `Target.machine`; nothing where there is no such file, or what is in it is no such thing."""
-    path = costs_file()
-    content = None if path is None else disk.read_ours(path, _MOST_BYTES)
-    try:
-        found = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _costs(kept: object) -> Costs:

@@ -14,6 +14,7 @@ from .target import DTYPE_BYTES, Target
 
 _OF_L2 = 14 / 48
 _OF_L3 = 16 / 20
+_WEIGHTS_OF_L3 = 4.5 / 20
 _PACKING_OF_L3 = 8 / 20
 _FORKS_A_STEP = 5
 """Until the last thread has packed and all go on."""
@@ -33,6 +34,11 @@ def cycles(read: float, written: float, together: int, target: Target, past_cach
     if together <= target.l3_bytes * 3 // 4:
         return (read + written) / (target.costs.l3 * _OF_L3)
     return (read + (1 if past_caches else 2) * written) / target.costs.memory
+
+
+def of_weights(size: int, target: Target) -> float:
+    """For one core to read so many bytes of packed weights, from beyond L2."""
+    return size / (target.costs.l3 * _WEIGHTS_OF_L3)
 
 
 def packing(weights: int, threads: int, target: Target) -> float:

@@ -8,7 +8,6 @@ cannot be read, is left aside.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,6 @@ from .plan import Job
 from .target import costs_file
 
 _NAME = "choices.json"
-_MOST_BYTES = 16 << 20
 
 
 def chosen(job: Job) -> str | None:
@@ -30,13 +28,10 @@ def chosen(job: Job) -> str | None:
 
 def keep(choices: Iterable[tuple[Job, str]]) -> Path | None:
     """Add choices, a job and the name of an algorithm, to those on disk; where they are now, if anywhere."""
-    _table.cache_clear()  # others may have written since
-    table = _table()
-    table |= {_key(job): name for job, name in choices}
     path = where()
-    if path is None:
-        return None
-    disk.write_ours(path, json.dumps(table, indent=0, sort_keys=True).encode())
+    if path is not None:
+        disk.add_to_table(path, {_key(job): name for job, name in choices})
+        _table.cache_clear()
     return path
 
 
@@ -47,7 +42,7 @@ def where() -> Path | None:
 
 
 def forget() -> bool:
-    """Remove all choices, and what was measured of the machine (`costs.py`), from disk; whether there was anything."""
+    """Remove all choices, and the machine's costs (`bench/costs.py`), from disk; whether there was anything."""
     paths = [path for path in (where(), costs_file()) if path is not None]
     existed = any(path.exists() for path in paths)
     for path in paths:
@@ -78,14 +73,4 @@ def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]
 
 @cache
 def _table() -> dict[str, str]:
-    path = where()
-    if path is None:
-        return {}
-    content = disk.read_ours(path, _MOST_BYTES)
-    try:
-        found = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {key: name for key, name in found.items() if isinstance(name, str)}
+    return {key: name for key, name in disk.read_table(where()).items() if isinstance(name, str)}

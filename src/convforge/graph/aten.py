@@ -39,6 +39,7 @@ from .nodes import (
     Resize,
     Slice,
     Softmax,
+    Take,
     Transpose,
     TransposedConvolution,
     Unary,
@@ -271,6 +272,20 @@ def _row(b: Builder, x: Value, axis: int, index: int) -> str:
     """One position along an axis, which goes."""
     row = b.add(Slice(axis, index, index + 1 or END), x)
     return reshaped(b, Value(row, (*x.sizes[:axis], 1, *x.sizes[axis + 1 :])), (*x.sizes[:axis], *x.sizes[axis + 1 :]))
+
+
+def _index(b: Builder, a: Arguments) -> Any:
+    """x[:, rows]: one axis by whole numbers that are the same at every call."""
+    given = [(axis, rows) for axis, rows in enumerate(a["indices"]) if rows is not None]
+    if len(given) != 1 or given[0][1].name not in b.constants:
+        raise Cannot("by several tensors, or by one that depends on the input, is not known")
+    ((axis, rows),) = given
+    return b.add(Take(axis), a["self"], rows)
+
+
+def _index_select(b: Builder, a: Arguments) -> Any:
+    x = a["self"]
+    return _index(b, a | {"indices": [None] * axis_of(x, a["dim"]) + [a["index"]]})
 
 
 def _split(b: Builder, a: Arguments) -> Any:
@@ -635,6 +650,23 @@ def _softmax(log: bool) -> Converter:
     return lambda b, a: b.add(Softmax(axis_of(a["self"], a["dim"]), log), a["self"])
 
 
+def _addc(kind: str) -> Converter:
+    """self + value · tensor1 · tensor2, or divided by it."""
+
+    def convert(b: Builder, a: Arguments) -> Any:
+        made = b.add(Binary(kind), a["tensor1"], a["tensor2"])
+        if a["value"] != 1:
+            made = b.add(Binary("mul"), made, b.operand(a["value"]))
+        return b.add(Binary("add"), a["self"], made)
+
+    return convert
+
+
+def _lerp(b: Builder, a: Arguments) -> Any:
+    share = b.add(Binary("mul"), b.add(Binary("sub"), a["end"], a["self"]), b.operand(a["weight"]))
+    return b.add(Binary("add"), a["self"], share)
+
+
 def _power(b: Builder, a: Arguments) -> Any:
     exponent = a["exponent"]
     if exponent == 2:
@@ -736,6 +768,9 @@ CONVERTERS: dict[str, Converter] = {
     "maximum": _binary("max"),
     "minimum": _binary("min"),
     "pow": _power,
+    "addcmul": _addc("mul"),
+    "addcdiv": _addc("div"),
+    "lerp": _lerp,
     # moves
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"), _view),
     "view_as": _view,
@@ -752,6 +787,8 @@ CONVERTERS: dict[str, Converter] = {
     "slice": _slice,
     "narrow": _narrow,
     "select": _select,
+    "index": _index,
+    "index_select": _index_select,
     "split": _split,
     "split_with_sizes": _split,
     "chunk": _split,

@@ -49,7 +49,8 @@ def capture(module: torch.nn.Module, *examples: Any) -> Graph:
             (`Graph.with_input`) unless the graph says that it is `fixed`.
 
     Parameters and buffers become constants under their own names, in the memory that the module has them in, and
-    `Graph.sources` has them.
+    `Graph.sources` has them. Buffers of whole numbers (which rows to take) are read now: where they change, the module
+    has to be captured again.
 
     Raises:
         CannotCapture: with the operator that has no node, or what torch.export has against the module.
@@ -118,30 +119,43 @@ def _quiet() -> Iterator[None]:
 
 
 def _any_batch(exported: ExportedProgram) -> bool:
-    """Whether the batch is open from 1 on: torch has proved it from 2, and only `squeeze` without axes treats 1
-    differently."""
+    """Whether the batch is open from 1 on: torch has assumed nothing of it but that it is at least 2, and the same for
+    all inputs; and only `squeeze` without axes treats 1 differently."""
     ranges = exported.range_constraints.values()
     if any(int(limits.lower) > 2 or limits.upper.is_Integer for limits in ranges):
         return False
-    return not any(
-        str(node.target) == "aten.squeeze.default" and not all(isinstance(s, int) for s in _sizes(node.args[0]))
-        for node in exported.graph.nodes
-    )
+    for node in exported.graph.nodes:
+        made = node.meta.get("val")
+        if node.op == "placeholder" and hasattr(made, "fake_mode"):
+            assumed = [guard.expr for guard in made.fake_mode.shape_env.guards]
+            if not all(a.is_Equality and all(size.is_Symbol for size in a.args) for a in assumed):
+                return False  # as where Python asks whether it is even
+        if str(node.target) == "aten.squeeze.default" and not all(isinstance(s, int) for s in _sizes(node.args[0])):
+            return False
+    return True
 
 
 def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: ExportedProgram) -> Captured:
     import torch
 
+    model = type(module).__name__
     try:
-        walk = _Walk(exported, type(module).__name__).run()
-    except _SharedMemory:
+        walk = _Walk(exported, model).run()
+    except _InOtherWords:
         with torch.no_grad(), _quiet():
-            walk = _Walk(exported.run_decompositions({}), type(module).__name__).run()
+            exported = exported.run_decompositions({})
+        try:
+            walk = _Walk(exported, model).run()
+        except _InOtherWords:
+            raise CannotCapture(
+                f"{model} cannot be captured: it has graphs inside the graph that torch keeps."
+            ) from None
     return Captured(walk.graph(), walk.rebuilt())
 
 
-class _SharedMemory(Exception):
-    """A value is changed in place and read under another name afterwards: torch must say what it means."""
+class _InOtherWords(Exception):
+    """torch must say it without changes in place, as where a changed value is read under another name, and without
+    graphs inside the graph, as `torch.autocast` makes them."""
 
 
 _NOTHING = ("_assert", "sym_constrain", "_local_scalar")
@@ -166,6 +180,8 @@ class _Walk:
         self.builder = Builder()
         self.inputs: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
+        self.state: dict[fx.Node, str] = {}
+        """The module's parameters and buffers, and what it calls them."""
         self.actual: dict[fx.Node, torch.Tensor] = {}
         self.values: dict[fx.Node, Any] = {}
         self.whole: dict[fx.Node, fx.Node] = {}
@@ -179,8 +195,8 @@ class _Walk:
         for node in self.exported.graph.nodes:
             if node.op == "call_function":
                 self._operator(node)
-            elif node.op not in ("placeholder", "output"):
-                raise CannotCapture(f"{self.model} cannot be captured: it contains {node.format_node()}.")
+            elif node.op == "get_attr":
+                raise _InOtherWords
         return self
 
     # --- what goes in and out -----------------------------------------------------------------------------------------
@@ -205,9 +221,9 @@ class _Walk:
                 self.inputs[node.name] = _sizes(node)
                 self.values[node] = Value(node.name, _sizes(node))
             elif spec.target is not None and isinstance(everything.get(spec.target), torch.Tensor):
-                tensor = everything[spec.target]
-                if spec.kind == InputKind.CONSTANT_TENSOR:
-                    self.actual[node] = tensor
+                tensor, self.state[node] = everything[spec.target], spec.target
+                if spec.kind == InputKind.CONSTANT_TENSOR or not tensor.is_floating_point():
+                    self.actual[node] = tensor.clone()  # which a view of it may change
                     continue
                 name = spec.target
                 while name in names:
@@ -273,10 +289,11 @@ class _Walk:
         arguments = self._arguments(node)
         tensors = [n for n in node.all_input_nodes if n in self.values or n in self.actual]
         changes = name.endswith("_") and not name.endswith("__")
-        if changes and tensors and getattr(self.values.get(tensors[0]), "name", None) in self.sources:
+        owner = self.state.get(self.memory.get(tensors[0], tensors[0])) if changes and tensors else None
+        if owner is not None:
             raise CannotCapture(
-                f"{self.model} cannot be captured: {self._where(node)} changes {self._value(tensors[0]).name!r}, as "
-                "layers do in training mode: call eval() first."
+                f"{self.model} cannot be captured: {self._where(node)} changes {owner!r}, as layers do in training "
+                "mode: call eval() first."
             )
         if changes and tensors:
             self._changed_in_place(node, tensors[0])
@@ -289,6 +306,8 @@ class _Walk:
         try:
             if name.rstrip("_") not in CONVERTERS or not _floating(made):
                 raise Cannot("has no node in our graphs")
+            if {n.meta["val"].dtype for n in tensors if n in self.values} - {_first(made).dtype}:
+                raise Cannot(f"makes {_first(made).dtype} of another number format, and a network has one")
             values = {key: self._converted(value) for key, value in arguments.items()}
             values["result"] = self._sized(made)
             result = CONVERTERS[name.rstrip("_")](self.builder, values)
@@ -323,6 +342,9 @@ class _Walk:
         """By torch itself: it is the same at every call."""
         import torch
 
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise CannotCapture(f"{self.model} cannot be captured: {self._where(node)} draws random numbers.")
+
         def actual(item: fx.Node) -> Any:
             if item in self.actual:
                 return self.actual[item]
@@ -349,7 +371,7 @@ class _Walk:
             self.whole[node] = self.whole.get(of, of)
 
     def _changed_in_place(self, node: fx.Node, changed: fx.Node) -> None:
-        """Raises `_SharedMemory` where another name for the memory is read afterwards."""
+        """Raises `_InOtherWords` where another name for the memory is read afterwards."""
         if changed in self.actual:  # torch changes it, views and all
             self.memory[node] = self.memory.get(changed, changed)
             return
@@ -357,7 +379,7 @@ class _Walk:
         for other in self.place:
             shares = self.memory.get(other, other) is memory and self.whole.get(other, other) is not first
             if shares and any(self.place[user] > self.place[node] for user in other.users):
-                raise _SharedMemory
+                raise _InOtherWords
         self.whole[node], self.memory[node] = first, memory
 
     # --- arguments ----------------------------------------------------------------------------------------------------
@@ -397,7 +419,11 @@ class _Walk:
             tensor = self.actual[node]
             name = self.builder.constant(array_of(tensor))
             return Value(name, tuple(tensor.shape))
-        value: Value = self.values[node]
+        value: Value | None = self.values[node]
+        if value is None:
+            raise CannotCapture(
+                f"{self.model} cannot be captured: it reads {node.name!r}, a result that has no node in our graphs."
+            )
         return value
 
     def _sized(self, made: Any) -> Any:
@@ -431,8 +457,12 @@ def _number(node: fx.Node) -> Any:
 
 def _floating(made: Any) -> bool:
     """Whether the (first) result has floating-point numbers."""
-    first = made[0] if isinstance(made, tuple | list) else made
-    return bool(first.is_floating_point())
+    return bool(_first(made).is_floating_point())
+
+
+def _first(made: Any) -> torch.Tensor:
+    tensor: torch.Tensor = made[0] if isinstance(made, tuple | list) else made
+    return tensor
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:

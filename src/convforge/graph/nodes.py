@@ -41,7 +41,7 @@ class Node:
     output: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """A network: what goes in, what comes out, the nodes in an order that can run, and the weights.
 
@@ -53,7 +53,7 @@ class Graph:
         fixed: for each input, the axes whose size the graph was made for and cannot be changed, see `with_input`.
         sources: for constants that are a model's parameters or buffers, their names there.
 
-    Names are unique. A graph is not changed once it is made: passes make another.
+    Names are unique. A graph is not changed once it is made: passes make another. Printed, it has a line a node.
     """
 
     inputs: dict[str, Shape]
@@ -62,6 +62,20 @@ class Graph:
     constants: dict[str, NDArray[Any]]
     fixed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shapes = self._shapes
+        rows = [(name, _sizes(shape), "input") for name, shape in self.inputs.items()]
+        rows += [
+            (node.output, _sizes(shapes[node.output]), f"{node.operation.name}({', '.join(node.inputs)})")
+            for node in self.nodes
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        lines = [f"{name:<{widths[0]}}  {sizes:>{widths[1]}}  {what}" for name, sizes, what in rows]
+        return "\n".join([*lines, f"outputs: {', '.join(self.outputs)}"])
+
+    def __repr__(self) -> str:
+        return f"<Graph of {len(self.nodes)} nodes: {', '.join(self.inputs)} → {', '.join(self.outputs)}>"
 
     def shapes(self) -> dict[str, Shape]:
         """The shape of every value, by its name.
@@ -147,3 +161,7 @@ class Graph:
             for name in dict.fromkeys(node.inputs):
                 found[name].append(node)
         return found
+
+
+def _sizes(shape: Shape) -> str:
+    return "×".join(map(str, shape)) or "1 number"

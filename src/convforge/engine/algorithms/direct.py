@@ -38,7 +38,8 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from ...spec import ceil_div, round_up
+from ...spec import ceil_div
+from .. import traffic
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.epilogue import NOTHING
@@ -77,7 +78,7 @@ def plan(job: Job) -> Plan | Refusal:
 
 
 @dataclass(frozen=True)
-class Part:
+class Blocked:
     """One of a pass's slidings, as it is cut into blocks and panels."""
 
     sliding: Sliding
@@ -86,7 +87,7 @@ class Part:
     """Of output channels, in a group."""
 
     @classmethod
-    def of(cls, job: Job, s: Sliding) -> Part:
+    def of(cls, job: Job, s: Sliding) -> Blocked:
         """A panel of output that must cross to another layout is staged in an eighth of L2."""
         panel_bytes = job.target.tile_vectors * job.target.vector_bytes
         blocks = blocking(s, job.dtype, job.target, job.target.l2_bytes // 8 // panel_bytes, job.threads)
@@ -105,24 +106,24 @@ class Direct(Plan):
     slidings: tuple[Sliding, ...]
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        return tuple(Part.of(self.job, s) for s in self.slidings)
+    def blocked(self) -> tuple[Blocked, ...]:
+        return tuple(Blocked.of(self.job, s) for s in self.slidings)
 
-    def each_packs(self, part: Part) -> bool:
+    def each_packs(self, each: Blocked) -> bool:
         """Whether threads had better go through all blocks for one panel after the other, each packing the weights of
         its own panels when it comes to them: they come from L2 then, and no thread waits for another or reads what
         another one wrote. The input is read once a panel, so it must be small, and nothing that has to be packed."""
-        s = part.sliding
+        s = each.sliding
         pixels = s.images * s.vertical.size * s.horizontal.size
         small = pixels * s.channels * self.job.size <= self.job.target.l2_bytes
-        return s.groups == 1 and not s.lanewise and small and (part.blocks.in_place or part.count == 1)
+        return s.groups == 1 and not s.lanewise and small and (each.blocks.in_place or each.count == 1)
 
-    def input_ahead(self, part: Part) -> bool:
+    def input_ahead(self, each: Blocked) -> bool:
         """Whether tiles ask for the next tile's input: where pixels touch, so that it is what follows, and the weights
         stay in L2 from block to block. Else they ask for the next part's weights, which come from further away."""
-        s = part.sliding
-        weights = s.groups * part.panels * self.job.panel * s.taps * self.job.size
-        return part.blocks.in_place and s.taps == s.depth and weights <= self.job.target.l2_bytes // 2
+        s = each.sliding
+        weights = s.groups * each.panels * self.job.panel * s.taps * self.job.size
+        return each.blocks.in_place and s.taps == s.depth and weights <= self.job.target.l2_bytes // 2
 
     def prepared(self, name: str) -> Prepared:
         job, size = self.job, self.job.size
@@ -132,34 +133,33 @@ class Direct(Plan):
         packed_layout, work_bytes, unpacked_bytes = Layout(), 0, 0
         lanewise = self.slidings[0].lanewise
         kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation)
-        for part in self.parts:
-            s, blocks, panels = part.sliding, part.blocks, part.panels
-            # Pixels of x between those that the kernel met: their gradient is zero. What is to be added to it, or an
+        for each in self.blocked:
+            s, blocks, panels = each.sliding, each.blocks, each.panels
+            # Pixels of x that the kernel does not meet: their gradient is zero. What is to be added to it, or an
             # activation of it, needs the tiles, which add up no products.
             if not s.taps and job.finish == NOTHING:
                 steps.append(step(kernels["clear"], job.threads, CLEAR, s.numbers, job.places(s)))
                 unpacked.append(steps[-1])
                 continue
-            layout = Layout()  # the slidings run one after the other and share the memory
             packed = packed_layout.take(s.groups * panels * job.panel * s.taps * size)
-            staging = round_up(blocks.scratch_numbers, LINE // size)
             staged = 0 if s.y_c == 1 else blocks.rows * blocks.columns * job.panel
-            per_thread = round_up((staging + staged) * size, LINE)
-            scratch = layout.take(per_thread * job.threads)
-            at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", scratch)}
+            scratch = Layout()
+            _, staging = (scratch.take(count * size) // size for count in (blocks.scratch_numbers, staged))
+            at = job.places(s) | {"weights": ("packed", packed), "scratch": ("work", 0)}
             if s.taps:
                 packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
             slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
-                "panels": panels, "staging": staging, "scratch_bytes": per_thread, "each_packs": 0, "packed": 0,
-                "input_ahead": int(self.input_ahead(part)),
+                "panels": panels, "staging": staging, "scratch_bytes": scratch.size, "each_packs": 0, "packed": 0,
+                "input_ahead": int(self.input_ahead(each)),
             }  # fmt: skip
             steps.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
-            work_bytes = max(work_bytes, layout.size)
-            if self.each_packs(part):
-                slide |= {"each_packs": 1, "packed": per_thread // size}
-                slide["scratch_bytes"] += round_up(s.taps * job.panel * size, LINE)
+            # The slidings run one after the other and share the memory.
+            work_bytes = max(work_bytes, scratch.size * job.threads)
+            if self.each_packs(each):
+                slide |= {"each_packs": 1, "packed": scratch.take(s.taps * job.panel * size) // size}
+                slide |= {"scratch_bytes": scratch.size}
                 unpacked.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
-                unpacked_bytes = max(unpacked_bytes, scratch + slide["scratch_bytes"] * job.threads)
+                unpacked_bytes = max(unpacked_bytes, scratch.size * job.threads)
         every_one = len(unpacked) == len(steps)
         return Prepared(
             name, job.threads, Program(tuple(steps), work_bytes), Program(tuple(packing)), packed_layout.size,
@@ -170,8 +170,8 @@ class Direct(Plan):
     def nest(self) -> Nest:
         """The loops of the largest of the slidings."""
         job, target, size = self.job, self.job.target, self.job.size
-        part = max(self.parts, key=lambda part: part.sliding.macs)
-        s, blocks = part.sliding, part.blocks
+        each = max(self.blocked, key=lambda each: each.sliding.macs)
+        s, blocks = each.sliding, each.blocks
         cut = cut_of_sum(s, blocks)
         count = 1
         for whole, piece in ((s.vertical.kernel, "u_part"), (cut["runs"], "v_part"), (cut["run_length"], "l_part")):
@@ -180,9 +180,9 @@ class Direct(Plan):
         rows = largest_tile(blocks.columns, target.tile_rows)
         vectors = job.tile_vectors(s.outputs)
         units = [
-            Level(part.count, "block", f"of {blocks.rows}×{blocks.columns} result pixels"),
+            Level(each.count, "block", f"of {blocks.rows}×{blocks.columns} result pixels"),
             Level(s.groups, "panel", f"of {job.panel} channels") if s.lanewise else Level(s.groups, "group"),
-            Level(part.panels, "panel", f"of {job.panel} result channels"),
+            Level(each.panels, "panel", f"of {job.panel} result channels"),
         ]
         before = "read the input where it is"
         if not blocks.in_place:
@@ -196,22 +196,21 @@ class Direct(Plan):
             Level(products, "product", f"from {many(cut['u_part'], 'row')} of taps, added to every sum of the tile"),
         )
         held = (
-            Held("all weights, packed", s.groups * part.panels * job.panel * s.taps * size),
+            Held("all weights, packed", s.groups * each.panels * job.panel * s.taps * size),
             *(() if blocks.in_place else (packed,)),
             Held("weights of a panel and part of the sum", products * vectors * target.vector_bytes, "L2"),
         )
-        phases = f"the largest of {len(self.parts)} phases of the stride, which run one after the other"
+        phases = sum(each.sliding.taps > 0 for each in self.blocked)
         return Nest(
             levels,
             RegisterTile.of(target, job.dtype, (rows, "result pixels"), (vectors, "result channels"), s.lanewise),
             held,
             Inner(build, f"forward_{rows}x{vectors}", (s.lanewise,)),
-            note=phases if len(self.parts) > 1 else "",
+            note=f"the largest of {phases} phases of the stride, which run one after the other" if phases > 1 else "",
         )
 
 
-# Weights, packed or on their way to it, from beyond L2: shares of the rate at which a core reads from L3 alone.
-_OF_L3 = 4.5 / 20
+# Weights on their way to being packed: the share of the rate at which a core reads from L3 alone.
 _PACKING_OF_L3 = 10 / 20
 # What groups of few channels wait for: a tile being called and its sums stored, and a pixel of a group being copied.
 _CYCLES_A_TILE = 100.0
@@ -233,7 +232,7 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
             product += s.images * row_tiles * s.groups * ceil_div(outputs, 2) * _CYCLES_A_TILE
             if s.taps > s.channels:  # else it is read where it is
                 product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
-        total += max(product, weights / (target.costs.l3 * _OF_L3)) / job.threads
+        total += max(product, traffic.of_weights(weights, target)) / job.threads
         if not job.kept:
             total += 2 * weights / (target.costs.l3 * _PACKING_OF_L3) / job.threads
     return total
@@ -276,9 +275,9 @@ def clear_weights(job: Job) -> Step:
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False, activation: str = "") -> None:
     """Adds the `KERNELS` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
-    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
+    lanes, panel = target.lanes(dtype), target.panel(dtype)
     copy = copy_function(module, dtype, lanes)
-    pack = pack_function(module, dtype, lanes)
+    pack = pack_function(module, dtype, lanes, copy)
     pack_weights_kernel(module, dtype, pack, lanes, panel)
     _clear(module, dtype, lanes)
     forward = forward_tiles(module, dtype, target, lanewise, activation)
@@ -303,24 +302,27 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
         all_packed = f.address(a["weights"]).at((block.group * a["panels"] + panel_index) * panel * taps)
         weights = f.pick(each_packs, scratch.at(a["packed"]), all_packed)
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
-        _panel(f, a, block, p, x, weights, scratch, panel, forward, copy)
+        _panel(block, p, x, weights, scratch, panel, forward, copy)
         task.carry([index.value, panel_index.value])
     f.done()
 
 
 def _clear(module: ir.Module, dtype: str, lanes: int) -> None:
-    """Zeros in the pixels of a phase that no tap meets."""
+    """Zeros in images: where pixels lie side by side, plane by plane of a row, else pixel by pixel."""
     f, a = kernel(module, "clear", dtype, CLEAR)
     with tasks(f, a["images"] * a["out_height"]) as task:
         image, row = task.index // a["out_height"], task.index % a["out_height"]
         y = f.address(a["y"]).at(image * a["y_n"] + row * a["y_h"])
-        with f.loop(a["out_width"]) as column:
-            pixel = y.at(column.index * a["y_w"])
-            with f.if_else(a["y_c"].compare("==", 1)) as (together, apart):
+        pixels, outputs, planes = a["out_width"], a["all_outputs"], a["y_w"].compare("==", 1)
+        count, step = f.choose(planes, outputs, pixels), f.choose(planes, a["y_c"], a["y_w"])
+        numbers, distance = f.choose(planes, pixels, outputs), f.choose(planes, 1, a["y_c"])
+        with f.loop(count) as each:
+            here = y.at(each.index * step)
+            with f.if_else(distance.compare("==", 1)) as (together, apart):
                 with together:
-                    fill_zeros(f, pixel, a["all_outputs"], lanes)
-                with apart, f.loop(a["all_outputs"]) as channel:
-                    pixel.at(channel.index * a["y_c"]).put(f.scalar_zero())
+                    fill_zeros(f, here, numbers, lanes)
+                with apart, f.loop(numbers) as number:
+                    here.at(number.index * distance).put(f.scalar_zero())
     f.done()
 
 
@@ -332,18 +334,10 @@ def _pack_panel(f: Function, a: dict[str, Int], pack: Function, p: Panel, to: Po
 
 
 def _panel(
-    f: Function,
-    a: dict[str, Int],
-    block: Block,
-    p: Panel,
-    x: Pointer,
-    weights: Pointer,
-    scratch: Pointer,
-    panel: int,
-    forward: Tiles,
-    copy: Function,
+    block: Block, p: Panel, x: Pointer, weights: Pointer, scratch: Pointer, panel: int, forward: Tiles, copy: Function
 ) -> None:
     """One block of output pixels × one panel of output channels."""
+    f, a = block.f, block.a
     first_output = block.group * a["outputs"] + p.first
     bias = f.address(a["bias"]).at(first_output * a["bias_step"])
 
@@ -368,30 +362,29 @@ def _panel(
     line = LINE // DTYPE_BYTES[f.dtype]
     input_ahead = a["input_ahead"].compare("!=", 0)
 
-    with _parts(f, a) as part:
-        (u, v, number), (u_count, v_count, length) = part.begin, part.count
+    with _parts(f, a) as (first, last, (u, v, number), (u_count, v_count, length)):
         part_weights = weights.at(((u * a["runs"] + v) * a["run_length"] + number) * p.width)
         part_input = x.at(u * a["slot_i"] * a["row_pitch"] + v * a["run_step"] + number)
         # What follows in memory: the next part's weights, and after the last part the next panel's.
         products, pixels = u_count * v_count * length, block.rows * block.columns
         numbers = products * p.width
-        with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as tile:
-            pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + tile.first * a["stride_w"] * a["pitch"])
-            offset = row.index * to_row + tile.first * to_column
+        with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as (column, columns):
+            pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + column * a["stride_w"] * a["pitch"])
+            offset = row.index * to_row + column * to_column
             target = to.at(offset)
-            base = f.pick(part.first, residual.at(offset), target)
-            base_step = f.choose(part.first, begin_step, to_column)
+            base = f.pick(first, residual.at(offset), target)
+            base_step = f.choose(first, begin_step, to_column)
             weights_ahead, weights_step = asked_ahead(
-                part_weights.at(numbers), numbers, row.index * block.columns + tile.first, tile.size, pixels, products,
-                lines_a_round(tile.size, f.dtype),
+                part_weights.at(numbers), numbers, row.index * block.columns + column, columns, pixels, products,
+                lines_a_round(columns, f.dtype),
             )  # fmt: skip
-            ahead = f.pick(input_ahead, pixel.at(tile.size * a["stride_w"] * a["pitch"]), weights_ahead)
+            ahead = f.pick(input_ahead, pixel.at(columns * a["stride_w"] * a["pitch"]), weights_ahead)
             ahead_step = f.choose(input_ahead, line, weights_step)
             forward.call(
-                f, tile.size, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
+                f, columns, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
-                y=target, y_step=to_column, bias=f.pick(part.first, bias, zeros), base=base, base_step=base_step,
-                channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(part.last, 1, 0),
+                y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
+                channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, 1, 0),
                 ahead=ahead, ahead_step=ahead_step,
             )  # fmt: skip
     with f.if_(apart):
@@ -399,21 +392,13 @@ def _panel(
         copy_image(f, copy, there, beside, p.outputs, block.rows, block.columns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of the sum over (u: tap row, v: run, l: number of the run): where it begins, and how much of each."""
-
-    first: Value
-    last: Value
-    begin: list[Int]
-    count: list[Int]
-
-
 @contextmanager
-def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
-    """The sum in parts of at most `u_part` × `v_part` × `l_part` products; `cut_of_sum` chooses them.
+def _parts(f: Function, a: dict[str, Int]) -> Iterator[tuple[Value, Value, list[Int], list[Int]]]:
+    """The sum over (u: tap row, v: run, l: number of it) in parts of at most `u_part` × `v_part` × `l_part`
+    products; `cut_of_sum` chooses them. Of a part: whether it is the first and the last, where it begins, how much it
+    has of each.
 
-    A phase of an input gradient may have no tap at all; its one, empty part still writes the zeros.
+    What no tap meets has one, empty part, which still writes what the sums begin with.
     """
     wholes, most = (a["kernel_h"], a["runs"], a["run_length"]), (a["u_part"], a["v_part"], a["l_part"])
     with ExitStack() as loops:
@@ -422,7 +407,7 @@ def _parts(f: Function, a: dict[str, Int]) -> Iterator[_Part]:
             for whole, step in zip(wholes, most, strict=True)
         ]
         each = list(zip(begin, wholes, most, strict=True))
-        yield _Part(
+        yield (
             f.all_of(*[at.compare("==", 0) for at in begin]),
             f.all_of(*[(at + step).compare(">=", whole) for at, whole, step in each]),
             begin,

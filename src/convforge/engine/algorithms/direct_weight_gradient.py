@@ -31,16 +31,16 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from ...spec import ceil_div, round_up
+from ...spec import ceil_div
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
-from ..kernels.ir import Arguments, Function, Int, Pointer, kernel, share, tasks
+from ..kernels.ir import Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
 from ..kernels.tile import Tiles, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
-from ..program import LINE, Layout, Prepared, Program, Step, code, step
+from ..program import Layout, Prepared, Program, Step, code, step
 from ..target import Target
 
 ACCUMULATE = Arguments(
@@ -64,21 +64,21 @@ class DirectWeightGradient(Plan):
     slidings: tuple[Sliding, ...]
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        return tuple(Part.of(self.job, s) for s in self.slidings)
+    def divisions(self) -> tuple[Division, ...]:
+        return tuple(Division.of(self.job, s) for s in self.slidings)
 
     def prepared(self, name: str) -> Prepared:
-        made = [part.steps(self.job) for part in self.parts]
+        made = [division.steps(self.job) for division in self.divisions]
         steps = tuple(step for steps, _ in made for step in steps)
         return Prepared(name, self.job.threads, Program(steps, max(work_bytes for _, work_bytes in made)))
 
     @property
     def nest(self) -> Nest:
-        return max(self.parts, key=lambda part: part.sliding.macs).nest(self.job)
+        return max(self.divisions, key=lambda division: division.sliding.macs).nest(self.job)
 
 
 @dataclass(frozen=True)
-class Part:
+class Division:
     """One of the slidings, with x and dy in each other's place where it is `turned`, and how it is shared out: into
     `splits` of the pixels, `chunks` of the panels and `slices` of the runs."""
 
@@ -93,7 +93,7 @@ class Part:
     slices: int
 
     @classmethod
-    def of(cls, job: Job, s: Sliding) -> Part:
+    def of(cls, job: Job, s: Sliding) -> Division:
         """A panel of dy stays in L1 while all taps pass over it; the rest of L1 is for the lines of the input."""
         turned = _turns(s, job)
         s = s.exchanged() if turned else s
@@ -119,16 +119,16 @@ class Part:
         parts = 0
         if not self.straight:
             parts = layout.take(self.splits * s.groups * self.panels * job.panel * s.taps * size)
-        panel_dy = round_up(blocks.scratch_numbers, LINE // size)
-        per_thread = round_up((panel_dy + blocks.rows * blocks.columns * job.panel) * size, LINE)
-        scratch = layout.take(per_thread * job.threads)
+        scratch = Layout()
+        counts = (blocks.scratch_numbers, blocks.rows * blocks.columns * job.panel)
+        _, panel_dy = (scratch.take(count * size) // size for count in counts)
         accumulate = blocks.arguments(s) | {
             "panels": self.panels, "runs": self.runs, "run_length": self.run_length,
             "splits": self.splits, "chunks": self.chunks, "slices": self.slices, "panel_dy": panel_dy,
-            "scratch_bytes": per_thread, "row_step": s.horizontal.dilation * blocks.pitch if s.lanewise else 1,
+            "scratch_bytes": scratch.size, "row_step": s.horizontal.dilation * blocks.pitch if s.lanewise else 1,
             "w_c": s.w_c if self.straight else 0,
         }  # fmt: skip
-        at = job.places(s) | {"scratch": ("work", scratch), "parts": ("work", parts)}
+        at = job.places(s) | {"scratch": ("work", layout.take(scratch.size * job.threads)), "parts": ("work", parts)}
         if self.turned:
             at |= {"x": ("y", s.x_start * size), "y": ("x", s.y_start * size)}
         steps = [step(kernels["accumulate"], job.threads, ACCUMULATE, accumulate, at)]
@@ -244,7 +244,7 @@ def _units(s: Sliding, blocks: Blocking, panels: int, tiles_a_run: int, threads:
 
 def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> None:
     """Adds the kernels `accumulate` and `collect` to the module; `lanewise` for depthwise (see `depthwise.py`)."""
-    lanes, panel = target.lanes(dtype), target.lanes(dtype) * target.tile_vectors
+    lanes, panel = target.lanes(dtype), target.panel(dtype)
     copy = copy_function(module, dtype, lanes)
     gradients = gradient_tiles(module, dtype, target, lanewise)
 
@@ -254,9 +254,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
     blocks = a["images"] * images_blocks  # of one group
     taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
     with tasks(f, a["splits"] * a["groups"] * a["chunks"] * a["slices"]) as unit:
-        slice_, rest = unit.index % a["slices"], unit.index // a["slices"]
-        chunk, rest = rest % a["chunks"], rest // a["chunks"]
-        group, split = rest % a["groups"], rest // a["groups"]
+        split, group, chunk, slice_ = indices(unit.index, a["groups"], a["chunks"], a["slices"])
         first_panel, end_panel = share(a["panels"], chunk, a["chunks"])
         first_block, end_block = share(blocks, split, a["splits"])
         run = share(a["run_length"], slice_, a["slices"])
@@ -269,27 +267,20 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False)
             x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
             add = step.index - first_block
             with f.loop(end_panel, start=first_panel) as index:
-                dw, dy = part.at(index.index * panel * taps), scratch.at(a["panel_dy"])
+                dw = part.at(index.index * panel * taps)
                 p = Panel.of(a, index.index, panel, lanes, block.group)
-                _panel(f, a, block, p, x, dy, dw, run, add, gradients, copy)
+                _panel(block, p, x, scratch, dw, run, add, gradients, copy)
     f.done()
     collect_kernel(module, dtype, copy, lanes, panel)
 
 
 def _panel(
-    f: Function,
-    a: dict[str, Int],
-    block: Block,
-    p: Panel,
-    x: Pointer,
-    dy: Pointer,
-    dw: Pointer,
-    run_part: tuple[Int, Int],
-    add: Int,
-    gradients: Tiles,
-    copy: Function,
-) -> None:
-    """One block of output pixels × one panel of output channels."""
+    block: Block, p: Panel, x: Pointer, scratch: Pointer, dw: Pointer, numbers: tuple[Int, Int], add: Int,
+    gradients: Tiles, copy: Function,
+) -> None:  # fmt: skip
+    """One block of output pixels × one panel of output channels, some of the numbers of each run."""
+    f, a, (first_number, end_number) = block.f, block.a, numbers
+    dy = scratch.at(a["panel_dy"])
     source = f.address(a["y"]).at(block.corner(block.group * a["outputs"] + p.first))
     with f.if_(p.outputs.compare("<", p.width)):
         fill_zeros(f, dy, block.rows * block.columns * p.width, gradients.lanes)
@@ -301,17 +292,16 @@ def _panel(
     straight = a["w_c"].compare("!=", 0)
     dw_step = f.choose(straight, a["w_c"], p.width)
     stored = f.choose(straight, p.outputs, p.width)
-    first_number, end_number = run_part
     with (
         f.loop(a["kernel_h"]) as i,
         f.loop(a["runs"]) as run,
-        tiles(f, end_number - first_number, gradients.most_rows) as tile,
+        tiles(f, end_number - first_number, gradients.most_rows) as (row, rows),
     ):
-        number = first_number + tile.first
-        first = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
+        number = first_number + row
+        here = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
         to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + number) * p.width)
         to = f.pick(straight, f.address(a["w"]).at(number * a["w_c"] + p.first), to)
         gradients.call(
-            f, tile.size, p.width, x=first, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
+            f, rows, p.width, x=here, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
             dy=dy, dw=to, row_step=a["row_step"], dw_step=dw_step, channels=stored, add=add,
         )  # fmt: skip

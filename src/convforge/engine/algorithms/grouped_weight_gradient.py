@@ -286,34 +286,29 @@ def _gradient_tile(
                 for j, number in numbers.items():
                     sums[i, j, c] = f.fma(spread, number, sums[i, j, c])
 
-        def at_border(loop: Loop) -> None:
-            """One output, each of whose inputs may lie outside."""
-            number = dy_row.at(loop.index * a["y_w"]).vector(lanes)
-            sums = dict(zip(taps, loop.values, strict=True))
-            for j in range(width):
-                column = loop.index * stride + j
-                inside = f.all_of(
-                    column.compare(">=", a["pad_left"]), (column - a["pad_left"]).compare("<", a["width"])
-                )
-                for i in range(tap_rows):
-                    meet(sums, f.pick(inside, x_rows[i].at(column * x_steps[i]), zeros), i, {j: number})
-            loop.carry(list(sums.values()))
+        def step(q: Loop, columns: int, guarded: bool) -> None:
+            """Neighbouring outputs; `guarded` where each of their inputs may lie outside."""
+            numbers = [dy_row.at((q.index + n) * a["y_w"]).vector(lanes) for n in range(columns)]
+            sums = dict(zip(taps, q.values, strict=True))
+            for i in range(tap_rows):
+                start = x_rows[i].at(q.index * stride * x_steps[i])
+                for m in range((columns - 1) * stride + width):
+                    under = {m - n * stride: numbers[n] for n in range(columns) if 0 <= m - n * stride < width}
+                    here, column = start.at(x_steps[i] * m), q.index * stride + m - a["pad_left"]
+                    if guarded:
+                        inside = f.all_of(column.compare(">=", 0), column.compare("<", a["width"]))
+                        here = f.pick(inside, here, zeros)
+                    meet(sums, here, i, under)
+            q.carry(list(sums.values()))
 
         inside, inside_end = a["inside"], a["inside_end"]
         inside_end = inside + (inside_end - inside) // columns * columns
         with f.loop(inside, carry=row.values) as q:
-            at_border(q)
+            step(q, 1, guarded=True)
         with f.loop(inside_end, start=inside, step=columns, carry=q.values) as q:
-            numbers = [dy_row.at((q.index + n) * a["y_w"]).vector(lanes) for n in range(columns)]
-            sums = dict(zip(taps, q.values, strict=True))
-            for i in range(tap_rows):
-                here = x_rows[i].at(q.index * stride * x_steps[i])
-                for m in range((columns - 1) * stride + width):
-                    under = {m - n * stride: numbers[n] for n in range(columns) if 0 <= m - n * stride < width}
-                    meet(sums, here.at(x_steps[i] * m), i, under)
-            q.carry(list(sums.values()))
+            step(q, columns, guarded=False)
         with f.loop(a["out_width"], start=inside_end, carry=q.values) as q:
-            at_border(q)
+            step(q, 1, guarded=True)
         row.carry(q.values)
     for (i, j, c), total in zip(taps, row.values, strict=True):
         here = to.at(((i * width + j) * group.depth + c) * lanes)

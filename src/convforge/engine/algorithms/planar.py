@@ -42,11 +42,13 @@ from functools import cached_property
 from llvmlite import ir
 
 from ...spec import ceil_div, round_up
+from .. import traffic
 from ..geometry import Axis, Problem, Sliding
-from ..kernels.blocks import thread_scratch, tiles
+from ..kernels.blocks import IMAGE_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.functions import apply
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
+from ..kernels.tile import Tile
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..program import LINE, Layout, Prepared, Program, code, step
@@ -58,9 +60,7 @@ PACK_WEIGHTS = Arguments(
 )
 
 PLANAR = Arguments(
-    "x x_n x_c x_h x_w images channels height width kernel_h kernel_w dilation_h dilation_w pad_top pad_left "
-    "out_height out_width block_rows block_columns row_blocks column_blocks pitch plane "
-    "outputs row_groups phase_outputs phases_h phases_w crop_top crop_left "
+    IMAGE_ARGUMENTS + "pitch plane outputs row_groups phase_outputs phases_h phases_w crop_top crop_left "
     "y y_n y_c y_h y_w y_height y_width weights bias bias_step residual c_part "
     "input_numbers staged_plane bias_at staged_at residual_at scratch scratch_bytes"
 )
@@ -206,7 +206,8 @@ def plan(job: Job) -> Plan | Refusal:
     if isinstance(phased, Refusal):
         return phased
     packing = 0.0 if job.kept else 3.0 * phased.outputs * phased.sliding.taps
-    cycles = (2 * _blocks(job, phased, 2).cycles + packing) / job.threads
+    weights = traffic.of_weights(phased.outputs * phased.sliding.taps * job.size, job.target)
+    cycles = (2 * _blocks(job, phased, 2).cycles + weights + packing) / job.threads
     return Planar(job, cycles, phased)
 
 
@@ -277,10 +278,9 @@ class Planar(Plan):
         most = vectors_beside(rows, job.target)
         beyond = most * job.lanes + (v.extent - 1) * b.pitch + h.kernel * h.dilation
         input_numbers = round_up(s.channels * b.plane + beyond, LINE // size)
-        bias_at = input_numbers
-        staged_at = bias_at + rows * job.lanes
-        residual_at = staged_at + rows * b.staged_plane
-        per_thread = round_up((residual_at + (rows * b.staged_plane if job.finish.residual else 0)) * size, LINE)
+        staged, scratch = rows * b.staged_plane, Layout()
+        counts = (input_numbers, rows * job.lanes, staged, staged if job.finish.residual else 0)
+        _, bias_at, staged_at, residual_at = (scratch.take(count * size) // size for count in counts)
         numbers = job.numbers(s) | {
             "outputs": p.outputs, "phase_outputs": s.outputs, "phases_h": p.phases[0], "phases_w": p.phases[1],
             "taps_h": p.taps[0], "taps_w": p.taps[1], "turned": int(p.turned),
@@ -289,12 +289,12 @@ class Planar(Plan):
             "pitch": b.pitch, "plane": b.plane, "row_groups": row_groups,
             "crop_top": p.crops[0], "crop_left": p.crops[1], "y_height": p.y_size[0], "y_width": p.y_size[1],
             "c_part": _channels_a_part(s), "input_numbers": input_numbers, "staged_plane": b.staged_plane,
-            "bias_at": bias_at, "staged_at": staged_at, "residual_at": residual_at, "scratch_bytes": per_thread,
+            "bias_at": bias_at, "staged_at": staged_at, "residual_at": residual_at, "scratch_bytes": scratch.size,
         }  # fmt: skip
         layout, packed = Layout(), Layout()
         at = job.places(s) | {
             "weights": ("packed", packed.take(row_groups * rows * s.taps * size)),
-            "scratch": ("work", layout.take(per_thread * job.threads)),
+            "scratch": ("work", layout.take(scratch.size * job.threads)),
         }
         pack = step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, numbers, at)
         compute = step(kernels["planar"], job.threads, PLANAR, numbers, at)
@@ -326,7 +326,7 @@ def build(module: ir.Module, dtype: str, target: Target, rows: int, activation: 
         block = _Block(f, a, index, group, rows, lanes)
         packed = Int(f.builder, task.values[0])
         with f.if_(index.compare("!=", packed)):
-            block.pack_input(scratch, copy, packed.compare("<", 0))
+            block.pack_planes(scratch, copy, packed.compare("<", 0))
         block.spread_bias(scratch.at(a["bias_at"]))
         block.slide(scratch, tile_of, most)
         block.finish(scratch, copy, activation)
@@ -335,42 +335,33 @@ def build(module: ir.Module, dtype: str, target: Target, rows: int, activation: 
     f.done()
 
 
-class _Block:
+class _Block(Block):
     """One block of output pixels × one group of output channels while code for it is generated."""
 
-    def __init__(self, f: Function, a: dict[str, Int], index: Int, group: Int, tile_rows: int, lanes: int) -> None:
-        self.f, self.a, self.tile_rows, self.lanes, self.group = f, a, tile_rows, lanes, group
-        column_block, rest = index % a["column_blocks"], index // a["column_blocks"]
-        self.image = rest // a["row_blocks"]
-        self.first_row = rest % a["row_blocks"] * a["block_rows"]
-        self.first_column = column_block * a["block_columns"]
-        self.rows = (a["out_height"] - self.first_row).at_most(a["block_rows"])
-        self.columns = (a["out_width"] - self.first_column).at_most(a["block_columns"])
-        self.first_output = group * tile_rows
+    def __init__(self, f: Function, a: dict[str, Int], index: Int, outputs: Int, tile_rows: int, lanes: int) -> None:
+        super().__init__(f, a, index, lanes)
+        self.tile_rows, self.outputs = tile_rows, outputs
+        self.first_output = outputs * tile_rows
         self.end_output = (self.first_output + tile_rows).at_most(a["outputs"])
 
-    def pack_input(self, scratch: Pointer, copy: Function, first: Value) -> None:
+    def pack_planes(self, scratch: Pointer, copy: Function, first: Value) -> None:
         """The block's input as [c][row][column]; zeros in the padding and behind the planes."""
-        f, a = self.f, self.a
+        f, a, top = self.f, self.a, self.top
         rows = self.rows + (a["kernel_h"] - 1) * a["dilation_h"]
-        top, left = self.first_row - a["pad_top"], self.first_column - a["pad_left"]
-        span = self.columns + (a["kernel_w"] - 1) * a["dilation_w"]
-        inside = (left * -1).at_least(0).at_most(span)
-        columns = (a["width"] - left).at_most(span) - inside
+        _, inside, inside_end = self.columns_seen()
         # The thread's block before has left zeros beside whole rows; rows above and below the image it has not.
         fresh = (first, a["column_blocks"].compare(">", 1), top.compare("<", 0), (top + rows).compare(">", a["height"]))
         with f.if_(f.any_of(*fresh)):
             fill_zeros(f, scratch, a["input_numbers"], self.lanes)
-        source = f.address(a["x"]).at(self.image * a["x_n"])
         with f.loop(rows) as slot:
             row = top + slot.index
-            exists = (row.compare(">=", 0), row.compare("<", a["height"]), columns.compare(">", 0))
+            exists = (row.compare(">=", 0), row.compare("<", a["height"]), inside_end.compare(">", inside))
             with f.if_(f.all_of(*exists)):
-                here = source.at(row * a["x_h"] + (left + inside) * a["x_w"])
+                here = self.source().at(row * a["x_h"] + (self.left + inside) * a["x_w"])
                 there = scratch.at(slot.index * a["pitch"] + inside)
                 f.call(
                     copy, to=there, to_i=a["plane"], to_j=1, source=here, source_i=a["x_c"], source_j=a["x_w"],
-                    width=a["channels"], length=columns,
+                    width=a["channels"], length=inside_end - inside,
                 )  # fmt: skip
 
     def spread_bias(self, to: Pointer) -> None:
@@ -386,13 +377,13 @@ class _Block:
         staged, bias = scratch.at(a["staged_at"]), scratch.at(a["bias_at"])
         taps = a["kernel_h"] * a["kernel_w"]
         vectors = ((self.rows - 1) * a["pitch"] + self.columns + (lanes - 1)) // lanes
-        weights = f.address(a["weights"]).at(self.group * a["channels"] * taps * self.tile_rows)
-        with f.loop(a["channels"], step=a["c_part"]) as part, tiles(f, vectors, most) as tile:
-            x = scratch.at(part.index * a["plane"] + tile.first * lanes)
-            to = staged.at(tile.first * lanes)
+        weights = f.address(a["weights"]).at(self.outputs * a["channels"] * taps * self.tile_rows)
+        with f.loop(a["channels"], step=a["c_part"]) as part, tiles(f, vectors, most) as (vector, size):
+            x = scratch.at(part.index * a["plane"] + vector * lanes)
+            to = staged.at(vector * lanes)
             first = part.index.compare("==", 0)
             f.dispatch(
-                tile.size, tile_of, x=x, x_c=a["plane"], x_i=a["dilation_h"] * a["pitch"], x_j=a["dilation_w"],
+                size, tile_of, x=x, x_c=a["plane"], x_i=a["dilation_h"] * a["pitch"], x_j=a["dilation_w"],
                 c_count=(a["channels"] - part.index).at_most(a["c_part"]), i_count=a["kernel_h"],
                 j_count=a["kernel_w"], w=weights.at(part.index * taps * self.tile_rows), y=to, y_r=a["staged_plane"],
                 base=f.pick(first, bias, to), base_r=f.choose(first, lanes, a["staged_plane"]),
@@ -413,8 +404,7 @@ class _Block:
                 staged.at(at).put(new(at))
 
         with f.if_(a["residual"].compare("!=", 0)):
-            corner = self.image * a["y_n"] + self.first_output * a["y_c"] + self.first_column * a["y_w"]
-            residual = f.address(a["residual"]).at(corner + self.first_row * a["y_h"])
+            residual = f.address(a["residual"]).at(self.corner(self.first_output))
             here = Image(residual, a["y_c"], a["y_h"], a["y_w"])
             there = Image(beside, a["staged_plane"], a["pitch"], 1)
             copy_image(f, copy, there, here, outputs, self.rows, self.columns)
@@ -460,27 +450,20 @@ def _tile(module: ir.Module, dtype: str, lanes: int, rows: int, vectors: int) ->
     x, w, y, base = f.pointers("x w y base")
     x_c, x_i, x_j, c_count, i_count, j_count = f.integers("x_c x_i x_j c_count i_count j_count")
     y_r, base_r, base_v = f.integers("y_r base_r base_v")
-    sums: list[Value] = [f.zeros(lanes)] * (rows * vectors)
+    tile = Tile(rows, vectors, lanes)  # its rows are output channels here, and its vectors pixels
+    sums = tile.filled_with([f.zeros(lanes)] * vectors)
     with f.loop(c_count, carry=[x.value, w.value, *sums]) as c:
         plane = Pointer(f.builder, c.values[0], f.float)
         with f.loop(i_count, carry=[plane.value, *c.values[1:]]) as i:
             line = Pointer(f.builder, i.values[0], f.float)
             with f.loop(j_count, carry=[line.value, *i.values[1:]]) as j:
                 here, weights = (Pointer(f.builder, value, f.float) for value in j.values[:2])
-                inputs = [here.at(v * lanes).vector(lanes) for v in range(vectors)]
-                sums = []
-                for r in range(rows):
-                    weight = f.splat(weights.at(r).scalar(), lanes)
-                    before = j.values[2 + r * vectors :]
-                    sums += [f.fma(weight, inputs[v], before[v]) for v in range(vectors)]
+                sums = tile.multiply(f, weights, 1, here, j.values[2:])
                 j.carry([here.at(x_j).value, weights.at(rows).value, *sums])
             i.carry([line.at(x_i).value, *j.values[1:]])
         c.carry([plane.at(x_c).value, *i.values[1:]])
-    sums = c.values[2:]
-    for r in range(rows):
-        for v in range(vectors):
-            before = base.at(base_r * r + base_v * v).vector(lanes)
-            y.at(y_r * r + v * lanes).put(f.add(sums[r * vectors + v], before))
+    for (r, v), total in zip(tile.places, c.values[2:], strict=True):
+        y.at(y_r * r + v * lanes).put(f.add(total, base.at(base_r * r + base_v * v).vector(lanes)))
     f.done()
     return f
 

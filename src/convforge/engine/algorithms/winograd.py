@@ -51,7 +51,7 @@ from ...spec import ceil_div, round_up
 from ..geometry import scratch_pitch
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Function, Int, Pointer, kernel, share, tasks
+from ..kernels.ir import I64, Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import Panel, pack_function
 from ..kernels.tile import asked_ahead, filled, product_tiles
@@ -79,10 +79,10 @@ TRANSFORM_WEIGHTS = Arguments(
 
 SLIDING = Arguments(
     TILE_ARGUMENTS
-    + "weights bias bias_step residual pitch v m u u_step u_channels piece part own splits shares chunks "
+    + "weights bias bias_step residual pitch v m u u_step u_channels piece part each_packs splits shares chunks "
     "w w_g w_k w_c w_i w_j past_caches ask"
-    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; own: whether U is made
-    # there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
+    # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; each_packs: whether U is
+    # made there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
     # piece: those whose products are summed at once; chunks: of a split; ask: whether U comes from beyond L2
 )
 
@@ -196,7 +196,7 @@ class Winograd(Plan):
             ask = kept and panel_numbers * size * ceil_div(panels, division.shares) > job.target.l2_bytes // 2
             sliding = numbers | offsets | {
                 "ask": int(ask),
-                "own": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
+                "each_packs": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
                 "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
             }  # fmt: skip
             blocks = step(kernels["blocks"], job.threads, SLIDING, sliding, at | {"scratch": ("work", layout.size)})
@@ -355,8 +355,9 @@ def cycles(job: Job, tiled: Tiled, division: Division, kept: bool) -> float:
 
 def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
     """Adds the `KERNELS` to the module."""
-    reorder(module, dtype, copy_function(module, dtype, target.lanes(dtype)))
-    kernels = _Kernels(module, dtype, target, shape, activation)
+    copy = copy_function(module, dtype, target.lanes(dtype))
+    reorder(module, dtype, copy)
+    kernels = _Kernels(module, dtype, target, shape, activation, copy)
     kernels.transform_weights()
     kernels.blocks()
 
@@ -376,9 +377,11 @@ def odd_lines(numbers: Int, lanes: int) -> Int:
 class _Kernels:
     """What is fixed when their code is written, and the functions that they call."""
 
-    def __init__(self, module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str) -> None:
+    def __init__(
+        self, module: ir.Module, dtype: str, target: Target, shape: Shape, activation: str, copy: Function
+    ) -> None:
         self.module, self.dtype, self.shape, self.lanes = module, dtype, shape, target.lanes(dtype)
-        self.panel = self.lanes * target.tile_vectors
+        self.panel = target.panel(dtype)
         matrices = short_convolution(shape.outputs, shape.taps)
         self.locate_input, self.locate_output, self.locate_taps = (
             locate_function(module, dtype, size) for size in (shape.points, shape.outputs, shape.taps)
@@ -386,7 +389,7 @@ class _Kernels:
         self.spread = spread_function(module, dtype, self.lanes, matrices.into)
         self.gather = gather_function(module, dtype, self.lanes, matrices.out, activation)
         self.products = product_tiles(module, dtype, target)
-        self.pack = pack_function(module, dtype, self.lanes)
+        self.pack = pack_function(module, dtype, self.lanes, copy)
         self.spread_weights, self.spread_weights_past_caches = (
             spread_function(module, dtype, self.lanes, matrices.kernel, past_caches=past) for past in (False, True)
         )
@@ -447,12 +450,12 @@ class _Kernels:
         parts = (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART
         a_panel = self.shape.products * product_pitch(a["channels"], self.panel, self.lanes)
         with tasks(f, a["groups"] * a["panels"] * parts) as task:
-            first, which = task.index % parts * _CHANNELS_A_PART, task.index // parts
-            p = Panel.of(a, which % a["panels"], self.panel, self.lanes)
+            group, index, part = indices(task.index, a["panels"], parts)
+            p, first = Panel.of(a, index, self.panel, self.lanes), part * _CHANNELS_A_PART
             channels = (a["channels"] - first).at_most(_CHANNELS_A_PART)
-            to = f.address(a["weights"]).at(which * a_panel + first * p.width)
+            to = f.address(a["weights"]).at((group * a["panels"] + index) * a_panel + first * p.width)
             pitch = product_pitch(a["channels"], p.width, self.lanes)
-            self.transform_panel(f, a, p, which // a["panels"], first, channels, to, pitch, thread_scratch(f, a))
+            self.transform_panel(f, a, p, group, first, channels, to, pitch, thread_scratch(f, a))
         f.done()
 
     def transform_output(
@@ -480,16 +483,14 @@ class _Kernels:
         a_panel = products * product_pitch(a["channels"], self.panel, lanes)
         tiles_ = a["images"] * a["tiles_h"] * a["tiles_w"]
         # Chunks are tasks of their own, unless a thread makes U in the first of them for those that follow.
-        chunks = f.choose(a["own"].compare("!=", 0), 1, a["chunks"])
+        chunks = f.choose(a["each_packs"].compare("!=", 0), 1, a["chunks"])
         with tasks(f, a["groups"] * a["shares"] * a["splits"] * chunks) as task:
-            first_chunk, rest = task.index % chunks, task.index // chunks
-            split, rest = rest % a["splits"], rest // a["splits"]
-            group = rest // a["shares"]
-            first_panel, last_panel = share(a["panels"], rest % a["shares"], a["shares"])
+            group, own_share, split, first_chunk = indices(task.index, a["shares"], a["splits"], chunks)
+            first_panel, last_panel = share(a["panels"], own_share, a["shares"])
             kept_u = f.address(a["weights"]).at((group * a["panels"] + first_panel) * a_panel)
-            u = f.pick(a["own"].compare("!=", 0), own_u, kept_u)
+            u = f.pick(a["each_packs"].compare("!=", 0), own_u, kept_u)
             first_tile, last_tile = share(tiles_, split, a["splits"])
-            end_chunk = f.choose(a["own"].compare("!=", 0), a["chunks"], first_chunk + 1)
+            end_chunk = f.choose(a["each_packs"].compare("!=", 0), a["chunks"], first_chunk + 1)
             with f.loop(end_chunk, start=first_chunk) as chunk:
                 first, after = share(last_tile - first_tile, chunk.index, a["chunks"])
                 first, count = first_tile + first, after - first
@@ -508,22 +509,20 @@ class _Kernels:
                         # Where U has no room for all channels, each piece takes the place of the one before.
                         here = piece.index.at_most(a["u_channels"] - channels)
                         piece_u = panel_u.at(here * p.width)
-                        with f.if_(f.all_of(a["own"].compare("!=", 0), chunk.index.compare("==", 0))):
+                        with f.if_(f.all_of(a["each_packs"].compare("!=", 0), chunk.index.compare("==", 0))):
                             part = scratch + a["part"]
                             self.transform_panel(f, a, p, group, piece.index, channels, piece_u, u_pitch, part)
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
                         # does not stay in L2, that of the next ξ is asked for: by each tile its share.
                         numbers = f.choose(a["ask"].compare("!=", 0), channels * p.width, 0)
-                        with f.loop(products) as xi, tiles(f, count, tile_rows) as rows:
+                        with f.loop(products) as xi, tiles(f, count, tile_rows) as (row, rows):
                             u_xi = piece_u.at(xi.index * u_pitch)
-                            ahead, ahead_step = asked_ahead(
-                                u_xi.at(u_pitch), numbers, rows.first, rows.size, count, channels
-                            )
+                            ahead, ahead_step = asked_ahead(u_xi.at(u_pitch), numbers, row, rows, count, channels)
                             self.products.call(
-                                f, rows.size, p.width,
-                                x=v.at(xi.index * v_step + rows.first * a["pitch"] + piece.index),
+                                f, rows, p.width,
+                                x=v.at(xi.index * v_step + row * a["pitch"] + piece.index),
                                 step=a["pitch"], w=u_xi, count=channels,
-                                y=m.at(xi.index * m_step + rows.first * p.width), add=piece.index,
+                                y=m.at(xi.index * m_step + row * p.width), add=piece.index,
                                 ahead=ahead, ahead_step=ahead_step,
                             )  # fmt: skip
                     self.transform_output(f, a, p, group, first, count, m, m_step, table, outside)

@@ -51,7 +51,7 @@ from llvmlite import ir
 from ...spec import ceil_div
 from ..kernels.blocks import thread_scratch, tiles
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Int, Pointer, kernel, share, tasks
+from ..kernels.ir import I64, Arguments, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel
 from ..kernels.tile import product_tiles
@@ -297,8 +297,7 @@ class WinogradWeightGradient(Plan):
 
 def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
     """Adds the `KERNELS` to the module."""
-    lanes = target.lanes(dtype)
-    panel = lanes * target.tile_vectors
+    lanes, panel = target.lanes(dtype), target.panel(dtype)
     forward, backward = short_convolution(shape.outputs, shape.taps), short_convolution(shape.taps, shape.outputs)
     copy = copy_function(module, dtype, lanes)
     locate_patch, locate_tile, locate_taps = (
@@ -324,10 +323,10 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             here = sums.at(xi.index * lanes * width)
             with f.if_(a["ahead"].compare("!=", 0)), f.loop(width * lanes, step=lanes) as line:
                 f.prefetch(here.at(width * lanes + line.index), write=True)
-            with tiles(f, rows, products.most_rows) as tile:
+            with tiles(f, rows, products.most_rows) as (first, size):
                 products.call(
-                    f, tile.size, width, x=v.at(xi.index * pitch * lanes + tile.first), step=lanes,
-                    w=w.at(xi.index * pitch * width), count=count, y=here.at(tile.first * width), add=add,
+                    f, size, width, x=v.at(xi.index * pitch * lanes + first), step=lanes,
+                    w=w.at(xi.index * pitch * width), count=count, y=here.at(first * width), add=add,
                 )  # fmt: skip
 
     def back(sums: Pointer, split: Int, group: Int, index: Int, channel: Int, rows: Int) -> None:
@@ -356,9 +355,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             )  # fmt: skip
 
     with tasks(f, a["splits"] * a["groups"] * a["k_parts"] * a["c_parts"]) as unit:
-        c_part, rest = unit.index % a["c_parts"], unit.index // a["c_parts"]
-        k_part, rest = rest % a["k_parts"], rest // a["k_parts"]
-        group, split = rest % a["groups"], rest // a["groups"]
+        split, group, k_part, c_part = indices(unit.index, a["groups"], a["k_parts"], a["c_parts"])
         first_tile, end_tile = share(a["images"] * a["tiles_h"] * a["tiles_w"], split, a["splits"])
         first_panel, end_panel = share(a["panels"], k_part, a["k_parts"])
         first_vector, end_vector = share((a["channels"] + (lanes - 1)) // lanes, c_part, a["c_parts"])

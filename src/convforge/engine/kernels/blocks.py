@@ -16,16 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from .ir import Function, Int, Pointer
+from .ir import Function, Int, Pointer, indices
 from .pack import fill_zeros
 
-# The numbers that describe the input and its blocks; each algorithm adds its own. Strides count elements.
-BLOCK_ARGUMENTS = (
+# The numbers that describe the images and the blocks of their outputs. Strides count elements.
+IMAGE_ARGUMENTS = (
     "x x_n x_c x_h x_w images groups channels all_channels height width "  # channels: those of one group
     "out_height out_width kernel_h kernel_w stride_h stride_w dilation_h dilation_w pad_top pad_left "
     "block_rows block_columns row_blocks column_blocks "
+)
+# And how each block's input lies; each algorithm adds its own.
+BLOCK_ARGUMENTS = IMAGE_ARGUMENTS + (
     "pitch row_pitch in_place "  # numbers a pixel and a row, in scratch or, where in_place, in the input itself
     "slot_r slot_i "  # the slot of a tap, as above
     "slot_sets set_size set_step member_step "  # which input row each slot holds: see pack_input
@@ -40,12 +42,8 @@ class Block:
     def __init__(self, f: Function, a: dict[str, Int], index: Int, lanes: int) -> None:
         """`index` counts (image, group, row block, column block), the last running fastest."""
         self.f, self.a, self.lanes = f, a, lanes
-        column_block = index % a["column_blocks"]
-        rest = index // a["column_blocks"]
-        row_block = rest % a["row_blocks"]
-        rest = rest // a["row_blocks"]
-        self.group = rest % a["groups"]
-        self.image = rest // a["groups"]
+        places = indices(index, a["groups"], a["row_blocks"], a["column_blocks"])
+        self.image, self.group, row_block, column_block = places
         # Where channels do not divide evenly (depthwise, by whole vectors), the last group has fewer.
         self.channels = (a["all_channels"] - self.group * a["channels"]).at_most(a["channels"])
         self.first_row = row_block * a["block_rows"]
@@ -60,22 +58,26 @@ class Block:
         a = self.a
         return self.image * a["y_n"] + output * a["y_c"] + self.first_row * a["y_h"] + self.first_column * a["y_w"]
 
-    def _source(self) -> Pointer:
+    def source(self) -> Pointer:
         """Channel 0 of the block's image and group."""
         a = self.a
         return self.f.address(a["x"]).at(self.image * a["x_n"] + self.group * a["channels"] * a["x_c"])
 
     def input_in_place(self) -> Pointer:
-        return self._source().at(self.top * self.a["x_h"] + self.left * self.a["x_w"])
+        return self.source().at(self.top * self.a["x_h"] + self.left * self.a["x_w"])
+
+    def columns_seen(self) -> tuple[Int, Int, Int]:
+        """How many the block's kernels span, and where of these begin and end those that are in the image; the rest is
+        padding."""
+        a = self.a
+        span = (self.columns - 1) * a["stride_w"] + (a["kernel_w"] - 1) * a["dilation_w"] + 1
+        inside = (self.left * -1).at_least(0).at_most(span)
+        return span, inside, (a["width"] - self.left).at_most(span).at_least(inside)
 
     def pack_input(self, scratch: Pointer, copy: Function) -> None:
         """Copy the block's input into scratch, zeros where it lies outside the image."""
         f, a = self.f, self.a
-        source = self._source()
-        span = (self.columns - 1) * a["stride_w"] + (a["kernel_w"] - 1) * a["dilation_w"] + 1
-        # columns [inside, inside_end) of the span are in the image; the rest is padding
-        inside = (self.left * -1).at_least(0).at_most(span)
-        inside_end = (a["width"] - self.left).at_most(span).at_least(inside)
+        source, (span, inside, inside_end) = self.source(), self.columns_seen()
         # Slots come in sets: dense, a set is one input row; sparse, the tap rows of one output row.
         sets = (self.rows - 1) * (a["slot_r"] // a["set_size"]) + a["slot_sets"]
         with f.loop(sets) as set_, f.loop(a["set_size"]) as member:
@@ -107,24 +109,16 @@ class Block:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """So many pixels of a row, from `first` on."""
-
-    first: Int
-    size: Int
-
-
 @contextmanager
-def tiles(f: Function, columns: Int, rows: int) -> Iterator[Tile]:
+def tiles(f: Function, columns: Int, rows: int) -> Iterator[tuple[Int, Int]]:
     """Cut `columns` into as few tiles of at most `rows` as there must be, all of nearly the same size.
 
-    `with tiles(f, columns, 14) as tile:` runs the body, for 15 columns, with (first 0, size 7) and (first 7, size 8).
+    `with tiles(f, columns, 14) as (first, size):` runs the body, for 15 columns, with (0, 7) and (7, 8).
     """
     count = (columns + (rows - 1)) // rows
     with f.loop(count) as loop:
         first = loop.index * columns // count
-        yield Tile(first, (loop.index + 1) * columns // count - first)
+        yield first, (loop.index + 1) * columns // count - first
 
 
 def thread_scratch(f: Function, a: dict[str, Int]) -> Int:

@@ -58,14 +58,22 @@ def check(word: str) -> tuple[str, tuple[float, ...]]:
     return name, parameters
 
 
-def apply(f: Function, word: str, value: Value) -> Value:
-    """The function `spelled` so, of a vector; "" leaves it as it is."""
+def apply(f: Function, word: str, value: Value, *, written_out: bool = False) -> Value:
+    """The function `spelled` so, of a vector; "" leaves it as it is. Long ones are called, unless they are to be
+    `written_out`."""
     if not word:
         return value
     name, parameters = check(word)
     if name in _SHORT:
         return _SHORT[name](f.vector(value), *parameters).value
+    if written_out:
+        return _LONG[name](f.vector(value), _FORMATS[f.dtype], *parameters).value
     return f.builder.call(_function(f, word, value.type), [value])
+
+
+def is_long(word: str) -> bool:
+    """Whether a function is more than a few instructions."""
+    return bool(word) and check(word)[0] in _LONG
 
 
 def _function(f: Function, word: str, vector: ir.VectorType) -> ir.Function:
@@ -149,6 +157,11 @@ class _Format:
     limit: float
     terms: int
     tail: tuple[float, ...]
+
+    @property
+    def usual(self) -> float:
+        """For |a| up to it e^a and e⁻ᵃ are normal numbers."""
+        return math.floor(-self.least_exponent * math.log(2))
 
     @property
     def rounding(self) -> float:
@@ -257,13 +270,37 @@ def _upper_tail(x: Vector, to: _Format) -> _Exponential:
     return _Exponential(e.p * g, e.small, e.large)
 
 
+def _one_and_exp_of_minus(x: Vector, to: _Format) -> Vector:
+    """1 + e⁻ˣ where |x| ≤ `usual`, so that e⁻ˣ is a normal number: a third of the instructions of `_exp_of_minus`.
+
+    Not |x|, for the sum of positive numbers loses nothing on either side of zero. r is minus that of `_exp_of_minus`.
+    """
+    high, rest = to.ln2
+    shifted = x.fma(-1 / math.log(2), to.rounding)
+    n = shifted - to.rounding
+    r = n.fma(rest, n.fma(high, x))
+    p = _polynomial(r, [(-1) ** k / math.factorial(k) for k in range(to.terms)])
+    return p.fma(_power_of_two(n, to), 1.0)
+
+
+def _unless_far(x: Vector, to: _Format, usually: Vector, else_: Callable[[], Vector]) -> Vector:
+    """`usually`, which is right where |x| ≤ `usual` in every lane; computed in another way where it is not."""
+    f, b = x.f, x.f.builder
+    far = b.not_(b.fcmp_ordered("<=", abs(x).value, x.like(to.usual).value))  # NaN is, too
+    some = b.icmp_unsigned("!=", b.bitcast(far, ir.IntType(x.lanes)), ir.Constant(ir.IntType(x.lanes), 0))
+    return Vector(f, f.only_if(some, [usually.value], lambda: [else_().value])[0])
+
+
 def _sigmoid(x: Vector, to: _Format) -> Vector:
-    gate = _logistic(x, to)
-    return gate.value * gate.last
+    def far() -> Vector:
+        gate = _logistic(x, to)
+        return gate.value * gate.last
+
+    return _unless_far(x, to, 1.0 / _one_and_exp_of_minus(x, to), far)
 
 
 def _silu(x: Vector, to: _Format) -> Vector:
-    return _logistic(x, to).times(x)
+    return _unless_far(x, to, x / _one_and_exp_of_minus(x, to), lambda: _logistic(x, to).times(x))
 
 
 def _gelu(x: Vector, to: _Format) -> Vector:

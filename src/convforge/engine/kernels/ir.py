@@ -213,28 +213,33 @@ class Function:
     @contextmanager
     def loop(self, stop: IntLike, start: IntLike = 0, step: IntLike = 1, carry: Sequence[Value] = ()) -> Iterator[Loop]:
         """`for index in range(start, stop, step)`; runs not at all where start ≥ stop."""
+        with self.while_(
+            [self._lift(start), *carry], lambda index: Int(self.builder, index).compare("<", stop)
+        ) as each:
+            index, *values = each.values
+            loop = Loop(Int(self.builder, index), values)
+            yield loop
+            each.carry([(loop.index + step).value, *(loop.following or ())])
+        loop.values = each.values[1:]
+
+    @contextmanager
+    def while_(self, start: Sequence[Value], goes_on: Callable[[Value], Value]) -> Iterator[Loop]:
+        """The body again and again, while that holds of the first of the values that it carries on."""
         b = self.builder
         before = b.block
         head, body, done = (b.append_basic_block(name) for name in ("loop", "body", "done"))
         b.branch(head)
         b.position_at_end(head)
-        index = b.phi(I64)
-        index.add_incoming(self._lift(start), before)
-        phis = [b.phi(value.type) for value in carry]
-        for phi, value in zip(phis, carry, strict=True):
-            phi.add_incoming(value, before)
-        b.cbranch(b.icmp_signed("<", index, self._lift(stop)), body, done)
+        phis = [b.phi(value.type) for value in start]
+        b.cbranch(goes_on(phis[0]), body, done)
         b.position_at_end(body)
-        loop = Loop(Int(b, index), list(phis))
-        yield loop
-        if len(loop.following or ()) != len(phis):
-            raise AssertionError("a loop must carry on as many values as it was given")
-        index.add_incoming(b.add(index, self._lift(step)), b.block)
-        for phi, value in zip(phis, loop.following or (), strict=True):
-            phi.add_incoming(value, b.block)
+        each = Loop(Int(b, phis[0]), phis)
+        yield each
+        for phi, first, following in zip(phis, start, each.following or (), strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, b.block)
         b.branch(head)
         b.position_at_end(done)
-        loop.values = list(phis)
 
     def if_(self, condition: Value) -> Any:
         """`with f.if_(condition): …`"""
@@ -356,6 +361,13 @@ class Function:
     def load(self, pointer: Pointer, lanes: int, mask: Value | None) -> Value:
         """A whole vector, or the lanes that the mask has where there is one."""
         return pointer.vector(lanes) if mask is None else self.load_masked(pointer, lanes, mask)
+
+    def store(self, pointer: Pointer, value: Value, mask: Value | None) -> None:
+        """A whole vector, or the lanes that the mask has where there is one."""
+        if mask is None:
+            pointer.put(value)
+        else:
+            self.put_masked(pointer, value, mask)
 
     def each_vector(self, count: Int, lanes: int, body: Callable[[Int, Value | None], None]) -> None:
         """`body(number of the vector, mask)` for `count` numbers; the last ones, where they fill no vector, with a
@@ -509,6 +521,14 @@ def share(total: Int, part: Int, parts: Int) -> tuple[Int, Int]:
     return total * part // parts, total * (part + 1) // parts
 
 
+def indices(number: Int, *sizes: Int) -> list[Int]:
+    """What `number` counts along several axes, the last running fastest; `sizes` are those of all but the first."""
+    found: list[Int] = []
+    for size in reversed(sizes):
+        number, found = number // size, [number % size, *found]
+    return [number, *found]
+
+
 COUNTERS = 8
 """Numbers before a kernel's arguments that each thread has for `tasks`: a cache line, so that threads do not meet."""
 
@@ -524,31 +544,20 @@ def tasks(f: Function, total: Int, carry: Sequence[Value] = ()) -> Iterator[Loop
     Two counters for each thread, which are 0 before a kernel runs, stand before the kernel's arguments: how many of its
     tasks were taken, by whomever, and how many of them by others.
     """
-    b, arguments = f.builder, f.pointer("arguments", I64)
-    thread, threads = f.integer("thread"), f.integer("threads")
+    arguments, (thread, threads) = f.pointer("arguments", I64), f.integers("thread threads")
     with f.loop(threads, carry=carry) as other:
         around = thread + other.index
         whose = f.choose(around.compare("<", threads), around, around - threads)
         first, end = share(total, whose, threads)
         counters = arguments.at((whose - threads) * COUNTERS)
-        before = b.block
-        head, body, done = (b.append_basic_block(name) for name in ("take", "task", "taken"))
-        b.branch(head)
-        b.position_at_end(head)
-        mine, *phis = (b.phi(type_) for type_ in (I64, *(value.type for value in carry)))
-        for phi, value in zip((mine, *phis), (first.value, *other.values), strict=True):
-            phi.add_incoming(value, before)
-        b.cbranch(counters.count().compare("<", end - first), body, done)
-        b.position_at_end(body)
-        (index,) = f.only_if(other.index.compare("!=", 0), [mine], lambda: [(end - 1 - counters.at(1).count()).value])
-        task = Loop(Int(b, index), list(phis))
-        yield task
-        following = [b.add(mine, ir.Constant(I64, 1)), *(task.following or ())]
-        for phi, value in zip((mine, *phis), following, strict=True):
-            phi.add_incoming(value, b.block)
-        b.branch(head)
-        b.position_at_end(done)
-        other.carry(phis)
+        with f.while_([first.value, *other.values], lambda _: counters.count().compare("<", end - first)) as each:
+            mine, *values = each.values
+            others = other.index.compare("!=", 0)
+            (index,) = f.only_if(others, [mine], lambda: [(end - 1 - counters.at(1).count()).value])
+            task = Loop(Int(f.builder, index), values)
+            yield task
+            each.carry([(each.index + 1).value, *(task.following or ())])
+        other.carry(each.values[1:])
     task.values = other.values
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from .ir import Arguments, Function, Int, IntLike, Pointer, kernel, tasks
+from .ir import Arguments, Function, Int, IntLike, Pointer, indices, kernel, tasks
 
 REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 
@@ -146,8 +146,7 @@ def reorder(module: ir.Module, dtype: str, copy: Function) -> None:
     f, a = kernel(module, "reorder", dtype, REORDER)
     pieces = (a["width"] + (_PIXELS_A_TASK - 1)) // _PIXELS_A_TASK
     with tasks(f, a["images"] * a["height"] * pieces) as task:
-        piece, rest = task.index % pieces, task.index // pieces
-        image, row = rest // a["height"], rest % a["height"]
+        image, row, piece = indices(task.index, a["height"], pieces)
         pixel = piece * _PIXELS_A_TASK
         pixels = (a["width"] - pixel).at_most(_PIXELS_A_TASK)
         source = f.address(a["of"]).at(image * a["of_n"] + row * a["of_h"] + pixel * a["of_w"])

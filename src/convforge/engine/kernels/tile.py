@@ -17,14 +17,14 @@ loaded as vectors instead of being broadcast. A step then has 28 + 2 loads for 2
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from llvmlite import ir
 
 from ..target import DTYPE_BYTES, LINE, Target
-from .functions import apply
+from .functions import apply, is_long
 from .ir import Function, Int, Pointer, Value
 
 
@@ -175,35 +175,29 @@ class Tile:
         Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop.
         """
 
-        def beside(load: Callable[[Pointer, int], Value]) -> list[Value]:
-            before = [load(base[0].at(base[1] * r + v * self.lanes), v) for r, v in self.places]
+        def with_base(masks: Sequence[Value | None]) -> list[Value]:
+            before = [f.load(base[0].at(base[1] * r + v * self.lanes), self.lanes, masks[v]) for r, v in self.places]
             return [f.add(total, number) for total, number in zip(sums, before, strict=True)]
 
-        def put_whole() -> None:
+        def put(masks: Sequence[Value | None]) -> None:
             for (r, v), total in zip(self.places, sums, strict=True):
-                to[0].at(to[1] * r + v * self.lanes).put(total)
+                f.store(to[0].at(to[1] * r + v * self.lanes), total, masks[v])
 
-        def load_whole(place: Pointer, _: int) -> Value:
-            return place.vector(self.lanes)
-
+        no_masks = [None] * self.vectors
         if channels is None:
-            sums = f.only_if(has_base, sums, lambda: beside(load_whole))
-            sums = finish(sums) if finish else sums
-            put_whole()
+            sums = f.only_if(has_base, sums, lambda: with_base(no_masks))
+            put(no_masks)
             return
         masks = self.masks(f, channels)
         whole, cut = channels.compare(">=", self.width), channels.compare("<", self.width)
-        sums = f.only_if(f.all_of(has_base, whole), sums, lambda: beside(load_whole))
-        sums = f.only_if(
-            f.all_of(has_base, cut), sums, lambda: beside(lambda place, v: f.load_masked(place, self.lanes, masks[v]))
-        )
+        sums = f.only_if(f.all_of(has_base, whole), sums, lambda: with_base(no_masks))
+        sums = f.only_if(f.all_of(has_base, cut), sums, lambda: with_base(masks))
         sums = finish(sums) if finish else sums
         with f.if_else(whole) as (full, partial):
             with full:
-                put_whole()
+                put(no_masks)
             with partial:
-                for (r, v), total in zip(self.places, sums, strict=True):
-                    f.put_masked(to[0].at(to[1] * r + v * self.lanes), total, masks[v])
+                put(masks)
 
 
 class Tiles:
@@ -244,6 +238,8 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart.
     """
 
+    finish_stored = _finishing(module, dtype, target.lanes(dtype), activation) if is_long(activation) else None
+
     def make(tile: Tile) -> Function:
         names = "*x x_u x_v u_count v_count length *w *y y_step *bias *base base_step channels pixel_step finished"
         name = f"forward_{tile.rows}x{tile.vectors}"
@@ -271,12 +267,31 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
 
         tile.store(
             f, tap_row.values[1:], (y, y_step), (base, base_step), base_step.compare("!=", 0), channels,
-            finish if activation else None,
+            finish if activation and not finish_stored else None,
         )  # fmt: skip
+        if finish_stored:
+            with f.if_(finished.compare("!=", 0)):
+                f.call(finish_stored, y=y, y_step=y_step, rows=tile.rows, channels=channels.at_most(tile.width))
         f.done()
         return f
 
     return Tiles(target.tile_rows, target, dtype, make, lanewise)
+
+
+def _finishing(module: ir.Module, dtype: str, lanes: int, activation: str) -> Function:
+    """A long activation of what a tile has just stored. To call it with a tile's sums in registers would send all of
+    them through the stack for each: 19 cycles a vector for SiLU, and 15 so."""
+    f = Function(module, "finish", "*y y_step rows channels", dtype, internal=True)
+    y, y_step = f.pointer("y"), f.integer("y_step")
+    with f.loop(f.integer("rows")) as row:
+
+        def vector(number: Int, mask: Value | None) -> None:
+            place = y.at(row.index * y_step + number * lanes)
+            f.store(place, apply(f, activation, f.load(place, lanes, mask), written_out=True), mask)
+
+        f.each_vector(f.integer("channels"), lanes, vector)
+    f.done()
+    return f
 
 
 def gradient_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> Tiles:

@@ -18,7 +18,7 @@ The matrices are full of equal and opposite entries, because the points come in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from llvmlite import ir
@@ -32,60 +32,52 @@ Element = Callable[[int, int], Value]
 
 def combine(f: Function, matrix: Sequence[Sequence[float]], vectors: Sequence[Value]) -> list[Value]:
     """`matrix` times a column of vectors, zeros and ones for nothing and what is common to two rows or columns once."""
-    paired = _paired_columns(matrix)
-    sums: dict[tuple[int, int, bool], Value] = {}
-
-    def term(row: Sequence[float], column: int) -> list[tuple[float, Value]]:
-        """What a column adds to a row; of a pair, the first one adds for both."""
-        other = paired.get(column)
-        if other is None:
-            return [(row[column], vectors[column])]
-        if other < column:
-            return []
-        key = (column, other, row[column] == row[other])
-        if key not in sums:
-            a, b = vectors[column], vectors[other]
-            sums[key] = f.builder.fadd(a, b) if key[2] else f.builder.fsub(a, b)
-        return [(row[column], sums[key])]
-
+    if len(matrix) < len(vectors):
+        matrix, vectors = _with_sums(f, matrix, vectors)
+        return [weighted_sum(f, zip(row, vectors, strict=True)) for row in matrix]
     results: dict[int, Value] = {}
     for i, row in enumerate(matrix):
         if i in results:
             continue
-        mirror = None if paired else _mirrored_row(matrix, i)
+        mirror = next((k for k in range(i + 1, len(matrix)) if _mirrored(row, matrix[k])), None)
         if mirror is None:
-            results[i] = weighted_sum(f, [t for j in range(len(row)) for t in term(row, j)])
-            continue
-        even = weighted_sum(f, [(row[j], v) for j, v in enumerate(vectors) if row[j] == matrix[mirror][j]])
-        odd = weighted_sum(f, [(row[j], v) for j, v in enumerate(vectors) if row[j] != matrix[mirror][j]])
-        results[i], results[mirror] = f.builder.fadd(even, odd), f.builder.fsub(even, odd)
+            results[i] = weighted_sum(f, zip(row, vectors, strict=True))
+        else:
+            same = [a == b for a, b in zip(row, matrix[mirror], strict=True)]
+            even, odd = (
+                weighted_sum(f, [(a, v) for a, v, s in zip(row, vectors, same, strict=True) if s is both])
+                for both in (True, False)
+            )
+            results[i], results[mirror] = f.builder.fadd(even, odd), f.builder.fsub(even, odd)
     return [results[i] for i in range(len(matrix))]
 
 
-def _paired_columns(matrix: Sequence[Sequence[float]]) -> dict[int, int]:
-    """Columns that are equal but for signs, in both directions; only where there are fewer rows than columns."""
-    pairs: dict[int, int] = {}
-    columns = list(zip(*matrix, strict=True))
-    if len(matrix) >= len(columns):
-        return pairs
-    for j, a in enumerate(columns):
-        for k in range(j + 1, len(columns)):
-            if j not in pairs and k not in pairs and all(abs(p) == abs(q) for p, q in zip(a, columns[k], strict=True)):
-                pairs |= {j: k, k: j}
-    return pairs
+def _mirrored(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether they are equal but for some signs."""
+    signs = {p == q for p, q in zip(a, b, strict=True) if p or q}
+    return signs == {True, False} and all(abs(p) == abs(q) for p, q in zip(a, b, strict=True))
 
 
-def _mirrored_row(matrix: Sequence[Sequence[float]], i: int) -> int | None:
-    """A later row that is equal but for some signs."""
-    for k in range(i + 1, len(matrix)):
-        same = [abs(p) == abs(q) for p, q in zip(matrix[i], matrix[k], strict=True)]
-        signs = {p == q for p, q in zip(matrix[i], matrix[k], strict=True) if p or q}
-        if all(same) and signs == {True, False}:
-            return k
-    return None
+def _with_sums(
+    f: Function, matrix: Sequence[Sequence[float]], vectors: Sequence[Value]
+) -> tuple[Sequence[Sequence[float]], Sequence[Value]]:
+    """The same product with the sum and the difference of two vectors in their place, where their columns are equal but
+    for signs: each row needs one of the two."""
+    columns, together = dict(enumerate(zip(*matrix, strict=True))), list[tuple[Sequence[float], Value]]()
+    while columns:
+        j, column = next(iter(columns.items()))
+        del columns[j]
+        k = next((k for k, other in columns.items() if list(map(abs, other)) == list(map(abs, column))), None)
+        if k is None:
+            together.append((column, vectors[j]))
+            continue
+        pair = list(zip(column, columns.pop(k), strict=True))
+        together.append(([p if p == q else 0 for p, q in pair], f.builder.fadd(vectors[j], vectors[k])))
+        together.append(([p if p != q else 0 for p, q in pair], f.builder.fsub(vectors[j], vectors[k])))
+    return list(zip(*(column for column, _ in together), strict=True)), [vector for _, vector in together]
 
 
-def weighted_sum(f: Function, terms: Sequence[tuple[float, Value]]) -> Value:
+def weighted_sum(f: Function, terms: Iterable[tuple[float, Value]]) -> Value:
     """Σ factor · vector, beginning with a factor of one where there is one: that costs nothing."""
     terms = sorted((t for t in terms if t[0]), key=lambda t: t[0] != 1)
     (factor, total), *rest = terms
@@ -202,8 +194,7 @@ def gather_function(module: ir.Module, dtype: str, lanes: int, matrix: Matrix, a
                 if residuals:
                     there = f.choose(pixel.compare("==", outside), outside, pixel + residual)
                     value = f.add(value, f.load(f.address(there).at(v * lanes), lanes, mask))
-                value, place = apply(f, activation, value), f.address(pixel).at(v * lanes)
-                place.put(value) if mask is None else f.put_masked(place, value, mask)
+                f.store(f.address(pixel).at(v * lanes), apply(f, activation, value), mask)
 
     with f.if_else(residual.compare("==", NO_RESIDUAL)) as (without, with_residual):
         with without:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from ...spec import ceil_div
 from ..geometry import Axis, Sliding
-from .ir import Function, Int, Pointer
+from .ir import Function, Int, Pointer, indices
 
 # The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
 TILE_ARGUMENTS = (
@@ -77,27 +77,15 @@ class Tiled:
         return s.numbers | {"tiles_h": self.high, "tiles_w": self.wide, "panels": ceil_div(s.outputs, panel)}
 
 
-@dataclass(frozen=True)
-class PixelTile:
-    """One tile: its image, and its first output pixel."""
+def place_of(a: dict[str, Int], tile: Int, outputs: int) -> tuple[Int, Int, Int]:
+    """Image, row and column of a tile's first output pixel. Tiles are numbered by these, the last running fastest;
+    where there are gaps, those of each phase by turns."""
+    image, down, across = indices(tile, a["tiles_h"], a["tiles_w"])
 
-    image: Int
-    row: Int
-    column: Int
+    def first(number: Int, gap: Int) -> Int:
+        return number // gap * gap * outputs + number % gap
 
-    @classmethod
-    def number(cls, a: dict[str, Int], index: Int, outputs: int) -> PixelTile:
-        """By (image, row, column), the last running fastest; where there are gaps, those of each phase by turns."""
-        in_image = index % (a["tiles_h"] * a["tiles_w"])
-
-        def first(number: Int, gap: Int) -> Int:
-            return number // gap * gap * outputs + number % gap
-
-        return cls(
-            index // (a["tiles_h"] * a["tiles_w"]),
-            first(in_image // a["tiles_w"], a["dilation_h"]),
-            first(in_image % a["tiles_w"], a["dilation_w"]),
-        )
+    return image, first(down, a["dilation_h"]), first(across, a["dilation_w"])
 
 
 Locate: TypeAlias = Callable[[Int, Pointer], None]
@@ -137,11 +125,11 @@ def locate_input(f: Function, a: dict[str, Int], locate: Function, outputs: int,
     """The patch of x that a tile sees, at the group's first channel."""
 
     def of(t: Int, table: Pointer) -> None:
-        tile = PixelTile.number(a, t, outputs)
-        x = f.address(a["x"]).at(tile.image * a["x_n"] + group * a["channels"])
+        image, row, column = place_of(a, t, outputs)
+        x = f.address(a["x"]).at(image * a["x_n"] + group * a["channels"])
         f.call(
-            locate, table=table, x=x, x_h=a["x_h"], x_w=a["x_w"], top=tile.row - a["pad_top"], height=a["height"],
-            left=tile.column - a["pad_left"], width=a["width"], outside=f.address(a["zeros"]), gap_h=a["dilation_h"],
+            locate, table=table, x=x, x_h=a["x_h"], x_w=a["x_w"], top=row - a["pad_top"], height=a["height"],
+            left=column - a["pad_left"], width=a["width"], outside=f.address(a["zeros"]), gap_h=a["dilation_h"],
             gap_w=a["dilation_w"],
         )  # fmt: skip
 
@@ -154,11 +142,11 @@ def locate_output(
     """The tile's own pixels of y, at an output channel."""
 
     def of(t: Int, table: Pointer) -> None:
-        tile = PixelTile.number(a, t, outputs)
-        y = f.address(a["y"]).at(tile.image * a["y_n"] + channel)
+        image, row, column = place_of(a, t, outputs)
+        y = f.address(a["y"]).at(image * a["y_n"] + channel)
         f.call(
-            locate, table=table, x=y, x_h=a["y_h"], x_w=a["y_w"], top=tile.row, height=a["out_height"],
-            left=tile.column, width=a["out_width"], outside=outside, gap_h=a["dilation_h"], gap_w=a["dilation_w"],
+            locate, table=table, x=y, x_h=a["y_h"], x_w=a["y_w"], top=row, height=a["out_height"],
+            left=column, width=a["out_width"], outside=outside, gap_h=a["dilation_h"], gap_w=a["dilation_w"],
         )  # fmt: skip
 
     return of

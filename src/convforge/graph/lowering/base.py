@@ -137,6 +137,13 @@ class Lowering:
             return False
         return self._last_read[name] <= index and self.homes[name].slot == f"value {name}"
 
+    def _gives_way(self, index: int, read: str, name: str, given: list[Tensor]) -> bool:
+        """Whether an expression's result may be written over one of its inputs: what else it reads of that memory, it
+        reads number by number with it."""
+        home = self.homes[read]
+        elsewhere = [x for x in given if x.slot == home.slot and (x.offset != home.offset or not x.same_places(home))]
+        return not elsewhere and self.replaceable(index, read, self.shapes[name])
+
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _new(self, name: str) -> Tensor:
@@ -201,7 +208,7 @@ class Lowering:
         given = [self.home(read) for read in inputs]
         over = None
         if index is not None and name not in self.placed:
-            over = next((read for read in inputs if self.replaceable(index, read, self.shapes[name])), None)
+            over = next((read for read in inputs if self._gives_way(index, read, name, given)), None)
         y = self.homes[over] if over else self.placed.get(name) or self._new(name)
         self.homes[name] = y
         steps = elementwise(expression, given, y, self.dtype, self.target, self.threads)

@@ -37,7 +37,7 @@ def convolution(lowering: Lowering, index: int, node: Node) -> None:
         border = ops.Pad(((0, 0), (0, 0), (top, bottom), (left, right)), _PADS[spec.padding_mode])
         x, top, left = padded(lowering, x, border), 0, 0
     residual = names.get("residual")
-    y, beside = _with_residual(lowering, index, node, residual)
+    y, beside = _with_residual(lowering, index, node, residual, x)
     word, apart = _word(operation.activation), residual is not None and beside is None
     w = lowering.shapes[names["w"]]
     problem = Problem(
@@ -53,12 +53,15 @@ def convolution(lowering: Lowering, index: int, node: Node) -> None:
         lowering.line(node.output, f"add, {word}", "elementwise", steps)
 
 
-def _with_residual(lowering: Lowering, index: int, node: Node, residual: str | None) -> tuple[Tensor, Tensor | None]:
-    """Where a convolution's result goes, and the residual, where it lies as the result does."""
+def _with_residual(
+    lowering: Lowering, index: int, node: Node, residual: str | None, x: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Where the result of a convolution of x goes, and the residual, where it lies as the result does."""
     if residual is None:
         return lowering.result(node), None
     beside = lowering.home(residual)
-    if node.output not in lowering.placed and lowering.replaceable(index, residual, lowering.shapes[node.output]):
+    free = x.slot != beside.slot and lowering.replaceable(index, residual, lowering.shapes[node.output])
+    if node.output not in lowering.placed and free:  # x is read again and again while results are written
         lowering.homes[node.output] = beside
         return beside, beside
     y = lowering.result(node)

@@ -2,7 +2,7 @@
 
 from .base import Array, GraphError, Operation, Shape
 from .elementwise import Binary, PRelu, Softmax, Unary
-from .moves import END, Axes, Concat, Expand, Pad, Reshape, Slice, Transpose
+from .moves import END, Axes, Concat, Expand, Pad, Reshape, Slice, Take, Transpose
 from .norms import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm
 from .pooling import AdaptivePooling, Pooling, Reduce
 from .products import Convolution, Linear, MatMul, TransposedConvolution
@@ -34,6 +34,7 @@ __all__ = [
     "Shape",
     "Slice",
     "Softmax",
+    "Take",
     "Transpose",
     "TransposedConvolution",
     "Unary",

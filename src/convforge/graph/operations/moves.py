@@ -1,4 +1,4 @@
-"""What moves numbers and computes none: concat, slice, pad, reshape, transpose, expand."""
+"""What moves numbers and computes none: concat, slice, take, pad, reshape, transpose, expand."""
 
 from __future__ import annotations
 
@@ -59,6 +59,33 @@ class Slice(Operation):
 
     def compute(self, *inputs: Array) -> Array:
         return np.take(inputs[0], self.rows(inputs[0].shape[self.axis]), axis=self.axis)
+
+
+@dataclass(frozen=True)
+class Take(Operation):
+    """Rows of x along an axis by their numbers, which may be negative: ONNX's Gather, torch's `index_select`.
+
+    Inputs: x, and the numbers, whole ones in any number format, whose axes stand where the axis stood.
+    """
+
+    axis: int = 0
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return "x", "rows"
+
+    def _shape(self, *inputs: Shape) -> Shape:
+        x, rows = inputs
+        axis = an_axis(self.axis, len(x), self.name)
+        return *x[:axis], *rows, *x[axis + 1 :]
+
+    def compute(self, *inputs: Array) -> Array:
+        x, rows = inputs
+        numbers = rows.astype(np.int64)
+        size = x.shape[self.axis]
+        if numbers.size and not (-size <= numbers.min() and numbers.max() < size):
+            raise GraphError(f"Take has no rows {numbers.min()} to {numbers.max()} of {size}.")
+        return np.take(x, numbers, axis=self.axis)
 
 
 _NUMPY_PADS = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}

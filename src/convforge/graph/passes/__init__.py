@@ -9,7 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..nodes import Graph
-from . import averages, batch_norm, constants, dead, finish, linear, norms, pads, pixels, scales, spelled
+from . import (
+    averages,
+    batch_norm,
+    constants,
+    dead,
+    finish,
+    linear,
+    norms,
+    pads,
+    parallel,
+    pixels,
+    rows,
+    scales,
+    spelled,
+)
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
     constants.fold,
@@ -20,9 +34,11 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     batch_norm.split,
     scales.fold,
     pixels.lift,  # behind scales, which may stand between a linear layer and the transpose
+    parallel.merge,
     averages.before,
     finish.fuse,
     norms.spell,
+    rows.spell,
     constants.fold,
     dead.remove,
 )

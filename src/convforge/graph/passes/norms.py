@@ -65,16 +65,19 @@ def _group(draft: Draft, node: Node, operation: GroupNorm) -> None:
     new, (x, scale, shift) = _Before(draft, node), node.inputs
     rank, channels = len(draft.shapes[x]), draft.shapes[x][1]
     group = channels // operation.groups
-    by_channel = Reshape((-1, *(1,) * (rank - 2)))
+    one = (1,) * (rank - 2)
+    by_channel = Reshape((-1, *one))
 
     def mean(of: str) -> str:
         """Of each group, as one number a channel `(N, C, 1, …)`: of the channels, and of their means."""
+        if operation.groups == 1:
+            return new(Reduce("mean", tuple(range(1, rank))), of)
         per_channel = new(Reduce("mean", tuple(range(2, rank))), of) if rank > 2 else of
         if group == 1:
             return per_channel
         of_group = new(Reduce("mean", (2,)), new(Reshape((0, operation.groups, group, -1)), per_channel))
         repeated = new(Expand((1, 1, group, 1)), of_group)
-        return new(Reshape((0, channels, *(1,) * (rank - 2))), repeated)
+        return new(Reshape((0, channels, *one)), repeated)
 
     centred = new(Binary("sub"), x, mean(x))
     normalised = new.scaled(centred, mean(new(Unary("square"), centred)), operation.eps)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from llvmlite import ir
 
-from . import runtime, team
-from . import target as targets
-from .kernels.ir import Arguments, kernel, share
+from ..engine import runtime, team
+from ..engine import target as targets
+from ..engine.kernels.ir import Arguments, kernel, share
 
 _STEPS = 80_000  # a quarter of a millisecond: long beside a fork and join
 _PEAK = Arguments("")  # they are the numbers themselves

@@ -8,17 +8,16 @@ result always has the same bits, the choice does not look at it at all (`select.
 from __future__ import annotations
 
 import ctypes
-import json
 import time
 from dataclasses import asdict
 
 from llvmlite import ir
 
-from . import disk, runtime, team
-from . import target as targets
-from .kernels.ir import Arguments, kernel
+from ..engine import disk, runtime, team
+from ..engine import target as targets
+from ..engine.kernels.ir import Arguments, kernel
+from ..engine.target import Costs
 from .limits import bandwidth, fma_peak
-from .target import Costs
 
 _PHASES, _TRIES = 50, 40
 _BEYOND_CACHES = 64 << 20, 256 << 20
@@ -73,7 +72,6 @@ def keep() -> Costs:
     costs = measured()
     path = targets.costs_file()
     if path is not None:
-        table = targets.costs_kept() | {targets.current().machine: asdict(costs)}
-        disk.write_ours(path, json.dumps(table, indent=0, sort_keys=True).encode())
+        disk.add_to_table(path, {targets.current().machine: asdict(costs)})
         targets.named.cache_clear()  # this process reads it, too
     return costs

@@ -1,0 +1,136 @@
+"""Pooling, reductions, and softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ....spec import kernel_extent
+from ...nodes import Binary, Pooling, Reduce, Softmax, Unary
+from ..attributes import Attributes, Cannot
+from ..folding import axes_of
+from ..values import Value
+from .common import Converter, Inputs, axis_of, given, optional, rank
+from .windows import Rows, window_sides
+
+if TYPE_CHECKING:
+    from ..reading import Reading
+
+
+def _pool(kind: str) -> Converter:
+    def convert(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+        rows = Rows(r, given(inputs, 0))
+        shape = a.ints("kernel_shape", rows.axes)
+        if shape is None:
+            raise Cannot("does not say how large its windows are")
+        a.ignore("storage_order")  # of the second output
+        kernel, stride = rows.pair(shape, 1), rows.pair(a.ints("strides", rows.axes), 1)
+        dilation = rows.pair(a.ints("dilations", rows.axes), 1)
+        if min(*kernel, *stride, *dilation) < 1:
+            raise Cannot(
+                f"has windows of {kernel} with stride {stride} and dilation {dilation}: all must be at least 1"
+            )
+        counting = kind == "average" and a.flag("count_include_pad", False)
+        extents = [kernel_extent(kernel[axis], dilation[axis]) for axis in (0, 1)]
+        # Windows of two that pad to ⌈H / stride⌉ have nothing before and at most one row behind, whatever the size:
+        # that is where rounding up begins the last window.
+        small = a.text("auto_pad", "") == "SAME_UPPER" and not counting
+        by_ceil = [axis for axis in (0, 1) if small and stride[axis] > 1 and extents[axis] <= 2]
+        sides = window_sides(a, rows, kernel, stride, dilation, by_rule=False, by_ceil=by_ceil)
+        assert not isinstance(sides, str)
+        if min(min(pair) for pair in sides) < 0:
+            raise Cannot(f"has padding of {sides}, and none may be below 0")
+        for axis in (0, 1):
+            if max(sides[axis]) >= extents[axis]:
+                raise Cannot(
+                    f"has padding of {max(sides[axis])} for windows of {extents[axis]}, some of which see nothing else"
+                )
+        ceil = a.flag("ceil_mode", False) or bool(by_ceil)
+        return rows.back(r.add(Pooling(kind, kernel, stride, sides, dilation, counting, ceil), rows.x))
+
+    return convert
+
+
+def _global(kind: str) -> Converter:
+    def convert(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+        x = given(inputs, 0)
+        if rank(x) < 3:
+            raise Cannot(f"takes (N, C, H, W), not {x.shapes[0]}")
+        return r.add(Reduce(kind, tuple(range(2, rank(x)))), x)
+
+    return convert
+
+
+def _reduce(kind: str, before: str = "", after: str = "") -> Converter:
+    """A reduction, perhaps of a function of each number, and a function of it."""
+
+    def convert(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+        x = given(inputs, 0)
+        axes = _reduced_axes(r, a, inputs)
+        keep = a.flag("keepdims", True)
+        if axes is None:
+            return x
+        if before:
+            x = r.add(Unary(before), x)
+        y = r.add(Reduce(kind, axes, keep), x)
+        return r.add(Unary(after), y) if after else y
+
+    return convert
+
+
+def _reduced_axes(r: Reading, a: Attributes, inputs: Inputs) -> tuple[int, ...] | None:
+    """All axes where none are given, or None where that means that there is nothing to do."""
+    x, where = given(inputs, 0), optional(inputs, 1)
+    axes = axes_of(a, None if where is None else r.array(where, "axes"), rank(x))
+    nothing = a.flag("noop_with_empty_axes", False)
+    return axes or (None if nothing else tuple(range(rank(x))))
+
+
+def _log_sum_exp(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    """The largest is taken out first, so that no exponential is too large."""
+    x, axes = given(inputs, 0), _reduced_axes(r, a, inputs)
+    keep = a.flag("keepdims", True)
+    if axes is None:
+        return x
+    largest = r.add(Reduce("max", axes), x)
+    shifted = r.add(Unary("exp"), r.add(Binary("sub"), x, largest))
+    total = r.add(Binary("add"), r.add(Unary("log"), r.add(Reduce("sum", axes), shifted)), largest)
+    if keep:
+        return total
+    return r.reshape(total, [tuple(n for i, n in enumerate(shape) if i not in axes) for shape in total.shapes])
+
+
+def _softmax(log: bool) -> Converter:
+    def convert(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+        x = given(inputs, 0)
+        if a.opset >= 13:
+            return r.add(Softmax(axis_of(x, a.integer("axis", -1)), log), x)
+        axis = a.integer("axis", 1)
+        axis = axis_of(x, axis) if axis != rank(x) else axis
+        if all(math.prod(shape[axis + 1 :]) == 1 for shape in x.shapes) and axis < rank(x):
+            return r.add(Softmax(axis, log), x)
+        # All that follows the axis belongs together.
+        flat = r.reshape(x, [(math.prod(shape[:axis]), math.prod(shape[axis:])) for shape in x.shapes])
+        return r.reshape(r.add(Softmax(1, log), flat), x.shapes)
+
+    return convert
+
+
+OPERATORS: dict[str, Converter] = {
+    "AveragePool": _pool("average"),
+    "GlobalAveragePool": _global("mean"),
+    "GlobalMaxPool": _global("max"),
+    "LogSoftmax": _softmax(log=True),
+    "MaxPool": _pool("max"),
+    "ReduceL1": _reduce("sum", before="abs"),
+    "ReduceL2": _reduce("sum", before="square", after="sqrt"),
+    "ReduceLogSum": _reduce("sum", after="log"),
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceMax": _reduce("max"),
+    "ReduceMean": _reduce("mean"),
+    "ReduceMin": _reduce("min"),
+    "ReduceProd": _reduce("prod"),
+    "ReduceSum": _reduce("sum"),
+    "ReduceSumSquare": _reduce("sum", before="square"),
+    "Softmax": _softmax(log=False),
+}
