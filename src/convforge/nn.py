@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .pytorch.modules import Conv2d, ConvTranspose2d
+from .pytorch.whole import Whole as Whole
 
 __all__ = ["Conv2d", "ConvTranspose2d"]

@@ -234,7 +234,7 @@ class _Walk:
                 name = spec.target
                 while name in names:
                     name += "_"
-                self.builder.constants[name] = _array(tensor)
+                self.builder.constants[name] = array_of(tensor)
                 self.sources[name] = spec.target
                 self.values[node] = Value(name, tuple(tensor.shape))
             else:
@@ -423,7 +423,7 @@ class _Walk:
     def _value(self, node: fx.Node) -> Value:
         if node in self.actual:
             tensor = self.actual[node]
-            name = self.builder.constant(_array(tensor))
+            name = self.builder.constant(array_of(tensor))
             return Value(name, tuple(tensor.shape))
         value: Value | None = self.values[node]
         if value is None:
@@ -471,7 +471,7 @@ def _first(made: Any) -> torch.Tensor:
     return tensor
 
 
-def _array(tensor: torch.Tensor) -> NDArray[Any]:
+def array_of(tensor: torch.Tensor) -> NDArray[Any]:
     """The tensor's own memory where NumPy can read it, else a copy in float32."""
     import torch
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from ..spec import round_up
 from .lowering import Line, Lowered, lower, moved
 from .memory import Arena, Life, arranged
 from .nodes import Graph
-from .operations.base import GraphError, Shape
+from .operations.base import GraphError
 from .passes import optimized
 from .store import Store
 from .tensor import Tensor
@@ -39,7 +39,7 @@ _MOST_PLANS = 8
 
 
 @dataclass(frozen=True)
-class _Planned:
+class Planned:
     """A network for inputs of certain shapes and layouts, ready to run."""
 
     lowered: Lowered
@@ -48,7 +48,8 @@ class _Planned:
     program: Program
     fixed: NDArray[np.int64]
     """The addresses of a call's buffers, as far as they are always the same."""
-    outputs: tuple[Shape, ...]
+    outputs: tuple[Tensor, ...]
+    """Where each is written, in a buffer of its own."""
     zeros: Array
 
 
@@ -71,7 +72,7 @@ class Network:
         self.threads = threads or usable_threads()
         self.exact, self.dtype = exact, dtype
         self._store = Store(dtype)
-        self._plans: OrderedDict[object, _Planned] = OrderedDict()
+        self._plans: OrderedDict[object, Planned] = OrderedDict()
         self._planning = threading.Lock()
         self._free: list[tuple[int, object, int]] = []
 
@@ -82,11 +83,11 @@ class Network:
             raise GraphError(f"the network takes {len(names)} inputs ({', '.join(names)}), not {len(arrays)}.")
         given = [self._readable(name, array) for name, array in zip(names, arrays, strict=True)]
         planned = self._planned(given)
-        outputs = tuple(np.empty(shape, self.dtype) for shape in planned.outputs)
+        outputs = tuple(np.empty(tensor.shape, self.dtype) for tensor in planned.outputs)
         self.run(planned, [a.ctypes.data for a in given], [y.ctypes.data for y in outputs])
         return outputs
 
-    def run(self, planned: _Planned, inputs: list[int], outputs: list[int]) -> None:
+    def run(self, planned: Planned, inputs: list[int], outputs: list[int]) -> None:
         """On these addresses."""
         size = planned.arena.size + LINE + planned.program.bytes
         at, alive, room = self._memory(size)
@@ -123,23 +124,24 @@ class Network:
             return array
         return np.require(array, requirements=["C", "A"])
 
-    def planned(self, *arrays: Array) -> _Planned:
-        """The plan for such inputs."""
+    def planned(self, *arrays: Array, channels_last: tuple[bool, ...] = ()) -> Planned:
+        """The plan for such inputs; of images among the outputs, those that are to be `channels_last`."""
         names = tuple(self.graph.inputs)
-        return self._planned([self._readable(name, a) for name, a in zip(names, arrays, strict=True)])
+        given = [self._readable(name, array) for name, array in zip(names, arrays, strict=True)]
+        return self._planned(given, channels_last)
 
-    def _planned(self, given: list[Array]) -> _Planned:
-        key = tuple((a.shape, a.strides) for a in given)
+    def _planned(self, given: list[Array], channels_last: tuple[bool, ...] = ()) -> Planned:
+        key = (*((a.shape, a.strides) for a in given), channels_last)
         with self._planning:
             planned = self._plans.get(key)
             if planned is None:
-                planned = self._plans[key] = self._plan(given)
+                planned = self._plans[key] = self._plan(given, channels_last)
                 while len(self._plans) > _MOST_PLANS:
                     self._plans.popitem(last=False)
             self._plans.move_to_end(key)
             return planned
 
-    def _plan(self, given: list[Array]) -> _Planned:
+    def _plan(self, given: list[Array], channels_last: tuple[bool, ...]) -> Planned:
         names = tuple(self.graph.inputs)
         shapes = {name: tuple(a.shape) for name, a in zip(names, given, strict=True)}
         graph = self.graph if shapes == self.graph.inputs else self.graph.with_input(shapes)
@@ -147,10 +149,16 @@ class Network:
             name: Tensor(f"input {n}", tuple(a.shape), tuple(step // a.itemsize for step in a.strides))
             for n, (name, a) in enumerate(zip(names, given, strict=True))
         }
-        lowered = lower(graph, tensors, self._store, targets.current(), self.threads, self.exact)
+        all_shapes = graph.shapes()
+        last = (*channels_last, *[False] * (len(graph.outputs) - len(channels_last)))
+        results = tuple(
+            (Tensor.nhwc if nhwc else Tensor.dense)(f"output {n}", all_shapes[name])
+            for n, (name, nhwc) in enumerate(zip(graph.outputs, last, strict=True))
+        )
+        lowered = lower(graph, tensors, results, self._store, targets.current(), self.threads, self.exact)
         lives = _lives(lowered)
         arena = arranged(lives)
-        outputs = [f"output {n}" for n in range(len(graph.outputs))]
+        outputs = [tensor.slot for tensor in results]
         constants = list(self._store.addresses)
         buffers = ("arena", *(tensor.slot for tensor in tensors.values()), *outputs, "zeros", *constants)
         at = {name: (name, 0) for name in buffers} | {name: ("arena", offset) for name, offset in arena.offsets.items()}
@@ -158,9 +166,24 @@ class Network:
         zeros = np.zeros(max(lowered.zeros // 8, 1))
         before = [0] * (1 + len(tensors) + len(outputs))
         fixed = np.array([*before, zeros.ctypes.data, *(self._store.addresses[name] for name in constants)], np.int64)
-        all_shapes = graph.shapes()
         arena = Arena(arena.offsets, round_up(arena.size, LINE))
-        return _Planned(lowered, lives, arena, program, fixed, tuple(all_shapes[name] for name in graph.outputs), zeros)
+        return Planned(lowered, lives, arena, program, fixed, results, zeros)
+
+    def renewed(self, graph: Graph) -> Network:
+        """The network of the same graph with other numbers in its constants. Where its passes come to the same nodes,
+        all that is planned stays so, and only the constants are packed."""
+        new = Network(graph, self.threads, self.exact, self.dtype)
+        if not _alike(new.graph, self.graph):
+            return new
+        with self._planning:
+            new._store = self._store.renewed(new.graph.constants)
+            addresses = list(new._store.addresses.values())
+            for key, planned in self._plans.items():
+                first = 2 + len(graph.inputs) + len(planned.outputs)
+                fixed = planned.fixed.copy()
+                fixed[first:] = addresses[: len(fixed) - first]
+                new._plans[key] = replace(planned, fixed=fixed)
+        return new
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -187,6 +210,20 @@ class Network:
         packed = sum(self._store.bytes.values())
         foot = f"arena {planned.arena.size:,} bytes for slots of {total:,}; constants {packed:,} bytes"
         return "\n".join([head, *lines, foot])
+
+
+def _alike(one: Graph, other: Graph) -> bool:
+    """Whether graphs differ in nothing but the numbers of their constants."""
+    return (one.inputs, one.outputs, one.nodes, _kinds(one)) == (
+        other.inputs,
+        other.outputs,
+        other.nodes,
+        _kinds(other),
+    )
+
+
+def _kinds(graph: Graph) -> dict[str, object]:
+    return {name: (array.shape, array.dtype) for name, array in graph.constants.items()}
 
 
 def _lives(lowered: Lowered) -> dict[str, Life]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from ..engine.program import Prepared
 from ..engine.runtime import memory
+
+_Fill = Callable[[NDArray[Any] | None, int], None]
+"""Writes a slot, from the constant's numbers, to an address."""
 
 
 @dataclass
@@ -23,35 +26,54 @@ class Store:
     bytes: dict[str, int] = field(default_factory=dict)
     _alive: list[object] = field(default_factory=list)
     _slots: dict[object, str] = field(default_factory=dict)
+    _made: list[tuple[str, str, int, _Fill]] = field(default_factory=list)
+    """Of each slot, its name, that of the constant ("" for tables), its bytes, and how it is filled."""
 
     def array(self, values: NDArray[Any]) -> str:
         """The slot of a small array; equal ones share it."""
         values = np.ascontiguousarray(values)
-        return self._slot((values.dtype.str, values.tobytes()), values.nbytes, lambda at: _copy(values, at))
+        key = values.dtype.str, values.tobytes()
+        return self._slot(key, "", None, values.nbytes, lambda _, at: _copy(values, at))
 
-    def named(self, name: str, values: NDArray[Any]) -> str:
-        """The slot of an array that has a name of its own, as numbers of the store's dtype in row-major order."""
-        key, size = ("named", name), values.size * np.dtype(self.dtype).itemsize
-        return self._slot(key, size, lambda at: _copy(np.ascontiguousarray(values, self.dtype), at))
+    def named(self, name: str, values: NDArray[Any], order: tuple[int, ...] = ()) -> str:
+        """The slot of a constant of that name, as numbers of the store's dtype in row-major order, its axes in
+        `order`."""
+
+        def fill(values: NDArray[Any] | None, at: int) -> None:
+            assert values is not None
+            _copy(np.ascontiguousarray(np.transpose(values, order) if order else values, self.dtype), at)
+
+        return self._slot(("named", name, order), name, values, values.size * np.dtype(self.dtype).itemsize, fill)
 
     def packed(self, name: str, values: NDArray[Any], prepared: Prepared) -> str:
         """The slot of weights of that name, brought into the form that a pass needs."""
 
-        def pack(at: int) -> None:
+        def fill(values: NDArray[Any] | None, at: int) -> None:
             whole = np.ascontiguousarray(values, self.dtype)
             prepared.pack(int(whole.ctypes.data), at)
 
-        return self._slot(("packed", name, prepared.form), prepared.packed_bytes, pack)
+        return self._slot(("packed", name, prepared.form), name, values, prepared.packed_bytes, fill)
 
-    def _slot(self, key: object, size: int, fill: Callable[[int], None]) -> str:
+    def renewed(self, constants: Mapping[str, NDArray[Any]]) -> Store:
+        """The same slots with other numbers in the constants, elsewhere in memory."""
+        new = Store(self.dtype, _slots=dict(self._slots))
+        for slot, name, size, fill in self._made:
+            new._fill(slot, name, constants[name] if name else None, size, fill)
+        return new
+
+    def _slot(self, key: object, name: str, values: NDArray[Any] | None, size: int, fill: _Fill) -> str:
         slot = self._slots.get(key)
         if slot is None:
-            slot = f"constant {len(self._slots)}"
-            at, alive = memory(size)
-            fill(at)
-            self._slots[key], self.addresses[slot], self.bytes[slot] = slot, at, size
-            self._alive.append(alive)
+            slot = self._slots[key] = f"constant {len(self._slots)}"
+            self._fill(slot, name, values, size, fill)
         return slot
+
+    def _fill(self, slot: str, name: str, values: NDArray[Any] | None, size: int, fill: _Fill) -> None:
+        at, alive = memory(size)
+        fill(values, at)
+        self.addresses[slot], self.bytes[slot] = at, size
+        self._alive.append(alive)
+        self._made.append((slot, name, size, fill))
 
 
 def _copy(values: NDArray[Any], at: int) -> None:

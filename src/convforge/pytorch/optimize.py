@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,15 +19,29 @@ from .kept import bytes_kept_for
 from .modules import Conv2d, ConvTranspose2d
 from .plans import settings
 from .sixteen import torch_is_faster
+from .whole import give, take, whole_of
 
-__all__ = ["LayerReport", "Report", "optimize", "report"]
+__all__ = ["LayerReport", "NetworkReport", "Report", "optimize", "report"]
 
 
-def optimize(model: torch.nn.Module) -> torch.nn.Module:
+def optimize(model: torch.nn.Module, *, whole: bool = True) -> torch.nn.Module:
     """A copy of the model whose convolutions run on the engine; it trains, infers and has the same `state_dict`.
 
+    In eval mode and without gradients (`torch.no_grad()`, `torch.inference_mode()`, or parameters that require none) a
+    call of it runs the whole network at once: batch norm, activations and sums in the convolutions' own passes, one
+    native call. For that the model is captured by `torch.export` at its first such call, which takes a second or a few;
+    the layers compute that call as well, and are believed where the two differ by more than rounding. Other batch sizes
+    are planned when they are met, other image sizes captured when they come twice. Changed weights, modules, hooks and
+    modes are noticed, and everything that a network cannot do is done layer by layer, as the model says.
+
     The given model is never changed: the copy has parameters, buffers and hooks of its own. `report` says per layer
-    what was swapped, what was not, and why.
+    what was swapped, what was not, and why; and what became of the whole network.
+
+    Args:
+        model: any module.
+        whole: False to go layer by layer always: where what the forward methods do besides computing (printing,
+            counting, random numbers of Python's) has to happen at every call, or where single numbers of the weights
+            are written to behind PyTorch's back (`.data`, NumPy), which layers notice and networks may not.
 
     Raises:
         UserError: if the model cannot be copied, or is compiled or scripted already.
@@ -55,6 +69,10 @@ def optimize(model: torch.nn.Module) -> torch.nn.Module:
     for module in fast.modules():
         if isinstance(module, _ConvNd) and _why_not(module) is None:
             _swap(module)
+    if whole and any(isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) for module in fast.modules()):
+        give(fast)
+    else:
+        take(fast)
     return fast
 
 
@@ -112,8 +130,22 @@ class LayerReport:
     machine's memory at most."""
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkReport:
+    """Whether calls of a model are answered by a whole network, and how."""
+
+    on_engine: bool
+    """Whether its last call was."""
+    reason: str
+    """Why not; or what the steps are for."""
+    steps: tuple[tuple[str, str, str], ...] = ()
+    """Those of the last whole answer, in order: the value that is made, what is computed for it, and by what."""
+
+
 class Report(tuple[LayerReport, ...]):
-    """The layers of a model in order; prints as a table."""
+    """The layers of a model in order, and what became of the whole network; prints as a table."""
+
+    network: NetworkReport | None = None
 
     def __str__(self) -> str:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -130,6 +162,8 @@ class Report(tuple[LayerReport, ...]):
             kept_bytes = sum(layer.kept_bytes for layer in self)
             if kept_bytes:
                 console.print(f"{kept_bytes / 1e6:,.1f} MB of packed weights are kept for them")
+            if self.network is not None:
+                _print_network(console, self.network)
         return "\n".join(line.rstrip() for line in text.get().splitlines())
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -137,18 +171,70 @@ class Report(tuple[LayerReport, ...]):
         return [asdict(layer) for layer in self]
 
 
+def _print_network(console: Console, network: NetworkReport) -> None:
+    console.print(f"{'whole network' if network.on_engine else 'layer by layer'}: {network.reason}")
+    if network.steps:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("step", "computes", "by"):
+            table.add_column(heading, overflow="fold")
+        for step in network.steps:
+            table.add_row(*step)
+        console.print(table)
+
+
 def report(model: torch.nn.Module) -> Report:
-    """What runs where: one `LayerReport` for each convolution of the model, transposed and 1-D and 3-D ones included.
+    """What runs where: one `LayerReport` for each convolution of the model, transposed and 1-D and 3-D ones included;
+    and in `network`, whether the last call was answered by a whole network, with its steps, or why it went layer by
+    layer.
+
+    Convolutions that a forward method calls by itself (`torch.nn.functional.conv2d`) are no layers and not listed:
+    torch computes them, but in a whole network, where they are steps like all others.
 
     >>> print(report(optimize(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))))
     layer  weights  runs on    why
     0      8×3×3×3  convforge  direct: it multiplies each input by each weight that it meets
     1 of 1 convolutions on the engine
+    layer by layer: it is captured at its first call in eval mode without gradients
     """
     if not isinstance(model, torch.nn.Module):
         raise UserError(f"report takes a torch.nn.Module, not {type(model).__name__}.")
-    return Report(_layers(model))
+    compiled = _is_compiled(model)
+    made = Report(_compiled_layers(model) if compiled else _layers(model))
+    made.network = NetworkReport(False, _COMPILED) if compiled else _network(model)
+    return made
 
+
+_COMPILED = (
+    'it is compiled. With backend="convforge" its convolutions run on the engine and calls without gradients as whole '
+    "networks where they can; other backends run what torch.compile was given"
+)
+
+
+def _is_compiled(model: torch.nn.Module) -> bool:
+    return hasattr(model, "_orig_mod") or model._compiled_call_impl is not None
+
+
+def _compiled_layers(model: torch.nn.Module) -> Iterator[LayerReport]:
+    """Those of a model that went through torch.compile, by the names that they have in it."""
+    for layer in _layers(getattr(model, "_orig_mod", model)):
+        if not layer.on_engine and layer.reason == _NOT_OPTIMIZED:
+            layer = replace(layer, reason='it is compiled: the engine runs it with backend="convforge"')
+        yield layer
+
+
+def _network(model: torch.nn.Module) -> NetworkReport | None:
+    whole = whole_of(model)
+    if whole is None:
+        return None
+    networks = whole.networks
+    if networks.said:
+        return NetworkReport(False, networks.said)
+    shapes = " and ".join("×".join(map(str, shape)) for shape in networks.shapes)
+    steps = tuple((line.output, line.what, line.how) for line in networks.lines)
+    return NetworkReport(True, f"{len(steps)} steps for an input of {shapes}", steps)
+
+
+_NOT_OPTIMIZED = "the model was not passed through convforge.optimize"
 
 # A model does not say how large its images are; the algorithm is told for feature maps of this size.
 _SIZE = (56, 56)
@@ -187,7 +273,7 @@ def _layers(model: torch.nn.Module) -> Iterator[LayerReport]:
         on_engine = isinstance(module, (Conv2d, ConvTranspose2d)) and _why_not(module) is None
         reason = _why_not(module)
         if reason is None:
-            reason = _algorithm(module) if on_engine else "the model was not passed through convforge.optimize"
+            reason = _algorithm(module) if on_engine else _NOT_OPTIMIZED
         lazy = torch.nn.parameter.is_lazy(module.weight)
         shape = () if lazy else tuple(module.weight.shape)
         kept_bytes = 0 if lazy else bytes_kept_for(module.weight)

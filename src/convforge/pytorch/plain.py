@@ -10,7 +10,7 @@ are made anew for each call do not pay for them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -304,6 +304,20 @@ def _is_plain(a: Tensor, b: Tensor, c: Tensor | None) -> bool:
         and not torch._C._is_torch_function_mode_enabled()
         and not torch._C._autograd._profiler_enabled()
     )
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """The same of any number of tensors but for profilers, which may look on."""
+    return (
+        all(type(t) in _PLAIN_TYPES and _keys(t).raw_repr() in _PLAIN_TENSORS for t in tensors)
+        and (_included().raw_repr(), _excluded().raw_repr()) in _PLAIN_STATES
+        and is_quiet()
+    )
+
+
+def is_quiet() -> bool:
+    """Whether there are no tangents, and nobody has asked torch to be told of its functions."""
+    return _forward_ad._current_level < 0 and not _is_mode_enabled()
 
 
 class _Backward:

@@ -60,13 +60,20 @@ class Lowered:
 
 
 def lower(
-    graph: Graph, given: dict[str, Tensor], store: Store, target: Target, threads: int, exact: bool = False
+    graph: Graph,
+    given: dict[str, Tensor],
+    results: tuple[Tensor, ...],
+    store: Store,
+    target: Target,
+    threads: int,
+    exact: bool = False,
 ) -> Lowered:
-    """The steps of a graph whose inputs lie as the tensors `given` say; its outputs are dense, in slots `output N`.
+    """The steps of a graph whose inputs lie as the tensors `given` say, and whose outputs go to the tensors `results`,
+    each in a slot of its own.
 
     Raises `CannotLower` where there is no kernel for a node.
     """
-    lowering = Lowering(graph, given, store, target, threads, exact)
+    lowering = Lowering(graph, given, results, store, target, threads, exact)
     for index, node in enumerate(graph.nodes):
         one = _LOWERINGS.get(type(node.operation))
         if one is None:
@@ -74,6 +81,6 @@ def lower(
         one(lowering, index, node)
     for number, name in enumerate(graph.outputs):
         home = lowering.home(name)
-        if home.slot != f"output {number}":
-            lowering.copied(home, Tensor.dense(f"output {number}", lowering.shapes[name]), name)
+        if home != results[number]:
+            lowering.copied(home, results[number], name)
     return Lowered(tuple(lowering.lines), lowering.slots, lowering.zeros)

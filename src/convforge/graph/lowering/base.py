@@ -11,8 +11,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ...engine.program import Place, Step
 from ...engine.target import DTYPE_BYTES, Target
 from .. import operations as ops
@@ -56,12 +54,20 @@ class Lowering:
     """
 
     def __init__(
-        self, graph: Graph, given: dict[str, Tensor], store: Store, target: Target, threads: int, exact: bool
+        self,
+        graph: Graph,
+        given: dict[str, Tensor],
+        results: tuple[Tensor, ...],
+        store: Store,
+        target: Target,
+        threads: int,
+        exact: bool,
     ) -> None:
         self.graph, self.store, self.target, self.threads, self.exact = graph, store, target, threads, exact
         self.dtype, self.size = store.dtype, DTYPE_BYTES[store.dtype]
         self.shapes = graph.shapes()
         self.homes: dict[str, Tensor] = dict(given)
+        self.results = results
         self.placed: dict[str, Tensor] = {}
         self.pending: dict[str, tuple[Expression, tuple[str, ...]]] = {}
         self.slots: dict[str, int] = {}
@@ -92,7 +98,7 @@ class Lowering:
             node = self.made_by.get(name)
             able = node and isinstance(node.operation, (*WRITES_ANYWHERE, ops.Linear, ops.Reduce))
             if able and name not in self.placed:
-                self.placed[name] = Tensor.dense(f"output {number}", self.shapes[name])
+                self.placed[name] = self.results[number]
 
     def _place_concats(self) -> None:
         """The inputs of concats to where they belong, from the last concat to the first: what goes into one that is
@@ -166,7 +172,7 @@ class Lowering:
         if name not in self.homes:
             values, shape = self.graph.constants[name], self.shapes[name]
             order = (0, 2, 3, 1) if len(shape) == 4 else tuple(range(len(shape)))
-            slot = self.store.named(f"{name} {order}", np.transpose(values, order))
+            slot = self.store.named(name, values, order)
             self.homes[name] = Tensor.nhwc(slot, shape)
         return self.homes[name]
 

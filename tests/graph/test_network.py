@@ -1,0 +1,62 @@
+"""A network whose constants change, and where its outputs are written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convforge import Conv2dSpec
+from convforge.graph.network import Network
+from convforge.graph.nodes import BatchNorm, Convolution, Graph, Node, Reduce, Unary
+
+
+def graph(seed: int) -> Graph:
+    """A convolution, batch norm, an activation; the images and their means."""
+    rng = np.random.default_rng(seed)
+    weights = {"w": (24, 5, 3, 3), "scale": (24,), "shift": (24,), "mean": (24,), "variance": (24,)}
+    constants = {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in weights.items()}
+    nodes = (
+        Node(Convolution(Conv2dSpec(5, 24, (3, 3), padding=1)), ("x", "w"), "c"),
+        Node(BatchNorm(1e-5), ("c", "scale", "shift", "mean", "variance"), "n"),
+        Node(Unary("relu"), ("n",), "y"),
+        Node(Reduce("mean", (2, 3), keep=False), ("y",), "m"),
+    )
+    return Graph({"x": (2, 5, 9, 7)}, ("y", "m"), nodes, constants)
+
+
+def images(batch: int) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((batch, 5, 9, 7)).astype(np.float32)
+
+
+def test_other_constants_need_no_other_plan() -> None:
+    network = Network(graph(0))
+    before = [network(images(batch)) for batch in (2, 3)]
+    other = network.renewed(graph(1))
+    assert {id(plan.program) for plan in other._plans.values()} == {id(p.program) for p in network._plans.values()}
+    for batch in (2, 3, 1):
+        expected = graph(1).with_input((batch, 5, 9, 7)).compute(x=images(batch))
+        for got, wanted in zip(other(images(batch)), expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    after = [network(images(batch)) for batch in (2, 3)]  # and the old one has kept its own
+    assert all(
+        np.array_equal(a, b) for one, two in zip(before, after, strict=True) for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_constants_of_another_kind_make_another_network() -> None:
+    network = Network(graph(0))
+    network(images(2))
+    assert network.renewed(graph(0).with_input((1, 5, 9, 7)))(images(1))[0].shape == (1, 24, 9, 7)
+
+
+@pytest.mark.parametrize("last", [(True, False), (False, False), (True,), ()])
+def test_outputs_are_written_in_the_format_that_is_asked_for(last: tuple[bool, ...]) -> None:
+    network, x = Network(graph(0)), images(2)
+    planned = network.planned(x, channels_last=last)
+    wide = last and last[0]
+    y = np.full((2, 9, 7, 24) if wide else (2, 24, 9, 7), np.nan, np.float32)
+    means = np.full((2, 24), np.nan, np.float32)
+    network.run(planned, [x.ctypes.data], [y.ctypes.data, means.ctypes.data])
+    expected = graph(0).compute(x=x)
+    np.testing.assert_allclose(y.transpose(0, 3, 1, 2) if wide else y, expected[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(means, expected[1], rtol=1e-4, atol=1e-4)
