@@ -81,7 +81,7 @@ def image_of(name: str, image: Shape | None, size: tuple[int, int] | None) -> Sh
         return image
     if is_file(name):
         own = _file_image(name)
-    elif ":" in name and not name.startswith(("timm:", "torchvision:")) and size is None:
+    elif ":" in name and name.partition(":")[0] not in _PACKAGES and size is None:
         raise UserError(f"the size of the images for {name!r} is not known: say it with --input or --size.")
     else:
         own = _IMAGENET
@@ -123,9 +123,12 @@ def _maker(name: str, image: Shape) -> Callable[[], nn.Module]:
 
 
 def _knows(package: str, name: str) -> bool:
-    if package == "pytorchcv":
-        return name.lower() in import_module("pytorchcv.model_provider")._models
-    models: Any = import_module("timm" if package == "timm" else "torchvision.models")
+    try:
+        if package == "pytorchcv":
+            return name.lower() in import_module("pytorchcv.model_provider")._models
+        models: Any = import_module("timm" if package == "timm" else "torchvision.models")
+    except ImportError:  # installed without what it needs itself, as torchvision beside another torch
+        return False
     return name in models.list_models()
 
 
@@ -133,7 +136,8 @@ def _from(package: str, name: str) -> nn.Module:
     try:
         made: nn.Module = _PACKAGES[package](name)
     except ImportError as error:
-        raise UserError(f"{name!r} needs {package}, which cannot be imported: pip install {package}.") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{name!r} needs {package}, which cannot be imported ({reason}): install it.") from error
     except Exception as error:  # each has its own kinds for names that it does not know
         raise UserError(f"{package} cannot make {name!r}: {next(iter(str(error).splitlines()), error)}") from error
     return made
