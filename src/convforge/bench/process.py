@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -26,15 +27,21 @@ class Child:
         make: called in the new process with `arguments`; what it returns is called with every question. A function of
             a module, so that the process finds it.
         environment: variables that are set there before `make` is called.
+        log: a file for what libraries print there; without it, that goes to this process's standard error.
     """
 
     def __init__(
-        self, title: str, make: Callable[..., Answer], *arguments: Any, environment: Mapping[str, str] | None = None
+        self,
+        title: str,
+        make: Callable[..., Answer],
+        *arguments: Any,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
     ) -> None:
         self.title = title
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        words = (theirs, make, arguments, dict(environment or {}))
+        words = (theirs, make, arguments, dict(environment or {}), log)
         self._process = context.Process(target=_serve, args=words, daemon=True)
         self._process.start()
         theirs.close()
@@ -61,9 +68,15 @@ class Child:
 
 
 def _serve(
-    connection: Connection, make: Callable[..., Answer], arguments: tuple[Any, ...], environment: dict[str, str]
+    connection: Connection,
+    make: Callable[..., Answer],
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    log: Path | None,
 ) -> None:
     os.environ.update(environment)
+    if log is not None:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.dup2(2, 1)  # what libraries print must not get between the lines of a report
     answer: Answer | None = None
     while True:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -98,8 +99,8 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A library as it is used here: its name in tables, the packages it needs, the file it reads ('' for the torch
-    module), how it is loaded, and which package's version counts."""
+    """A library as it is used here: its name in tables, the packages it needs (what computes comes last), the file it
+    reads ('' for the torch module), and how it is loaded."""
 
     title: str
     packages: tuple[str, ...]
@@ -128,8 +129,8 @@ def serve(key: str, case: Case, settings: Settings, imported: bool = True) -> An
         torch.set_grad_enabled(False)
     if key == OURS and imported:
         _import_capture()
-    for name in contender.packages:
-        __import__(name)
+    if contender.packages:
+        import_module(contender.packages[-1])
     gc.collect()
     start = _memory(peak=False)
     _forget_peak()
@@ -376,8 +377,8 @@ CONTENDERS: dict[str, Contender] = {
     "onnxruntime": Contender("ONNX Runtime", ("onnx", "onnxruntime"), "onnx", _onnxruntime),
     "openvino": Contender("OpenVINO", ("onnx", "openvino"), "onnx", _openvino("f32")),
     "openvino-default": Contender("OpenVINO, default", ("onnx", "openvino"), "onnx", _openvino("")),
-    "litert": Contender("LiteRT", ("ai_edge_litert", "litert_torch"), "tflite", _litert),
-    "ncnn": Contender("ncnn", ("ncnn", "pnnx"), "ncnn", _ncnn),
+    "litert": Contender("LiteRT", ("litert_torch", "ai_edge_litert"), "tflite", _litert),
+    "ncnn": Contender("ncnn", ("pnnx", "ncnn"), "ncnn", _ncnn),
     "mnn": Contender("MNN", ("onnx", "MNN"), "mnn", _mnn),
 }
 """By the names that `--peers` takes."""

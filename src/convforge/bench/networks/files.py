@@ -39,10 +39,15 @@ def _written(case: Case, form: str) -> Path:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what exporters log and warn of on their way: what matters comes as an exception."""
-    logging.getLogger("torch").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _onnx(case: Case, path: Path) -> None:

@@ -196,7 +196,7 @@ def _network(case: Case, wanted: Wanted, notes: dict[str, None]) -> Measured:
         loaded: dict[str, Loaded] = {}
         for key in keys:
             title = CONTENDERS[key].title
-            child = stack.enter_context(Child(title, serve, key, case, settings))
+            child = stack.enter_context(Child(title, serve, key, case, settings, log=case.folder / "log"))
             try:
                 loaded[key] = child.ask("load")
                 running[key] = child
@@ -225,7 +225,7 @@ def _network(case: Case, wanted: Wanted, notes: dict[str, None]) -> Measured:
 def _with_files(case: Case, peers: Sequence[str], notes: dict[str, None]) -> list[str]:
     """Those of the peers whose file can be had, after it has been written."""
     able = []
-    with Child("the conversion", writer) as conversion:
+    with Child("the conversion", writer, log=case.folder / "log") as conversion:
         for key in peers:
             form = CONTENDERS[key].form
             if case.is_file and form not in ("onnx", "mnn"):
@@ -270,7 +270,7 @@ def _first(case: Case, settings: Settings, notes: dict[str, None]) -> First | No
     found: list[Loaded] = []
     try:
         for _ in range(2):
-            with Child(OURS, serve, OURS, case, settings, False, environment=cache) as child:
+            with Child(OURS, serve, OURS, case, settings, False, environment=cache, log=case.folder / "log") as child:
                 found.append(child.ask("load"))
     except PeerError as error:
         notes[f"{case.title}, from nothing: {error}."] = None
