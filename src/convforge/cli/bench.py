@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .console import progress, wide_console
 from .measuring import Batch, Exact, Input, Passes
 from .numbers import within
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..engine.plan import Pass
-
-_Step = TypeVar("_Step")
 
 _PASSES = "forward,input,weight"
 _NETWORKS = "Whole networks"
@@ -226,22 +221,3 @@ def check_options(network: bool, layers: dict[str, object], networks: dict[str, 
             raise UserError(
                 f"{name} is for layers: leave it out, or --network." if network else f"{name} needs --network."
             )
-
-
-def wide_console(width: int) -> Console:
-    """The terminal, or where there is none, lines of this width."""
-    from rich.console import Console
-
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, emoji=False, width=width)
-
-
-def progress(steps: Iterable[_Step]) -> Iterable[_Step]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        return steps
-    return track(list(steps), "Measuring", console=console, transient=True)

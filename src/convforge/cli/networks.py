@@ -8,7 +8,7 @@ import re
 import typer
 
 from ..errors import UserError
-from .bench import progress, wide_console
+from .console import progress, wide_console
 
 _SECONDS = 5.0
 

@@ -99,7 +99,8 @@ def register(app: typer.Typer) -> None:
         from ..bench.table import WIDTH
         from ..engine import target
         from ..models.sizes import parse_shape
-        from .bench import parse_passes, progress
+        from .bench import parse_passes
+        from .console import progress
 
         path, wanted, threads = _file(), parse_passes(passes), threads or torch.get_num_threads()
         costs.keep()
