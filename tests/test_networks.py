@@ -676,6 +676,21 @@ def test_a_network_that_gives_other_numbers_is_not_believed(monkeypatch: pytest.
         assert_layers(fast, model, x, why="other numbers")
 
 
+def test_a_model_in_which_rounding_grows_is_a_network_all_the_same() -> None:
+    model = made(lambda: Plain(lambda m, x: (m.conv(x) * 1e-4 + 1e3) - 1e3))
+    fast, x = convforge.optimize(model), randn(1, 3, 16, 16)
+    assert far(fast(x), model(x)) > 1e-4
+    assert said(fast) == ""
+
+
+def test_capturing_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    model = made(lambda: Plain(lambda m, x: m.conv(x) if int(m.conv(x).sum()) > 0 else -m.conv(x)))
+    fast = convforge.optimize(model)
+    fast(randn(1, 3, 16, 16))
+    assert "cannot be captured" in said(fast)
+    assert "".join(capfd.readouterr()) == ""
+
+
 def test_errors_of_the_model_are_its_own() -> None:
     fast = convforge.optimize(made())
     for _ in range(2):
