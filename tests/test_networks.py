@@ -817,6 +817,8 @@ def test_the_report_lists_the_steps() -> None:
     assert "2×3×16×16" in report.network.reason
     assert any("3×3 stride 2, 3→8" in what and "relu" in what for _, what, _ in report.network.steps)
     assert all(text in str(report) for text in ("3 of 3 convolutions on the engine", "whole network", "relu"))
+    assert report.network.kept_bytes > 4 * 2 * 8 * 8 * 9
+    assert "MB of packed weights and work space are kept for it" in str(report)
 
 
 def test_the_report_says_why_not() -> None:

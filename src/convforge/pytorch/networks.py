@@ -215,6 +215,11 @@ class Networks:
         ready = self._ready
         return [kind[0] for kind in ready.kind[1:]] if ready is not None else []
 
+    @property
+    def kept_bytes(self) -> int:
+        """What its networks take beside the model's own weights."""
+        return sum(size.network.kept_bytes for size in self._sizes)
+
     # --- whether a network may answer ---------------------------------------------------------------------------------
 
     def _why_layers(self, module: torch.nn.Module, inputs: Sequence[Any]) -> str | None:
