@@ -706,16 +706,42 @@ def test_errors_of_the_model_are_its_own() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_images_of_another_size_are_captured_when_they_come_twice() -> None:
+def test_images_of_another_size_are_captured_when_they_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convforge.pytorch.networks._PAYS", 5)
     model = made()
     fast = convforge.optimize(model)
     assert_whole(fast, model, randn(1, 3, 16, 16))
-    for size in (20, 24, 28, 32, 36):
+    for size in (20, 24, 28):
         assert_layers(fast, model, randn(1, 3, size, 16), why="second time")
         assert_whole(fast, model, randn(1, 3, size, 16))
         assert_whole(fast, model, randn(3, 3, size, 16))
-    assert_whole(fast, model, randn(1, 3, 36, 16))
-    assert len(networks(fast)._sizes) <= 4
+    for _ in range(5):
+        assert_layers(fast, model, randn(1, 3, 32, 16), why="more often")
+    assert_whole(fast, model, randn(1, 3, 32, 16))
+    assert_whole(fast, model, randn(1, 3, 28, 16))
+    assert len(networks(fast)._sizes) == 4
+    assert_layers(fast, model, randn(1, 3, 16, 16), why="more often")
+
+
+def test_batches_of_many_sizes_do_not_drive_each_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convforge.pytorch.networks._MOST_KINDS", 2)
+    model = made()
+    fast = convforge.optimize(model)
+    assert_whole(fast, model, randn(1, 3, 16, 16))
+    assert_whole(fast, model, randn(2, 3, 16, 16))
+    for batch in (3, 4, 5, 1, 3, 4, 5, 2):
+        fast(randn(batch, 3, 16, 16))
+        assert bool(said(fast)) is (batch > 2)
+
+
+def test_networks_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convforge.pytorch.networks.MOST_BYTES", 1)
+    model = made()
+    fast = convforge.optimize(model)
+    for size in (16, 20, 20):
+        fast(randn(1, 3, size, 16))
+    assert len(networks(fast)._sizes) == 1
+    assert_whole(fast, model, randn(1, 3, 20, 16))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from .tensor import Tensor
 
 Array = NDArray[Any]
 
-_MOST_PLANS = 8
+_MOST_PLANS = 64
 """For input shapes and layouts that were met last."""
 
 

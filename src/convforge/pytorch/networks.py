@@ -39,6 +39,7 @@ from ..graph.network import Network, Planned
 from ..graph.nodes import GraphError
 from .arguments import Sizes
 from .guards import guard_of
+from .kept import MOST_BYTES
 from .layout import dense_strides, empty_strided, extent_of, is_channels_last, located
 from .plain import are_plain, is_quiet
 from .snapshot import Snapshot
@@ -49,8 +50,12 @@ NOTHING: Any = object()
 _MOST_SIZES = 4
 """Captured graphs that are kept: those that were used last. Each has its own packed weights."""
 
-_MOST_KINDS = 8
+_MOST_KINDS = 64
 """Kinds of inputs (batch, memory format …) of which is kept what was found."""
+
+_PAYS = 30
+"""How often a kind of inputs has to come before another is given up for it: capturing takes as long as some hundred
+calls, planning as some ten."""
 
 _CLOSE = {torch.float32: 1e-4, torch.float64: 1e-10}
 """As a share of its norm, how far a network's answer may be from the layers' without more questions."""
@@ -165,8 +170,8 @@ class Networks:
         """The model at the last call that found it changed."""
         self._sizes: list[_Size] = []
         self._kinds: OrderedDict[_Kind, _Ready] = OrderedDict()
-        self._met: OrderedDict[_Kind, None] = OrderedDict()
-        """Kinds that came once, and are waited for."""
+        self._met: OrderedDict[_Kind, int] = OrderedDict()
+        """How often kinds came that are waited for."""
         self._refused: OrderedDict[_Kind, str] = OrderedDict()
         """Why there is no network for some."""
         self._never: str | None = None
@@ -255,9 +260,10 @@ class Networks:
             self.said = f"it was called with {inputs[0].dtype} numbers, and has {snapshot.dtype}"
             return None
         ready = self._kinds.get(_kind(inputs))
-        if ready is not None and ready.suits(inputs):
-            return ready
-        return None
+        if ready is None or not ready.suits(inputs):
+            return None
+        self._kinds.move_to_end(ready.kind)
+        return ready
 
     def _state(self, module: torch.nn.Module) -> str | None:
         """Bring what is kept up to the model as it is; or why that is not done now."""
@@ -305,10 +311,13 @@ class Networks:
         snapshot, kind = self._snapshot, _kind(inputs)
         assert snapshot is not None
         size = self._size(inputs)
-        if size is None and self._sizes and kind not in self._met:
-            _remember(self._met, kind, None)
-            self.said = "images of another size are captured when they come for the second time"
+        wanted_times = self._waits(size)
+        if self._met.get(kind, 0) < wanted_times:
+            _remember(self._met, kind, self._met.get(kind, 0) + 1)
+            what = "for the second time" if wanted_times == 1 else "more often, as there are many others"
+            self.said = f"inputs of another size are made a network for when they come {what}"
             return NOTHING
+        self._met.pop(kind, None)
         versions = [_version(x) for x in inputs]
         wanted = layers()
         try:
@@ -333,14 +342,25 @@ class Networks:
         if size in self._sizes:
             self._sizes.remove(size)
         self._sizes = [size, *self._sizes][:_MOST_SIZES]
+        while len(self._sizes) > 1 and self.kept_bytes > MOST_BYTES:
+            self._sizes.pop()
+        for kind_of, one in list(self._kinds.items()):
+            if one.size not in self._sizes:
+                del self._kinds[kind_of]
         self._ready = ready
         _remember(self._kinds, kind, ready)
         self._answers += 1
         return answer
 
+    def _waits(self, size: _Size | None) -> int:
+        """How often a kind of inputs has to have come before a network is made for it."""
+        if size is None and self._sizes:
+            return 1 if len(self._sizes) < _MOST_SIZES else _PAYS
+        return 0 if len(self._kinds) < _MOST_KINDS else _PAYS
+
     def _size(self, inputs: Sequence[Tensor]) -> _Size | None:
         """A captured graph that takes such inputs, with a network for as many threads as there are now."""
-        for size in self._sizes:
+        for size in sorted(self._sizes, key=lambda size: size.network.threads != _get_num_threads()):
             graph = size.graph.graph
             if len(graph.inputs) != len(inputs) or size.network.dtype != _name(inputs[0].dtype):
                 continue
