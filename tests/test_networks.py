@@ -676,6 +676,21 @@ def test_a_network_that_gives_other_numbers_is_not_believed(monkeypatch: pytest.
         assert_layers(fast, model, x, why="other numbers")
 
 
+def test_a_model_in_which_rounding_grows_is_a_network_all_the_same() -> None:
+    model = made(lambda: Plain(lambda m, x: (m.conv(x) * 1e-4 + 1e3) - 1e3))
+    fast, x = convforge.optimize(model), randn(1, 3, 16, 16)
+    assert far(fast(x), model(x)) > 1e-4
+    assert said(fast) == ""
+
+
+def test_capturing_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    model = made(lambda: Plain(lambda m, x: m.conv(x) if int(m.conv(x).sum()) > 0 else -m.conv(x)))
+    fast = convforge.optimize(model)
+    fast(randn(1, 3, 16, 16))
+    assert "cannot be captured" in said(fast)
+    assert "".join(capfd.readouterr()) == ""
+
+
 def test_errors_of_the_model_are_its_own() -> None:
     fast = convforge.optimize(made())
     for _ in range(2):
@@ -802,6 +817,8 @@ def test_the_report_lists_the_steps() -> None:
     assert "2×3×16×16" in report.network.reason
     assert any("3×3 stride 2, 3→8" in what and "relu" in what for _, what, _ in report.network.steps)
     assert all(text in str(report) for text in ("3 of 3 convolutions on the engine", "whole network", "relu"))
+    assert report.network.kept_bytes > 4 * 2 * 8 * 8 * 9
+    assert "MB of packed weights and work space are kept for it" in str(report)
 
 
 def test_the_report_says_why_not() -> None:

@@ -191,6 +191,11 @@ class Network:
         """What was made of each node, for the shapes that it was called with last."""
         return self._last.lowered.lines if self._last else ()
 
+    @property
+    def kept_bytes(self) -> int:
+        """What its constants take, in the kernels' own form, and the memory of calls that are over."""
+        return sum(self._store.bytes.values()) + sum(room for _, _, room in self._free)
+
     def clocks(self) -> list[int]:
         """When each step of the last call ended, in ticks of the CPU's time stamp counter; nothing on arm64."""
         if self._last is None:
