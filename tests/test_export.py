@@ -171,7 +171,7 @@ def test_missing_packages(run: Path, package: str, monkeypatch: pytest.MonkeyPat
 
 def test_unknown_format_and_missing_run(run: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="'tflite' is not a format to export to: choose one of onnx, torch, safetensors"
+        UserError, match="'tflite' is not a format to export to: choose one of bundle, onnx, torch, safetensors"
     ):
         export(run, "tflite")
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
 import pickle
 import threading
 import weakref
@@ -569,6 +570,35 @@ def test_other_dtypes_and_devices() -> None:
     assert copy.deepcopy(fast).to("meta")(x.to("meta")).device.type == "meta"
     empty = fast(x[:0])
     assert empty.shape == (0, 10, 8, 8)
+
+
+def test_from_half_precision_and_back() -> None:
+    model, x = made(Mobile), randn(2, 3, 16, 16)
+    fast = convforge.optimize(model.bfloat16())
+    for _ in range(2):
+        assert fast(x.bfloat16()).dtype is torch.bfloat16
+        assert "bfloat16" in said(fast)
+        model.float()
+        fast.float()
+        assert far(fast(x), model(x)) < 1e-5
+        assert_whole(fast, model, x)
+        model.bfloat16()
+        fast.bfloat16()
+
+
+def test_a_forked_child_answers_though_another_thread_was_capturing() -> None:
+    fast, x = convforge.optimize(made()), randn(1, 3, 16, 16)
+    wanted = fast(x)
+    with networks(fast)._lock:
+        child = os.fork()
+        if child == 0:
+            done = []
+            thread = threading.Thread(target=lambda: done.append(networks(fast)._lock.acquire(timeout=5)))
+            thread.start()
+            thread.join()
+            os._exit(0 if done == [True] else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert torch.equal(fast(x), wanted)
 
 
 def test_lazy_models() -> None:

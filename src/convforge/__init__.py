@@ -13,6 +13,9 @@ from .spec import Conv2dSpec, SpecError
 
 if TYPE_CHECKING:
     from . import engine, nn
+    from .inference.compile import compile
+    from .inference.model import Model
+    from .models.load import load
     from .planning import plan
     from .precision import get_precision, set_precision
     from .pytorch.functional import conv2d, conv_transpose2d
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Model": ".inference.model",
+    "compile": ".inference.compile",
+    "load": ".models.load",
     "conv2d": ".pytorch.functional",
     "conv_transpose2d": ".pytorch.functional",
     "freeze": ".pytorch.kept",
@@ -35,14 +41,17 @@ _HOMES = {
 
 __all__ = [
     "Conv2dSpec",
+    "Model",
     "Report",
     "SpecError",
     "UserError",
+    "compile",
     "conv2d",
     "conv_transpose2d",
     "engine",
     "freeze",
     "get_precision",
+    "load",
     "nn",
     "optimize",
     "plan",

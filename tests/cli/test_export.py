@@ -41,6 +41,15 @@ def test_it_says_what_it_wrote_and_how_far_it_is_from_the_network(run: Path) -> 
     assert result.stderr == ""
 
 
+def test_a_bundle_says_how_it_is_run(run: Path) -> None:
+    result = convforge("pets", "--to", "bundle")
+    assert result.exit_code == 0, result.exception
+    first, second, third = result.stdout.splitlines()
+    assert first == f"wrote pets/pets.bundle, {(run / 'pets.bundle').stat().st_size:,} bytes"
+    assert second.startswith("ran it again: largest difference ")
+    assert third == "to use it: convforge.load(path).predict(['image.png']), or convforge run"
+
+
 def test_output_and_force() -> None:
     assert convforge("pets", "--to", "safetensors", "--output", "mine.st").exit_code == 0
     again = convforge("pets", "--to", "safetensors", "--output", "mine.st")
@@ -51,7 +60,7 @@ def test_output_and_force() -> None:
 def test_a_format_that_there_is_not() -> None:
     mistake = convforge("pets", "--to", "tflite").exception
     assert isinstance(mistake, UserError)
-    assert str(mistake) == "'tflite' is not a format to export to: choose one of onnx, torch, safetensors."
+    assert str(mistake) == "'tflite' is not a format to export to: choose one of bundle, onnx, torch, safetensors."
 
 
 def test_the_help_teaches() -> None:

@@ -50,7 +50,7 @@ def test_threads_that_wait_give_way_unless_the_user_says_otherwise(monkeypatch: 
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
-@pytest.mark.parametrize("verb", [["plan"], ["train"], ["predict"], ["export", "--to", "onnx"]])
+@pytest.mark.parametrize("verb", [["plan"], ["train"], ["predict"], ["run"], ["export", "--to", "onnx"]])
 @pytest.mark.parametrize("folder", ["./a[bold]b[/]c[/bold]", "./a[/]", "./[link=x]"])
 def test_brackets_in_a_path_are_said_as_they_are(
     verb: list[str], folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,8 @@ import torch
 
 from convforge.errors import UserError
 from convforge.models.checkpoint import Architecture, save
-from convforge.models.resolve import IMAGENET, IMAGENET_MEAN, IMAGENET_STD, parse_shape, resolve
+from convforge.models.resolve import IMAGENET_MEAN, IMAGENET_STD, resolve
+from convforge.models.sizes import IMAGENET, parse_shape
 from convforge.spec import SpecError
 
 CODE = """

@@ -22,7 +22,8 @@ import numpy as np
 
 from ..engine.plan import Pass
 from ..errors import UserError
-from ..models.resolve import Shape, resolve
+from ..models.resolve import resolve
+from ..models.sizes import Shape
 from ..planning import Row, plan
 from ..spec import Conv2dSpec, Pair, SpecError, output_size
 

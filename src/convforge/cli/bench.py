@@ -116,7 +116,7 @@ def register(app: typer.Typer) -> None:
         from ..bench import peers, run
         from ..bench import plot as picture
         from ..bench.table import WIDTH, as_table
-        from ..models.resolve import parse_shape
+        from ..models.sizes import parse_shape
 
         wanted = parse_passes(passes)
         if plot is not None:

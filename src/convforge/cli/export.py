@@ -11,6 +11,7 @@ from ..shown import shown
 from .text import help_of
 
 _RUNS_IN = {
+    "bundle": "convforge.load(path).predict(['image.png']), or convforge run",
     "onnx": "onnxruntime.InferenceSession(path).run(None, {'images': images})[0]",
     "torch": "torch.export.load(path).module()(images)",
     "safetensors": "safetensors.torch.load_file(path) gives the state_dict",
@@ -31,6 +32,8 @@ def export(
 ) -> None:
     """Write a trained network as a file that others can run, and prove that it answers the same.
 
+    [bold]bundle[/]: what convforge run and convforge.load run as a whole, without PyTorch (.bundle)
+
     [bold]onnx[/]: plain ONNX operators, for ONNX Runtime and whatever else reads ONNX (.onnx)
 
     [bold]torch[/]: a torch.export program that plain PyTorch loads, without convforge and without its code (.pt2)
@@ -38,7 +41,8 @@ def export(
     [bold]safetensors[/]: the weights, for who has the model's code (.safetensors)
 
     Every file takes any number of images at once. It expects them normalised, (pixel / 255 − mean) / std, and answers
-    with logits; classes, input shape, mean and std travel in the file as JSON under the key "convforge".
+    with logits; classes, input shape, mean and std travel in the file, as JSON under the key "convforge" or, in a
+    bundle, in places of their own.
 
     The file is loaded again and run on random input before it gets its name; the largest difference is printed.
 
@@ -47,6 +51,8 @@ def export(
       convforge export runs/mnist --to onnx
 
       convforge export runs/mnist --to torch --output digits.pt2
+
+      convforge export runs/mnist --to bundle
     """
     from ..models.export import export as write
 

@@ -35,3 +35,20 @@ def within(least: float, most: float | None = None) -> Callable[[typer.CallbackP
         return value
 
     return checked
+
+
+def a_channel(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Numbers with commas between, one a channel.
+
+    >>> a_channel("0.5,.25,1", "--mean")
+    (0.5, 0.25, 1.0)
+    """
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (float("nan"),)
+    if not all(abs(number) < 1e6 for number in numbers):
+        raise UserError(f"{option} must be numbers with commas between, one a channel, not {text!r}.")
+    return numbers

@@ -67,7 +67,8 @@ def register(app: typer.Typer) -> None:
         # torch takes a second to import, and `--help` should not.
         from rich.console import Console
 
-        from ..models.resolve import parse_shape, resolve
+        from ..models.resolve import resolve
+        from ..models.sizes import parse_shape
         from ..planning import plan as count
         from ..planning.table import WIDTH
 

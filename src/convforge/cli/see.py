@@ -13,7 +13,7 @@ import typer
 
 from ..errors import UserError
 from ..shown import shown
-from .numbers import within
+from .numbers import a_channel, within
 from .text import help_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def see(
     One file that opens without a server: [cyan]convforge see runs/pets cat.jpg --export cat.html[/]
     """
     from ..learned.film import read as read_film
-    from ..models.resolve import parse_shape, resolve
+    from ..models.resolve import resolve
+    from ..models.sizes import parse_shape
 
     for package in ("fastapi", "uvicorn"):
         if find_spec(package) is None:
@@ -115,7 +116,7 @@ def see(
     resolved = resolve(model, shape, ready=True)
     if shape is None and _learned_from_patches(Path(model)):
         resolved = _for_whole_photographs(resolved)
-    network, pictures = _opened(resolved, named, labels, _numbers(mean, "--mean"), _numbers(std, "--std"))
+    network, pictures = _opened(resolved, named, labels, a_channel(mean, "--mean"), a_channel(std, "--std"))
     for note in (*network.notes, *pictures.notes):
         typer.echo(shown(f"note: {note}"), err=True)
     film = partial(read_film, model)
@@ -170,7 +171,7 @@ def _must_be_a_place(path: Path) -> None:
 
 
 def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path) -> None:
-    from ..models.checkpoint import write_atomically
+    from ..files import write_atomically
     from ..see.export import MOST_IMAGES, export
     from ..see.shelf import Shelf
 
@@ -276,7 +277,7 @@ def _for_whole_photographs(resolved: ResolvedModel) -> ResolvedModel:
     """Such a network looks at small parts of photographs, and takes images of any size: here it gets whole ones."""
     from dataclasses import replace
 
-    from ..models.resolve import IMAGENET
+    from ..models.sizes import IMAGENET
 
     channels, *patch = resolved.input_shape
     shape = (channels, IMAGENET[1], IMAGENET[2])
@@ -292,15 +293,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:  # a long line of layers
         return False
-
-
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = (float("nan"),)
-    if not all(abs(number) < 1e6 for number in numbers):
-        raise UserError(f"{option} must be numbers with commas between, one a channel, not {text!r}.")
-    return numbers

@@ -98,7 +98,7 @@ def register(app: typer.Typer) -> None:
         from ..bench import tune as tuning
         from ..bench.table import WIDTH
         from ..engine import target
-        from ..models.resolve import parse_shape
+        from ..models.sizes import parse_shape
         from .bench import parse_passes, progress
 
         path, wanted, threads = _file(), parse_passes(passes), threads or torch.get_num_threads()

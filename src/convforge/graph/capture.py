@@ -10,8 +10,9 @@ import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
     from torch.export import ExportedProgram
+
+
+_LONGEST = 200
+"""Letters of torch's reasons, which may have expressions of any length in them."""
 
 
 class CannotCapture(UserError):
@@ -101,6 +106,7 @@ def _exported(module: torch.nn.Module, examples: Sequence[Any], dynamic: Any) ->
             return torch.export.export(module, tuple(examples), dynamic_shapes=dynamic)
     except Exception as error:  # whatever happens in the user's module, and torch's own many
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} …"
         raise CannotCapture(f"{type(module).__name__} cannot be captured: torch.export says {reason!r}.") from error
 
 
@@ -114,7 +120,7 @@ def _quiet() -> Iterator[None]:
     log.setLevel(logging.CRITICAL)
     printing["print"] = lambda *_, **__: None  # it prints all of a graph that it gives up
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch prints graphs that it cannot finish
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -21,7 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.checkpoint import brief, opened, write_atomically
+from ..files import brief, opened, write_atomically
 
 FILM = "film.safetensors"
 FRAMES_AT_MOST = 48

@@ -9,34 +9,26 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..shown import shown
+from ..files import brief, each_once, header_is_short, opened, write_atomically
 from . import families
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 
-# The file is 8 bytes of header length (little-endian), the header in JSON, and the tensors. Real headers have about
-# a hundred bytes a tensor; parsing one needs many times its own length in memory.
-_HEADER_BYTES_AT_MOST = 16 * 2**20
 # Python's objects take up to twenty times as much memory as their JSON. The longest that is written, a million classes
 # apart, has a few thousand names.
 _JSON_BYTES_AT_MOST = 16 * 2**20
-
-_PART = ".part"
-"""How files end that are not whole yet."""
 
 # The names that safetensors has for torch's dtypes, as far as models use them.
 _DTYPES = {
@@ -87,6 +79,7 @@ def save(folder: str | os.PathLike[str], model: nn.Module, architecture: Archite
     Raises:
         UserError: if the folder cannot be written.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     dots = Architecture("vgg", {"widths": [4], "convs": 1}, ("a", "b"), (1, 8, 8), mean=(0.5,), std=(0.5,))
     ...     save(folder, dots.build(), dots)
@@ -132,8 +125,7 @@ def read_tensors(path: Path, outline: Mapping[str, Tensor], described_by: Path) 
     The outline may be on the meta device. Raises `UserError` that names the file where it is damaged or holds other
     tensors; `described_by` is the file that the outline comes from.
     """
-    length = _header_length(path)
-    if length is None or length > _HEADER_BYTES_AT_MOST:
+    if not header_is_short(read_bytes(path, at_most=8, whole=False)):
         raise UserError(f"{path} is not a safetensors file; it is damaged, or something else with that name.")
     try:
         with opened(path) as file:
@@ -152,61 +144,6 @@ def read_tensors(path: Path, outline: Mapping[str, Tensor], described_by: Path) 
             return {name: file.get_tensor(name) for name in outline}
     except (SafetensorError, OSError) as reason:
         raise UserError(f"{path} cannot be read ({brief(reason)}); it is damaged or was cut short.") from reason
-
-
-def brief(reason: Exception) -> str:
-    """What a library says of a damaged file, which it may quote at any length."""
-    return shown(str(reason))[:200]
-
-
-@contextmanager
-def opened(path: Path, framework: str = "pt") -> Iterator[Any]:
-    """`safetensors.safe_open`, which takes no path that is not UTF-8, for any path."""
-    if shown(path) == str(path):
-        with safe_open(path, framework=framework) as file:
-            yield file
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "tensors"
-        link.symlink_to(path.absolute())
-        with safe_open(link, framework=framework) as file:
-            yield file
-
-
-def _header_length(path: Path) -> int | None:
-    start = read_bytes(path, at_most=8, whole=False)
-    return int.from_bytes(start, "little") if len(start) == 8 else None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file in one step: readers see the old content or the new, and a failure leaves the old one.
-
-    Raises `UserError` with the operating system's reason (no space left, no permission, …).
-    """
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=_PART)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as reason:
-        raise UserError(
-            f"cannot write {path}: {reason.strerror or reason}; make room or choose another folder. "
-            "What was there before is unchanged."
-        ) from reason
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what `write_atomically` could not finish where the process was killed meanwhile."""
-    for part in folder.glob(f".*{_PART}"):
-        part.unlink(missing_ok=True)
 
 
 def read_bytes(path: Path, at_most: int, whole: bool = True) -> bytes:
@@ -238,19 +175,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; `UserError` that names the file if it is not one."""
     content = read_bytes(path, _JSON_BYTES_AT_MOST)
     try:
-        value = json.loads(content, object_pairs_hook=_each_once)
+        value = json.loads(content, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as reason:
         raise UserError(f"{path} is not readable as JSON ({reason}); it is damaged or was cut short.") from reason
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}.")
     return value
-
-
-def _each_once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(entries)
-    if len(found) != len(entries):
-        raise ValueError("an entry is there twice")
-    return found
 
 
 def _read_architecture(path: Path) -> Architecture:

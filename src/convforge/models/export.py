@@ -1,11 +1,11 @@
-"""A trained network as a file that others can run: ONNX, a torch program, or bare weights.
+"""A trained network as a file that others can run: a bundle, ONNX, a torch program, or bare weights.
 
 Every export is written beside its destination, loaded again, run on random input, compared with the network it came
 from, and only then given its name: a file that is there is one that worked.
 
-All three hold the network alone. It takes normalised images, (pixel / 255 − mean) / std as float32 `(N, C, H, W)`, and
+All hold the network alone. It takes normalised images, (pixel / 255 − mean) / std as float32 `(N, C, H, W)`, and
 answers with logits `(N, classes)`; class names, input shape, mean and std travel along as JSON under the key
-`convforge` (ONNX metadata, safetensors metadata, and an extra file in the torch program).
+`convforge` (ONNX metadata, safetensors metadata, and an extra file in the torch program); a bundle has places for them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .checkpoint import Architecture, load, opened, portable
+from ..files import opened
+from ..inference.compile import compile
+from .checkpoint import Architecture, load, portable
+from .load import load as load_model
 
 KEY = "convforge"
 
@@ -53,7 +56,8 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
 
     Args:
         run: the folder that training wrote.
-        to: 'onnx', 'torch' (a `torch.export` program, .pt2, that plain torch loads) or 'safetensors'.
+        to: 'bundle' (what `convforge.load` runs without torch), 'onnx', 'torch' (a `torch.export` program, .pt2, that
+            plain torch loads) or 'safetensors'.
         output: the file; by default inside `run`, with its name: runs/mnist/mnist.onnx.
         force: replace the file if it is there.
 
@@ -110,6 +114,16 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
 # ---------------------------------------------------------------------------------------------------------------------
 # The formats: model to bytes, and file and input to output
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _write_bundle(model: nn.Module, architecture: Architecture) -> bytes:
+    about: dict[str, Any] = {"classes": architecture.classes, "mean": architecture.mean, "std": architecture.std}
+    return compile(model, torch.zeros(1, *architecture.input_shape), **about).to_bytes()
+
+
+def _run_bundle(path: Path, inputs: Tensor) -> Tensor:
+    outputs: Tensor = load_model(path)(inputs)
+    return outputs
 
 
 def _write_onnx(model: nn.Module, architecture: Architecture) -> bytes:
@@ -180,6 +194,7 @@ def _run_safetensors(path: Path, inputs: Tensor) -> Tensor:
 
 
 _FORMATS: dict[str, tuple[str, Callable[[nn.Module, Architecture], bytes], Callable[[Path, Tensor], Tensor]]] = {
+    "bundle": (".bundle", _write_bundle, _run_bundle),
     "onnx": (".onnx", _write_onnx, _run_onnx),
     "torch": (".pt2", _write_torch, _run_torch),
     "safetensors": (".safetensors", _write_safetensors, _run_safetensors),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,11 +17,7 @@ from torch import nn
 from ..errors import UserError
 from ..spec import SpecError
 from . import lines
-
-Shape: TypeAlias = tuple[int, int, int]
-
-IMAGENET: Shape = (3, 224, 224)
-"""What the lesson and torchvision's models look at: assumed where nothing else is said."""
+from .sizes import IMAGENET, Shape
 
 FORMS = (
     "a folder with model.safetensors and architecture.json, package.module:callable, timm:NAME, torchvision:NAME, "
@@ -57,22 +53,6 @@ class ResolvedModel:
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = field(default=())
-
-
-def parse_shape(text: str) -> Shape:
-    """(C, H, W) as written on the command line.
-
-    >>> parse_shape("3x224x224")
-    (3, 224, 224)
-
-    Raises:
-        UserError: if it is something else.
-    """
-    numbers = re.split(r"[x×,*]", text.strip().lower())
-    if len(numbers) != 3 or not all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", n) for n in numbers):
-        raise UserError(f"the input size must be channels x height x width such as 3x224x224, not {text!r}.")
-    channels, height, width = (int(n) for n in numbers)
-    return channels, height, width
 
 
 def resolve(model: str, input_shape: Shape | None = None, ready: bool = False) -> ResolvedModel:

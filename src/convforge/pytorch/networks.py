@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -179,6 +180,7 @@ class Networks:
         self._answers = 0
         """Since the model last changed."""
         self._meeting = False
+        _every.add(self)
         self.said = "it is captured at its first call in eval mode without gradients"
         """Why the last call went layer by layer; "" if it did not."""
 
@@ -225,6 +227,10 @@ class Networks:
         """What its networks take beside the model's own weights."""
         return sum(size.network.kept_bytes for size in self._sizes)
 
+    def renew_lock(self) -> None:
+        """After a fork: whoever held it is not here."""
+        self._lock, self._meeting = threading.RLock(), False
+
     # --- whether a network may answer ---------------------------------------------------------------------------------
 
     def _why_layers(self, module: torch.nn.Module, inputs: Sequence[Any]) -> str | None:
@@ -270,7 +276,7 @@ class Networks:
         kept = self._snapshot
         if kept is not None:
             modules = kept.same_modules(module)
-            if modules and (kept.why_not or kept.same_numbers()):
+            if modules and (kept.still_not() or (kept.why_not is None and kept.same_numbers())):
                 return kept.why_not
             soon = not self._sizes or (modules and self._answers > 1)
             if not soon and not (self._seen is not None and self._seen.same(module)):
@@ -281,8 +287,12 @@ class Networks:
             self._forget()
         self._snapshot, self._seen, self._answers = now, None, 0
         if now.why_not is None:
-            self._renew(module, now)
-        return now.why_not
+            try:
+                self._renew(module, now)
+            except Exception as problem:  # other numbers may need what has no kernel
+                self._forget()
+                self._never = str(problem)
+        return now.why_not or self._never
 
     def _forget(self) -> None:
         self._sizes, self._ready = [], None
@@ -388,6 +398,18 @@ class Networks:
             examples = [torch.zeros(x.shape, dtype=x.dtype) for x in inputs]
             graph = captured(twin, *examples)
         return _Size(graph, Network(graph.graph, _get_num_threads(), dtype=_name(inputs[0].dtype)))
+
+
+_every: weakref.WeakSet[Networks] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for networks in list(_every):
+        networks.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _remember(what: OrderedDict[_Kind, T], kind: _Kind, value: T) -> None:

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UserError
+from ..files import remove_parts, write_atomically
 from ..learned.film import Recorder
 from ..models import checkpoint
-from ..models.checkpoint import Architecture, remove_parts, write_atomically
+from ..models.checkpoint import Architecture
 from .augment import augment
 from .data import Data, Split
 from .state import STATE, Progress, begin, load_state, random_numbers, save_state

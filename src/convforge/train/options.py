@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 from ..errors import UserError
-from ..models.checkpoint import brief
+from ..files import brief
 
 MOST_EPOCHS, MOST_BATCH = 100_000, 65_536
 

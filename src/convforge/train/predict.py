@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -12,20 +11,11 @@ from torch import nn
 
 from ..errors import UserError
 from ..images.read import read_image
+from ..inference.prediction import Prediction
 from ..models.checkpoint import Architecture
 from .loop import normalise
 
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one file: `ranking` has the most probable class first. Where the file could not be read it is
-    empty, and `error` is the sentence that says why."""
-
-    image: str
-    ranking: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
 
 
 def predict(

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..files import write_atomically
 from ..learned.namer import name_kernels, split
-from ..models.checkpoint import write_atomically
 from . import charts, pictures
 from .pictures import Pictures
 

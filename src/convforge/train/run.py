@@ -19,8 +19,9 @@ from rich.console import Console
 from torch import nn
 
 from ..errors import UserError
+from ..files import write_atomically
 from ..models import families
-from ..models.checkpoint import WEIGHTS, Architecture, read_json, to_json, write_atomically
+from ..models.checkpoint import WEIGHTS, Architecture, read_json, to_json
 from ..planning import plan
 from ..planning.table import as_short_table, short_sums
 from ..shown import shown

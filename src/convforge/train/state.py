@@ -23,7 +23,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.checkpoint import brief, opened, portable, read_tensors, write_atomically
+from ..files import brief, opened, write_atomically
+from ..models.checkpoint import portable, read_tensors
 
 STATE = "training.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")

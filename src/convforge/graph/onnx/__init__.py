@@ -1,4 +1,4 @@
-"""ONNX files as graphs: `read`.
+"""ONNX files as graphs: `read`; `opened` is the first half of it.
 
 - `files`: bytes or a path → the file's nodes and weights, checked, within bounds;
 - `probes`: what goes in, and the sizes that it is read for;
@@ -11,6 +11,7 @@
 Needs the package `onnx`, which parses the file.
 """
 
+from .files import File, opened
 from .reading import read
 
-__all__ = ["read"]
+__all__ = ["File", "opened", "read"]

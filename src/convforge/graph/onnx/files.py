@@ -34,7 +34,8 @@ MOST_AXES = 32
 
 @dataclass(frozen=True)
 class File:
-    """What a file holds: nodes in its order, weights by name, what goes in (the protobuf messages) and comes out."""
+    """What a file holds: nodes in its order, weights by name, what goes in (the protobuf messages) and comes out, and
+    what its author says of it, which is of no matter to what it computes."""
 
     nodes: list[Any]
     weights: dict[str, Array]
@@ -42,6 +43,7 @@ class File:
     outputs: list[str]
     opset: int
     folder: Path | None
+    metadata: dict[str, str]
 
 
 def opened(source: str | PathLike[str] | bytes) -> File:
@@ -74,7 +76,8 @@ def opened(source: str | PathLike[str] | bytes) -> File:
             raise GraphError(f"the file has two weights of the name {tensor.name!r}, or none for one of them.")
         weights[tensor.name] = array_of(tensor, folder)
     inputs = [value for value in graph.input if value.name not in weights]
-    return File(list(graph.node), weights, inputs, [value.name for value in graph.output], opset, folder)
+    outputs, metadata = [value.name for value in graph.output], {one.key: one.value for one in model.metadata_props}
+    return File(list(graph.node), weights, inputs, outputs, opset, folder, metadata)
 
 
 def _package() -> Any:

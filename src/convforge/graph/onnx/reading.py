@@ -35,14 +35,15 @@ _MOST_REPEATED = 2**28
 
 
 def read(
-    source: str | PathLike[str] | bytes,
+    source: str | PathLike[str] | bytes | File,
     shapes: Mapping[str, Shape] | None = None,
     known: Mapping[str, ArrayLike] | None = None,
 ) -> Graph:
     """The network in an ONNX file as a graph.
 
     Args:
-        source: the file's path, or its bytes. Weights that lie in other files must be in the path's folder.
+        source: the file's path, its bytes, or what `opened` made of it. Weights that lie in other files must be in the
+            path's folder.
         shapes: sizes of inputs, by name, where the file leaves them open. An open batch is 1 where nothing is said.
         known: inputs that are the same at every call and become part of the network: sizes, axes, limits.
 
@@ -52,7 +53,7 @@ def read(
         GraphError: with one sentence, for a file that is damaged or malicious, and for an operator, an attribute or a
             type of numbers that is not known; it names the node.
     """
-    file = opened(source)
+    file = source if isinstance(source, File) else opened(source)
     fixed = {name: _as_array(name, value) for name, value in (known or {}).items()}
     return Reading(file, probes(file, shapes or {}, fixed), fixed).graph()
 

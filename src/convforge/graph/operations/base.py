@@ -60,6 +60,12 @@ class Operation(ABC):
         return type(self).__name__
 
 
+def at_least(name: str, what: str, least: int, *values: int) -> None:
+    """Raises `GraphError` where one of these numbers is too small."""
+    if min(values, default=least) < least:
+        raise GraphError(f"{name} takes {what} of at least {least}, not {min(values)}.")
+
+
 def an_axis(axis: int, rank: int, name: str) -> int:
     """The axis counted from the front; raises `GraphError` where there is none."""
     if not -rank <= axis < rank:

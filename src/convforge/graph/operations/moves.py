@@ -131,6 +131,10 @@ class Axes:
     stop: int
     over: int = 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.stop or self.over < 1:
+            raise GraphError(f"a size cannot be that along the axes {self.first} to {self.stop}, over {self.over}.")
+
 
 Size: TypeAlias = "int | Axes"
 

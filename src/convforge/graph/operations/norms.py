@@ -100,6 +100,10 @@ class GroupNorm(Operation):
         return result * _by_channel(scale, x.ndim) + _by_channel(shift, x.ndim)
 
 
+_MOST_CHANNELS = 1024
+"""That one number's square may stand beside; networks have five, or so."""
+
+
 @dataclass(frozen=True)
 class LocalResponseNorm(Operation):
     """x / (k + alpha/size · Σ x²)^beta, the sum over `size` neighbouring channels: ⌊(size − 1)/2⌋ before, the rest
@@ -112,8 +116,12 @@ class LocalResponseNorm(Operation):
     before: int | None = None
 
     def __post_init__(self) -> None:
+        if not 1 <= self.size <= _MOST_CHANNELS:
+            raise GraphError(f"{self.name} takes the squares of 1 to {_MOST_CHANNELS} channels, not of {self.size}.")
         if self.before is None:
             object.__setattr__(self, "before", (self.size - 1) // 2)
+        if not 0 <= (self.before or 0) < self.size:
+            raise GraphError(f"{self.name} over {self.size} channels cannot have {self.before} before.")
 
     def _shape(self, *inputs: Shape) -> Shape:
         four_axes(inputs[0], self.name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...spec import Pair, Sides, ceil_div, kernel_extent, output_size
-from .base import Array, GraphError, Operation, Shape, an_axis, four_axes
+from .base import Array, GraphError, Operation, Shape, an_axis, at_least, four_axes
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Pooling(Operation):
     def __post_init__(self) -> None:
         if self.kind not in ("max", "average"):
             raise GraphError(f"pooling is 'max' or 'average', not {self.kind!r}.")
+        at_least(self.name, "kernels, strides and dilations", 1, *self.kernel, *self.stride, *self.dilation)
+        at_least(self.name, "padding", 0, *(side for pair in self.pads for side in pair))
 
     @property
     def name(self) -> str:
@@ -102,6 +104,7 @@ class AdaptivePooling(Operation):
     def __post_init__(self) -> None:
         if self.kind not in ("max", "average"):
             raise GraphError(f"pooling is 'max' or 'average', not {self.kind!r}.")
+        at_least(self.name, "a size", 1, *self.size)
 
     def plain(self, size: Pair) -> Pooling | None:
         """The plain pooling that it is for an input of `(H, W)`, where all windows are alike."""
@@ -162,6 +165,8 @@ class Reduce(Operation):
     def _shape(self, *inputs: Shape) -> Shape:
         x = inputs[0]
         axes = {an_axis(axis, len(x), self.name) for axis in self.axes}
+        if len(axes) < len(self.axes):
+            raise GraphError(f"{self.name} has an axis twice in {self.axes}.")
         if self.kind in ("mean", "max", "min") and math.prod(x[axis] for axis in axes) == 0:
             raise GraphError(f"{self.name} along {self.axes} has nothing to take in {x}.")
         if self.keep:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import reference
 from ...spec import Conv2dSpec, Pair, SpecError, kernel_extent
-from .base import Array, GraphError, Operation, Shape, agree, four_axes
+from .base import Array, GraphError, Operation, Shape, agree, at_least, four_axes
 from .elementwise import Unary
 
 
@@ -67,6 +67,7 @@ class TransposedConvolution(Operation):
     def __post_init__(self) -> None:
         if isinstance(self.spec.padding, str) or self.spec.padding_mode != "zeros":
             raise GraphError(f"{self.name} takes padding in numbers and zeros beyond the border.")
+        at_least(self.name, "an output padding", 0, *self.output_padding)
         object.__setattr__(self, "spec", replace(self.spec, bias=False))
 
     @property

@@ -44,6 +44,8 @@ class Resize(Operation):
     def __post_init__(self) -> None:
         if (self.size is not None) + (self.scales is not None) + self.like != 1:
             raise GraphError("Resize takes one of a size, scales, and another image's size.")
+        if self.scales and not all(0 < scale < math.inf for scale in self.scales):
+            raise GraphError(f"Resize takes scales above 0, not {self.scales}.")
         allowed: dict[str, tuple[str, Collection[str]]] = {
             "mode": (self.mode, MODES),
             "coordinates": (self.coordinates, COORDINATES),
