@@ -244,6 +244,28 @@ def test_several_inputs_and_outputs() -> None:
     assert_whole(fast, model, x, y)
 
 
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        z: Tensor = self.conv(x) * self.conv(y).sigmoid()
+        return z
+
+
+def test_one_tensor_twice_and_parameters_as_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(Both)
+    fast = convforge.optimize(model)
+    x, y = randn(2, 3, 8, 8), randn(2, 3, 8, 8, seed=1)
+    kinds = [(x, y), (x, x), (nn.Parameter(x, False), y), (x, nn.Parameter(y, False))]
+    for given in kinds:
+        assert_whole(fast, model, *given)
+    monkeypatch.setattr(networks(fast), "_meet", None)  # they are known now
+    for given in kinds * 2:
+        assert_whole(fast, model, *given)
+
+
 def test_threads_that_call_at_once() -> None:
     model = made()
     fast = convforge.optimize(model)

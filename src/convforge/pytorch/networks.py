@@ -99,7 +99,8 @@ class _Ready:
         self.dtype = inputs[0].dtype
         self.learns = any(x.requires_grad for x in inputs)
         self.threads = _get_num_threads()
-        self.check = guard_of(*inputs)
+        once = len(set(map(id, inputs))) == len(inputs)
+        self.check = guard_of(*inputs) if once else None  # to which the same tensor twice never agrees
         self.copies = [not _is_readable(x) for x in inputs]
         tensors = [x.contiguous() if copied else x for x, copied in zip(inputs, self.copies, strict=True)]
         self.extents = [extent_of(x.shape, x.stride(), x.dtype) for x in tensors]
@@ -474,7 +475,7 @@ def _far(y: Tensor, wanted: Tensor) -> float:
 
 def _kind(inputs: Sequence[Tensor]) -> _Kind:
     state = _get_num_threads(), torch.is_inference_mode_enabled()
-    return state, *((tuple(x.shape), x.stride(), x.dtype, x.requires_grad, x.is_inference()) for x in inputs)
+    return state, *((tuple(x.shape), x.stride(), x.dtype, type(x), x.requires_grad, x.is_inference()) for x in inputs)
 
 
 def _is_kind(inputs: Sequence[Any], kind: _Kind) -> bool:

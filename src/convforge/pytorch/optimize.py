@@ -236,7 +236,9 @@ def _network(model: torch.nn.Module) -> NetworkReport | None:
         return NetworkReport(False, networks.said, kept_bytes=networks.kept_bytes)
     shapes = " and ".join("×".join(map(str, shape)) for shape in networks.shapes)
     steps = tuple((line.output, line.what, line.how) for line in networks.lines)
-    return NetworkReport(True, f"{len(steps)} steps for an input of {shapes}", steps, networks.kept_bytes)
+    return NetworkReport(
+        True, f"{len(steps)} step{'s' * (len(steps) != 1)} for an input of {shapes}", steps, networks.kept_bytes
+    )
 
 
 _NOT_OPTIMIZED = "the model was not passed through convforge.optimize"
