@@ -185,13 +185,13 @@ def test_convolutions_of_convforge_become_plain_ones() -> None:
     Conv2d.__module__ = "convforge.nn"
     layer = Conv2d(4, 6, (3, 1), stride=2, padding=(1, 0), dilation=2, groups=2, bias=False, padding_mode="reflect")
     model = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
-    plain = exporting._with_plain_convolutions(model)
+    plain = exporting.with_plain_convolutions(model)
     assert type(plain[0]) is torch.nn.Conv2d
     assert type(model[0]) is Conv2d
     assert not plain[0].training
     inputs = torch.randn(2, 4, 9, 9)
     torch.testing.assert_close(plain(inputs), model(inputs))
-    alone = exporting._with_plain_convolutions(torch.nn.Sequential(torch.nn.Sequential(layer)))
+    alone = exporting.with_plain_convolutions(torch.nn.Sequential(torch.nn.Sequential(layer)))
     assert type(alone[0][0]) is torch.nn.Conv2d
 
 

@@ -8,16 +8,17 @@ only know the forward pass.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .process import Answer, Child, PeerError
 from .timing import burst, in_turn
+
+__all__ = ["Peer", "PeerError", "available", "onnx_model"]
 
 Array = NDArray[np.float32]
 Run = Callable[[], object]
@@ -26,55 +27,27 @@ NAMES = ("onnxruntime", "openvino")
 _TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
-class PeerError(Exception):
-    """A peer that cannot compute a layer, or whose process has ended."""
-
-
 def available() -> list[str]:
     """The peers that are installed, if there is `onnx` to write models for them."""
     return [name for name in NAMES if find_spec(name)] if find_spec("onnx") else []
 
 
-class Peer:
+class Peer(Child):
     """One peer's process. Use it as a context manager."""
 
     def __init__(self, name: str, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.title = _TITLES[name]
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, threads), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()  # its next read ends it
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.terminate()
+        super().__init__(_TITLES[name], _layers, name, threads)
 
     def load(self, model: bytes, x: Array, copies: int = 1) -> Array:
         """Make this the layer that bursts run, in so many copies that take turns, and compute it once. Raises
         `PeerError`."""
-        result: Array = self._ask((model, x, copies))
+        result: Array = self.ask((model, x, copies))
         return result
 
     def burst(self) -> list[float]:
         """Seconds of each of some runs of the layer, measured where they ran."""
-        times: list[float] = self._ask(None)
+        times: list[float] = self.ask(None)
         return times
-
-    def _ask(self, question: tuple[bytes, Array, int] | None) -> Any:
-        try:
-            self._connection.send(question)
-            worked, answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise PeerError(f"{self.title}'s process has ended") from error
-        if not worked:
-            raise PeerError(f"{self.title}: {answer}")
-        return answer
 
 
 def onnx_model(
@@ -103,30 +76,23 @@ def onnx_model(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, name: str, threads: int) -> None:
+def _layers(name: str, threads: int) -> Answer:
+    """Questions are a layer (its model, the input, in how many copies), answered by the result, and None: a burst."""
     load = _onnxruntime if name == "onnxruntime" else _openvino
-    run: Run | None = None
-    while True:
-        try:
-            question = connection.recv()
-        except (EOFError, OSError, KeyboardInterrupt):
-            return
-        try:
-            if question is None:
-                assert run is not None
-                answer: Any = burst(run)
-            else:
-                run = None  # frees the layer before
-                model, x, copies = question
-                loaded = [load(model, x.copy(), threads) for _ in range(copies)]
-                run = in_turn([one for one, _ in loaded])
-                run()
-                answer = loaded[0][1]()
-            connection.send((True, answer))
-        except KeyboardInterrupt:
-            return
-        except Exception as error:
-            connection.send((False, str(error).strip().partition("\n")[0]))
+    held: list[Run] = []
+
+    def answer(question: tuple[bytes, Array, int] | None) -> Any:
+        if question is None:
+            return burst(held[0])
+        held.clear()  # frees the layer before
+        model, x, copies = question
+        loaded = [load(model, x.copy(), threads) for _ in range(copies)]
+        run = in_turn([one for one, _ in loaded])
+        run()
+        held.append(run)
+        return loaded[0][1]()
+
+    return answer
 
 
 def _onnxruntime(model: bytes, x: Array, threads: int) -> tuple[Run, Callable[[], Array]]:

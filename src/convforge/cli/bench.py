@@ -14,9 +14,14 @@ from .measuring import Batch, Exact, Input, Passes
 from .numbers import within
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..engine.plan import Pass
 
 _Step = TypeVar("_Step")
+
+_PASSES = "forward,input,weight"
+_NETWORKS = "Whole networks"
 
 _HELP = """
 Time convolution layers side by side with PyTorch, ONNX Runtime and OpenVINO.
@@ -53,6 +58,13 @@ Layers as a network meets them, with weights and input from memory:
 Was the right algorithm chosen?
 [cyan]convforge bench 64,56,64,3,padding=1 --algorithm all[/]
 
+Whole networks beside PyTorch, ONNX Runtime and OpenVINO, with one core taken by another process as well:
+[cyan]convforge bench --network resnet18 mobilenetv2 model.onnx --busy[/]
+
+With [cyan]--network[/] the names are those of whole networks, for inference: resnet18, resnet50, mobilenetv2 and \
+vgg16 are built in; others are names in torchvision, timm or pytorchcv, where they are installed, ONNX files, \
+package.module:callable, or lines as for [cyan]convforge plan[/]. Each contender runs in a process of its own.
+
 Times of a shared machine wander; run it while nothing else does. Freed memory is kept for the next call, which \
 [cyan]--plain-malloc[/] turns off: PyTorch's own setting, in which page faults can cost more than the convolution.
 """
@@ -64,7 +76,8 @@ def register(app: typer.Typer) -> None:
     @app.command("bench", help=_HELP)
     def bench(
         layers: Annotated[
-            list[str] | None, typer.Argument(metavar="[LAYERS]…", help="Layers and models, in the forms above.")
+            list[str] | None,
+            typer.Argument(metavar="[LAYERS]…", help="Layers and models, or networks, in the forms above."),
         ] = None,
         list_: Annotated[
             list[Path] | None,
@@ -72,7 +85,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         batch: Batch = None,
         input: Input = None,
-        passes: Passes = "forward,input,weight",
+        passes: Passes = _PASSES,
         threads: Annotated[
             int | None,
             typer.Option(
@@ -80,8 +93,13 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         seconds: Annotated[
-            float, typer.Option("--seconds", callback=within(0), help="Time for each pass of each layer.")
-        ] = 0.5,
+            float | None,
+            typer.Option(
+                "--seconds",
+                callback=within(0),
+                help="Time for each pass of each layer (by default 0.5), or for each network (5).",
+            ),
+        ] = None,
         exact: Exact = False,
         algorithm: Annotated[
             str,
@@ -103,14 +121,53 @@ def register(app: typer.Typer) -> None:
         plain_malloc: Annotated[
             bool, typer.Option("--plain-malloc", help="Do not ask glibc to keep freed memory.")
         ] = False,
+        network: Annotated[
+            bool, typer.Option("--network", help="The names are whole networks.", rich_help_panel=_NETWORKS)
+        ] = False,
+        size: Annotated[
+            str | None,
+            typer.Option("--size", metavar="N|HxW", help="Images of this height and width.", rich_help_panel=_NETWORKS),
+        ] = None,
+        others: Annotated[
+            str | None,
+            typer.Option(
+                "--peers",
+                metavar="LIST",
+                help="Beside which others: torch, torch-last, torch-folded, onnxruntime, openvino, openvino-default, "
+                "litert, ncnn, mnn. By default the first five, as far as they are installed.",
+                rich_help_panel=_NETWORKS,
+            ),
+        ] = None,
+        busy: Annotated[
+            bool,
+            typer.Option("--busy", help="Also with another process on one of the cores.", rich_help_panel=_NETWORKS),
+        ] = False,
+        steps: Annotated[
+            bool, typer.Option("--steps", help="Where our time goes, step by step.", rich_help_panel=_NETWORKS)
+        ] = False,
     ) -> None:
         from ..bench import memory
 
+        check_options(
+            network,
+            layers={
+                "--list": list_, "--passes": passes != _PASSES, "--algorithm": algorithm, "--training": training,
+                "--cold": cold, "--torch-only": alone, "--plot": plot,
+            },
+            networks={"--size": size, "--peers": others, "--busy": busy, "--steps": steps},
+        )  # fmt: skip
         if not plain_malloc:
             memory.restart_keeping()
+        if network:
+            from .networks import measure
+
+            measure(
+                layers or [], batch=batch, input=input, size=size, threads=threads, seconds=seconds, exact=exact,
+                peers=others, busy=busy, steps=steps, as_json=as_json,
+            )  # fmt: skip
+            return
         # torch takes a second to import, and `--help` should not.
         import torch
-        from rich.console import Console
 
         from ..bench import layers as notation
         from ..bench import peers, run
@@ -125,7 +182,7 @@ def register(app: typer.Typer) -> None:
         found, said = notation.gather(layers or [], list_ or [], image, batch)
         settings = run.Settings(
             threads or torch.get_num_threads(),
-            seconds,
+            0.5 if seconds is None else seconds,
             wanted,
             exact,
             algorithm,
@@ -137,10 +194,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             typer.echo(json.dumps(report.to_dict(), indent=1))
         else:
-            console = Console(highlight=False, emoji=False)
-            if not console.is_terminal:
-                console = Console(highlight=False, emoji=False, width=WIDTH)
-            console.print(as_table(report), *said, sep="\n")
+            wide_console(WIDTH).print(as_table(report), *said, sep="\n")
         if plot is not None and report.rows:
             picture.write(report, plot)
             typer.echo(f"The roofline is in {plot}.", err=True)
@@ -161,6 +215,25 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
         if word not in by_word:
             raise UserError(f"--passes is a list of {', '.join(by_word)}, not {text!r}.")
     return tuple(which for word, which in by_word.items() if word in words)
+
+
+def check_options(network: bool, layers: dict[str, object], networks: dict[str, object]) -> None:
+    """Raise `UserError` for an option of layers where networks are measured, and the other way round."""
+    from ..errors import UserError
+
+    for name, value in (layers if network else networks).items():
+        if value:
+            raise UserError(
+                f"{name} is for layers: leave it out, or --network." if network else f"{name} needs --network."
+            )
+
+
+def wide_console(width: int) -> Console:
+    """The terminal, or where there is none, lines of this width."""
+    from rich.console import Console
+
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=width)
 
 
 def progress(steps: Iterable[_Step]) -> Iterable[_Step]:

@@ -78,7 +78,7 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
     if to == "onnx":
         _require_onnx()
     model, architecture = load(run)
-    model = _with_plain_convolutions(model)
+    model = with_plain_convolutions(model)
     try:
         with _quiet():
             content = write(model, architecture)
@@ -210,7 +210,7 @@ def _described(architecture: Architecture) -> str:
     return json.dumps(asdict(architecture))
 
 
-def _with_plain_convolutions(model: nn.Module) -> nn.Module:
+def with_plain_convolutions(model: nn.Module) -> nn.Module:
     """A copy whose convolutions are torch's own: a file must not need convforge to be run."""
     plain = copy.deepcopy(model)
     for name, layer in list(plain.named_modules()):
