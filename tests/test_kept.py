@@ -297,7 +297,8 @@ def kept_alone(w: Tensor) -> Tensor:
 
 
 def test_the_report_says_how_much() -> None:
-    model = convforge.optimize(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 8, 3))).eval()
+    layers_of = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 8, 3))
+    model = convforge.optimize(layers_of, whole=False).eval()
     assert "packed" not in str(convforge.report(model))
     with torch.no_grad():
         for _ in range(2):

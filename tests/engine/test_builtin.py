@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -89,3 +91,27 @@ def test_other_threads_run_meanwhile() -> None:
     other.start()
     assert wait(ctypes.addressof(flag), 10**10) == 7
     other.join()
+
+
+OUTLIVING = """
+import ctypes, gc, sys
+from convforge.engine import runtime, target
+from convforge.engine.kernels.ir import I64, Function
+
+def build(module):
+    f = Function(module, "same", "n", "float32", result=I64)
+    f.done(f.integer("n").value)
+
+code = runtime.code("test of a function that outlives its module", build, ["same"], target.current())
+same = runtime.python_function("same", code["same"], 1)
+vars(sys.modules.pop("convforge.engine.builtin")).clear()  # as the interpreter does when it ends
+gc.collect()
+others = [(ctypes.c_char * 32).from_buffer_copy(b"\\xff" * 32) for _ in range(1000)]
+assert same(7) == 7 and same.__name__ == "same", same
+"""
+
+
+def test_a_function_outlives_its_module() -> None:
+    """At the interpreter's end modules are cleared in any order, and functions look at their definitions until then."""
+    done = subprocess.run([sys.executable, "-c", OUTLIVING], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

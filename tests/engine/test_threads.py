@@ -1,8 +1,9 @@
-"""Threads: torch's own where torch is, a pool without it; from many Python threads at once; after a fork."""
+"""Threads: torch's own where torch is, a team of our own without it; from many Python threads at once; after a fork."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -220,3 +221,49 @@ def test_every_task_is_done_once_whatever_the_number_of_threads(total: int, thre
     team.run((ctypes.c_int64 * len(block))(*block))
     assert counts[0] == total
     assert ((order >= 1) & (order <= threads)).all()
+
+
+CHAIN = Arguments("before after shares")
+
+
+def chain(module: ir.Module) -> None:
+    """A share adds up what all shares of the phase before have written, and its own number."""
+    f, a = kernel(module, "chain", "float32", CHAIN)
+    with f.loop(a["shares"], carry=[f.const(0).value]) as each:
+        number = f.address(a["before"], I64).at(each.index).integer()
+        each.carry([(Int(f.builder, each.values[0]) + number).value])
+    total = Int(f.builder, each.values[0]) % 1_000_003
+    f.address(a["after"], I64).at(f.integer("thread")).put((total + f.integer("thread")).value)
+    f.done()
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 7])
+@pytest.mark.parametrize("openmp", [True, False])
+def test_a_phase_begins_when_the_one_before_is_done(shares: int, openmp: bool) -> None:
+    """Whoever does the shares, however many come, and with several callers at once."""
+    count = 40
+    expected = np.zeros((count + 1, shares), np.int64)
+    for phase in range(count):
+        expected[phase + 1] = expected[phase].sum() % 1_000_003 + np.arange(shares)
+    address = runtime.code("test_threads.chain", chain, ["chain"], current())["chain"]
+
+    def run() -> None:
+        found = np.zeros_like(expected)
+        lines = [int(row.ctypes.data) for row in found]
+        phases = [
+            (address, shares, CHAIN.pack({"before": before, "after": after, "shares": shares}))
+            for before, after in itertools.pairwise(lines)
+        ]
+        block, _ = team.program(phases)
+        if not openmp:
+            block[0] = 0
+        program = (ctypes.c_int64 * len(block))(*block)
+        for _ in range(20):
+            found[1:] = -1
+            team.run(program)
+            assert np.array_equal(found, expected)
+
+    run()
+    with ThreadPoolExecutor(3) as callers:
+        for done in [callers.submit(run) for _ in range(6)]:
+            done.result()

@@ -31,9 +31,6 @@ class _Definition(ctypes.Structure):
     )
 
 
-_definitions: list[_Definition] = []  # a built-in function refers to its own for as long as it lives
-
-
 def builtin(name: str, address: int, wrapper: int) -> Callable[..., int]:
     """The native function at `address` for Python; `wrapper` is the address of what `write_wrapper` wrote for it.
 
@@ -43,7 +40,8 @@ def builtin(name: str, address: int, wrapper: int) -> Callable[..., int]:
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
     definition = _Definition(name.encode(), wrapper, _METH_FASTCALL, None)
-    _definitions.append(definition)
+    # A built-in function looks at its definition until its own end, which may come after that of every module.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(definition))
     made: Callable[..., int] = new(ctypes.addressof(definition), address, None)
     return made
 

@@ -50,7 +50,7 @@ class Held:
     def __init__(self, own: dict[Any, Any], dictionaries: Sequence[dict[Any, Any]], without: object = None) -> None:
         """`without`: a value that is not kept alive."""
         every = [own, *dictionaries]
-        pairs = [pair for one in every for pair in one.items()]
+        pairs = [pair for one in every for pair in dict.items(one)]  # in the order of their memory, OrderedDict's too
         self._alive = (list(dictionaries), [key for key, _ in pairs], [v for _, v in pairs if v is not without])
         self._numbers = (
             np.array([0, *map(id, dictionaries)], np.int64),

@@ -112,16 +112,20 @@ def _exported(module: torch.nn.Module, examples: Sequence[Any], dynamic: Any) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch logs and warns of on its way: what matters comes as an exception."""
-    log = logging.getLogger("torch")
+    """Without what torch logs, warns of and prints on its way: what matters comes as an exception."""
+    from torch.export import _trace
+
+    log, printing = logging.getLogger("torch"), vars(_trace)
     level = log.level
     log.setLevel(logging.CRITICAL)
+    printing["print"] = lambda *_, **__: None  # it prints all of a graph that it gives up
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch prints graphs that it cannot finish
             warnings.simplefilter("ignore")
             yield
     finally:
         log.setLevel(level)
+        printing.pop("print", None)
 
 
 def _any_batch(exported: ExportedProgram) -> bool:

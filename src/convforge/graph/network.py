@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,8 +33,8 @@ from .tensor import Tensor
 
 Array = NDArray[Any]
 
-_MOST_PLANS = 8
-"""For input shapes and layouts that were met last."""
+_MOST_PLANS = 64
+"""For input shapes and layouts; the newest are kept."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ class Network:
         self.threads = threads or usable_threads()
         self.exact, self.dtype = exact, dtype
         self._store = Store(dtype)
-        self._plans: OrderedDict[object, Planned] = OrderedDict()
+        self._plans: dict[object, Planned] = {}
+        self._last: Planned | None = None
         self._planning = threading.Lock()
         self._free: list[tuple[int, object, int]] = []
 
@@ -132,14 +132,14 @@ class Network:
 
     def _planned(self, given: list[Array], channels_last: tuple[bool, ...] = ()) -> Planned:
         key = (*((a.shape, a.strides) for a in given), channels_last)
-        with self._planning:
-            planned = self._plans.get(key)
-            if planned is None:
-                planned = self._plans[key] = self._plan(given, channels_last)
-                while len(self._plans) > _MOST_PLANS:
-                    self._plans.popitem(last=False)
-            self._plans.move_to_end(key)
-            return planned
+        planned = self._plans.get(key)  # without a lock: a fork may come at any call
+        if planned is None:
+            with self._planning:
+                planned = self._plans.get(key) or self._plan(given, channels_last)
+                others = list(self._plans.items())[-_MOST_PLANS + 1 :]
+                self._plans = dict(others) | {key: planned}
+        self._last = planned
+        return planned
 
     def _plan(self, given: list[Array], channels_last: tuple[bool, ...]) -> Planned:
         names = tuple(self.graph.inputs)
@@ -183,23 +183,30 @@ class Network:
                 fixed = planned.fixed.copy()
                 fixed[first:] = addresses[: len(fixed) - first]
                 new._plans[key] = replace(planned, fixed=fixed)
+            new._last = next(reversed(new._plans.values()), None)
         return new
 
     @property
     def lines(self) -> tuple[Line, ...]:
         """What was made of each node, for the shapes that it was called with last."""
-        return next(reversed(self._plans.values())).lowered.lines if self._plans else ()
+        return self._last.lowered.lines if self._last else ()
+
+    @property
+    def kept_bytes(self) -> int:
+        """What its constants take, in the kernels' own form, and the memory of calls that are over."""
+        return sum(self._store.bytes.values()) + sum(room for _, _, room in self._free)
 
     def clocks(self) -> list[int]:
         """When each step of the last call ended, in ticks of the CPU's time stamp counter; nothing on arm64."""
-        planned = next(reversed(self._plans.values()))
-        return clocks(self._free[-1][0] + planned.arena.size, len(planned.program.steps))
+        if self._last is None:
+            return []
+        return clocks(self._free[-1][0] + self._last.arena.size, len(self._last.program.steps))
 
     def memory(self) -> str:
         """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena."""
-        if not self._plans:
+        planned = self._last
+        if planned is None:
             return "nothing yet: the network is planned when it is called"
-        planned = next(reversed(self._plans.values()))
         rows = sorted(planned.lives.items(), key=lambda row: (row[1].first, row[1].last))
         lines = [
             f"{planned.arena.offsets[name]:>12,}  {life.size:>12,}  {life.first:>4} to {life.last:<4}  {name}"

@@ -18,6 +18,8 @@ for goes layer by layer, too.
 from __future__ import annotations
 
 import copy
+import math
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -38,6 +40,7 @@ from ..graph.network import Network, Planned
 from ..graph.nodes import GraphError
 from .arguments import Sizes
 from .guards import guard_of
+from .kept import MOST_BYTES
 from .layout import dense_strides, empty_strided, extent_of, is_channels_last, located
 from .plain import are_plain, is_quiet
 from .snapshot import Snapshot
@@ -48,12 +51,18 @@ NOTHING: Any = object()
 _MOST_SIZES = 4
 """Captured graphs that are kept: those that were used last. Each has its own packed weights."""
 
-_MOST_KINDS = 8
+_MOST_KINDS = 64
 """Kinds of inputs (batch, memory format …) of which is kept what was found."""
 
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
-"""How far a network's answer may be from the layers', as a share of its norm. Rounding alone is a thousandth of that;
-what Python does in a model that torch.export does not see is more."""
+_PAYS = 30
+"""How often a kind of inputs has to come before another is given up for it: capturing takes as long as some hundred
+calls, planning as some ten."""
+
+_CLOSE = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""As a share of its norm, how far a network's answer may be from the layers' without more questions."""
+
+_FACTOR = 10
+"""How many times as far as theirs it may be from the truth else."""
 
 _is_grad_enabled, _get_num_threads = torch.is_grad_enabled, torch.get_num_threads
 _is_profiled = torch._C._autograd._profiler_enabled
@@ -90,7 +99,8 @@ class _Ready:
         self.dtype = inputs[0].dtype
         self.learns = any(x.requires_grad for x in inputs)
         self.threads = _get_num_threads()
-        self.check = guard_of(*inputs)
+        once = len(set(map(id, inputs))) == len(inputs)
+        self.check = guard_of(*inputs) if once else None  # to which the same tensor twice never agrees
         self.copies = [not _is_readable(x) for x in inputs]
         tensors = [x.contiguous() if copied else x for x, copied in zip(inputs, self.copies, strict=True)]
         self.extents = [extent_of(x.shape, x.stride(), x.dtype) for x in tensors]
@@ -162,8 +172,8 @@ class Networks:
         """The model at the last call that found it changed."""
         self._sizes: list[_Size] = []
         self._kinds: OrderedDict[_Kind, _Ready] = OrderedDict()
-        self._met: OrderedDict[_Kind, None] = OrderedDict()
-        """Kinds that came once, and are waited for."""
+        self._met: OrderedDict[_Kind, int] = OrderedDict()
+        """How often kinds came that are waited for."""
         self._refused: OrderedDict[_Kind, str] = OrderedDict()
         """Why there is no network for some."""
         self._never: str | None = None
@@ -171,6 +181,7 @@ class Networks:
         self._answers = 0
         """Since the model last changed."""
         self._meeting = False
+        _every.add(self)
         self.said = "it is captured at its first call in eval mode without gradients"
         """Why the last call went layer by layer; "" if it did not."""
 
@@ -212,6 +223,15 @@ class Networks:
         ready = self._ready
         return [kind[0] for kind in ready.kind[1:]] if ready is not None else []
 
+    @property
+    def kept_bytes(self) -> int:
+        """What its networks take beside the model's own weights."""
+        return sum(size.network.kept_bytes for size in self._sizes)
+
+    def renew_lock(self) -> None:
+        """After a fork: whoever held it is not here."""
+        self._lock, self._meeting = threading.RLock(), False
+
     # --- whether a network may answer ---------------------------------------------------------------------------------
 
     def _why_layers(self, module: torch.nn.Module, inputs: Sequence[Any]) -> str | None:
@@ -232,7 +252,7 @@ class Networks:
             return 'the precision is "exact", which promises the same bits as layer by layer'
         if not all(x.numel() for x in inputs):
             return "it was called with an empty tensor"
-        if len({(x.dtype, x.device) for x in inputs}) > 1 or inputs[0].dtype not in _TOLERANCE:
+        if len({(x.dtype, x.device) for x in inputs}) > 1 or inputs[0].dtype not in _CLOSE:
             return f"it was called with {inputs[0].dtype} numbers, and networks are computed in float32 or float64"
         return None
 
@@ -247,16 +267,17 @@ class Networks:
             self.said = f"it was called with {inputs[0].dtype} numbers, and has {snapshot.dtype}"
             return None
         ready = self._kinds.get(_kind(inputs))
-        if ready is not None and ready.suits(inputs):
-            return ready
-        return None
+        if ready is None or not ready.suits(inputs):
+            return None
+        self._kinds.move_to_end(ready.kind)
+        return ready
 
     def _state(self, module: torch.nn.Module) -> str | None:
         """Bring what is kept up to the model as it is; or why that is not done now."""
         kept = self._snapshot
         if kept is not None:
             modules = kept.same_modules(module)
-            if modules and (kept.why_not or kept.same_numbers()):
+            if modules and (kept.still_not() or (kept.why_not is None and kept.same_numbers())):
                 return kept.why_not
             soon = not self._sizes or (modules and self._answers > 1)
             if not soon and not (self._seen is not None and self._seen.same(module)):
@@ -267,8 +288,12 @@ class Networks:
             self._forget()
         self._snapshot, self._seen, self._answers = now, None, 0
         if now.why_not is None:
-            self._renew(module, now)
-        return now.why_not
+            try:
+                self._renew(module, now)
+            except Exception as problem:  # other numbers may need what has no kernel
+                self._forget()
+                self._never = str(problem)
+        return now.why_not or self._never
 
     def _forget(self) -> None:
         self._sizes, self._ready = [], None
@@ -297,10 +322,13 @@ class Networks:
         snapshot, kind = self._snapshot, _kind(inputs)
         assert snapshot is not None
         size = self._size(inputs)
-        if size is None and self._sizes and kind not in self._met:
-            _remember(self._met, kind, None)
-            self.said = "images of another size are captured when they come for the second time"
+        wanted_times = self._waits(size)
+        if self._met.get(kind, 0) < wanted_times:
+            _remember(self._met, kind, self._met.get(kind, 0) + 1)
+            what = "for the second time" if wanted_times == 1 else "more often, as there are many others"
+            self.said = f"inputs of another size are made a network for when they come {what}"
             return NOTHING
+        self._met.pop(kind, None)
         versions = [_version(x) for x in inputs]
         wanted = layers()
         try:
@@ -314,7 +342,7 @@ class Networks:
                 size = self._captured(module, inputs)
             ready = _Ready(kind, inputs, size, snapshot, tuple(y.dim() == 4 and is_channels_last(y) for y in flat))
             answer = ready.run(inputs)
-            _check_answer(answer, flat, tree)
+            _check_answer(answer, flat, tree, lambda: _in_double(module, inputs))
         except Exception as problem:  # torch.export's many, too: the layers have answered
             self.said = str(problem) or type(problem).__name__
             if self._sizes:
@@ -325,14 +353,25 @@ class Networks:
         if size in self._sizes:
             self._sizes.remove(size)
         self._sizes = [size, *self._sizes][:_MOST_SIZES]
+        while len(self._sizes) > 1 and self.kept_bytes > MOST_BYTES:
+            self._sizes.pop()
+        for kind_of, one in list(self._kinds.items()):
+            if one.size not in self._sizes:
+                del self._kinds[kind_of]
         self._ready = ready
         _remember(self._kinds, kind, ready)
         self._answers += 1
         return answer
 
+    def _waits(self, size: _Size | None) -> int:
+        """How often a kind of inputs has to have come before a network is made for it."""
+        if size is None and self._sizes:
+            return 1 if len(self._sizes) < _MOST_SIZES else _PAYS
+        return 0 if len(self._kinds) < _MOST_KINDS else _PAYS
+
     def _size(self, inputs: Sequence[Tensor]) -> _Size | None:
         """A captured graph that takes such inputs, with a network for as many threads as there are now."""
-        for size in self._sizes:
+        for size in sorted(self._sizes, key=lambda size: size.network.threads != _get_num_threads()):
             graph = size.graph.graph
             if len(graph.inputs) != len(inputs) or size.network.dtype != _name(inputs[0].dtype):
                 continue
@@ -362,10 +401,29 @@ class Networks:
         return _Size(graph, Network(graph.graph, _get_num_threads(), dtype=_name(inputs[0].dtype)))
 
 
+_every: weakref.WeakSet[Networks] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for networks in list(_every):
+        networks.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _remember(what: OrderedDict[_Kind, T], kind: _Kind, value: T) -> None:
     what[kind] = value
     if len(what) > _MOST_KINDS:
         what.popitem(last=False)
+
+
+def _in_double(module: torch.nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
+    """What a copy of the module returns for them in float64."""
+    twin = copy.deepcopy(module).double()
+    vars(twin).pop("_call_impl", None)
+    return pytree.tree_leaves(twin(*(x.double() for x in inputs)))
 
 
 def _alias(t: Tensor) -> Tensor:
@@ -385,24 +443,39 @@ def _check_kinds(outputs: Sequence[Any], inputs: Sequence[Tensor], snapshot: Sna
         raise _Refused("it returns its input or a weight itself")
 
 
-def _check_answer(answer: Any, outputs: Sequence[Tensor], tree: Any) -> None:
-    """Against what the layers say."""
+def _check_answer(answer: Any, outputs: Sequence[Tensor], tree: Any, exact: Callable[[], Sequence[Tensor]]) -> None:
+    """Against what the layers say. Where rounding grows in a model, both are some way from what `exact` says, the
+    layers in float64; else the network computes something else."""
     found, its_tree = pytree.tree_flatten(answer)
     if its_tree != tree or [(y.shape, y.dtype) for y in found] != [(y.shape, y.dtype) for y in outputs]:
         raise _Refused("its network returns something of another form")
-    for y, wanted in zip(found, outputs, strict=True):
-        norm = float(wanted.norm())
-        difference = float((y - wanted).norm())
-        if np.isfinite(norm) and not difference <= _TOLERANCE[y.dtype] * norm:
+    doubtful = [
+        n for n, (y, wanted) in enumerate(zip(found, outputs, strict=True)) if _far(y, wanted) > _CLOSE[y.dtype]
+    ]
+    if not doubtful:
+        return
+    truth = exact()
+    for n in doubtful:
+        ours, theirs = _far(found[n], truth[n]), _far(outputs[n], truth[n])
+        if not ours <= _FACTOR * theirs:
             raise _Refused(
-                f"its network gives other numbers, {difference / norm if norm else difference:.2g} of their norm away: "
-                "its forward does what torch.export does not see"
+                f"its network gives other numbers, {ours:.2g} of their norm away from those in float64, and its layers "
+                f"{theirs:.2g}: its forward does what torch.export does not see"
             )
+
+
+def _far(y: Tensor, wanted: Tensor) -> float:
+    """The distance as a share of what is wanted; 0 where that is not finite."""
+    wanted = wanted.double()
+    norm, distance = float(wanted.norm()), float((y.double() - wanted).norm())
+    if not math.isfinite(norm):
+        return 0.0
+    return distance / norm if norm else distance
 
 
 def _kind(inputs: Sequence[Tensor]) -> _Kind:
     state = _get_num_threads(), torch.is_inference_mode_enabled()
-    return state, *((tuple(x.shape), x.stride(), x.dtype, x.requires_grad, x.is_inference()) for x in inputs)
+    return state, *((tuple(x.shape), x.stride(), x.dtype, type(x), x.requires_grad, x.is_inference()) for x in inputs)
 
 
 def _is_kind(inputs: Sequence[Any], kind: _Kind) -> bool:

@@ -140,6 +140,9 @@ class NetworkReport:
     """Why not; or what the steps are for."""
     steps: tuple[tuple[str, str, str], ...] = ()
     """Those of the last whole answer, in order: the value that is made, what is computed for it, and by what."""
+    kept_bytes: int = 0
+    """What is kept for whole networks beside the model: their weights in the kernels' own form, and memory to work
+    in."""
 
 
 class Report(tuple[LayerReport, ...]):
@@ -180,6 +183,8 @@ def _print_network(console: Console, network: NetworkReport) -> None:
         for step in network.steps:
             table.add_row(*step)
         console.print(table)
+    if network.kept_bytes:
+        console.print(f"{network.kept_bytes / 1e6:,.1f} MB of packed weights and work space are kept for it")
 
 
 def report(model: torch.nn.Module) -> Report:
@@ -228,10 +233,12 @@ def _network(model: torch.nn.Module) -> NetworkReport | None:
         return None
     networks = whole.networks
     if networks.said:
-        return NetworkReport(False, networks.said)
+        return NetworkReport(False, networks.said, kept_bytes=networks.kept_bytes)
     shapes = " and ".join("×".join(map(str, shape)) for shape in networks.shapes)
     steps = tuple((line.output, line.what, line.how) for line in networks.lines)
-    return NetworkReport(True, f"{len(steps)} steps for an input of {shapes}", steps)
+    return NetworkReport(
+        True, f"{len(steps)} step{'s' * (len(steps) != 1)} for an input of {shapes}", steps, networks.kept_bytes
+    )
 
 
 _NOT_OPTIMIZED = "the model was not passed through convforge.optimize"

@@ -47,7 +47,8 @@ class Snapshot:
         self.parameters = list(module.parameters())
         self.loose = bool(loose)
         """Whether there are tensors that are neither parameters nor buffers."""
-        self.why_not = _why_not(named, self.tensors)
+        self._of_modules = _why_not_modules(named)
+        self.why_not = self._of_modules or _why_not_tensors(self.tensors)
         """Why such a model is run layer by layer, if it is."""
         dtypes = {t.dtype for t in self.tensors if t.is_floating_point()}
         self.dtype = dtypes.pop() if len(dtypes) == 1 else None
@@ -59,6 +60,10 @@ class Snapshot:
         counters = {id(vars(one)["_buffers"].get("num_batches_tracked")) for _, one in named if isinstance(one, _Norm)}
         watched = [] if self.why_not else [t for t in self.tensors if id(t) not in counters]  # they count in training
         self._counted = Counted([(t, t.data_ptr(), _bytes(t)) for t in watched], Tensor._version, _ADDRESS_OF)
+
+    def still_not(self) -> str | None:
+        """`why_not`, asked where `same_modules` is true: `.float()` and the like leave tensors themselves in place."""
+        return self._of_modules or (self.why_not and _why_not_tensors(self.tensors))
 
     def same_modules(self, module: torch.nn.Module) -> bool:
         """Whether no attribute of any module has changed."""
@@ -77,7 +82,7 @@ class Snapshot:
         return any(p.requires_grad for p in self.parameters)
 
 
-def _why_not(named: list[tuple[str, torch.nn.Module]], tensors: list[Tensor]) -> str | None:
+def _why_not_modules(named: list[tuple[str, torch.nn.Module]]) -> str | None:
     if not _ADDRESS_OF:
         return f"torch {torch.__version__} does not say quickly where tensors lie"
     for name, module in named:
@@ -86,7 +91,15 @@ def _why_not(named: list[tuple[str, torch.nn.Module]], tensors: list[Tensor]) ->
             return f"{what} is in training mode"
         if any(getattr(module, hooks) for hooks in _HOOKS):
             return f"{what} has hooks"
-    return next(filter(None, map(_why_not_tensor, tensors)), None) or _why_not_together(tensors)
+    return None
+
+
+def _why_not_tensors(tensors: list[Tensor]) -> str | None:
+    reason = next(filter(None, map(_why_not_tensor, tensors)), None)
+    dtypes = sorted({str(t.dtype) for t in tensors if t.is_floating_point()})
+    if reason is None and len(dtypes) > 1:
+        return f"it has numbers of several types ({', '.join(dtypes)})"
+    return reason
 
 
 def _minds(kind: type[torch.nn.Module]) -> bool:
@@ -109,11 +122,6 @@ def _why_not_tensor(t: Tensor) -> str | None:
     if t.is_floating_point() and t.dtype not in _DTYPES:
         return f"it has {t.dtype} numbers, and networks are computed in float32 or float64"
     return None
-
-
-def _why_not_together(tensors: list[Tensor]) -> str | None:
-    dtypes = sorted({str(t.dtype) for t in tensors if t.is_floating_point()})
-    return f"it has numbers of several types ({', '.join(dtypes)})" if len(dtypes) > 1 else None
 
 
 def _bytes(t: Tensor) -> int:

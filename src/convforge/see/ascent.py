@@ -154,7 +154,8 @@ class _Climb:
     ) -> None:
         self._network, self._layer, self._channel = network, layer, channel
         self._noise, self._progress = noise, progress
-        self._model = optimize(network.model) if _suits_the_engine(network) else structure_of(network.model)
+        suits = _suits_the_engine(network)
+        self._model = optimize(network.model, whole=False) if suits else structure_of(network.model)
         self._dtype = dtype_of(network.model)
         self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
 

@@ -220,7 +220,7 @@ class _Batches:
         self._dtype = dtype_of(network.model)
         self._models = {"torch": structure_of(network.model)}
         if engine:
-            self._models["engine"] = optimize(network.model)
+            self._models["engine"] = optimize(network.model, whole=False)  # hooks watch the layers
             with torch.inference_mode():  # compiles, which nobody should wait for
                 self._models["engine"](torch.zeros(1, *network.input_shape, dtype=self._dtype))
         self._seconds: dict[str, list[float]] = {name: [] for name in self._models}

@@ -64,10 +64,11 @@ SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    + " each_packs packed w w_g w_k w_c w_i w_j input_ahead"
+    + " each_packs packed w w_g w_k w_c w_i w_j input_ahead output_ahead"
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
     # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch; input_ahead:
-    # whether a tile asks for the next tile's input, not for the weights of the next part of the sum
+    # whether a tile asks for the next tile's input, not for the weights of the next part of the sum; output_ahead:
+    # whether it asks for the next tile's output
 )
 CLEAR = Arguments("y y_n y_c y_h y_w images all_outputs out_height out_width")
 
@@ -125,6 +126,14 @@ class Direct(Plan):
         weights = s.groups * each.panels * self.job.panel * s.taps * self.job.size
         return each.blocks.in_place and s.taps == s.depth and weights <= self.job.target.l2_bytes // 2
 
+    def output_ahead(self, each: Blocked) -> bool:
+        """Whether tiles ask for the pixels that the next tile writes: where the result has no room in the L2 caches, so
+        that every line is read from further away before it is written. A tile's stores come all at once, and a short
+        sum does not last until the lines are there."""
+        s, job = each.sliding, self.job
+        result = s.images * s.all_outputs * s.vertical.out * s.horizontal.out * job.size
+        return s.y_c == 1 and result > 2 * job.target.l2_bytes * job.threads
+
     def prepared(self, name: str) -> Prepared:
         job, size = self.job, self.job.size
         packing: list[Step] = []
@@ -150,7 +159,7 @@ class Direct(Plan):
                 packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
             slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
                 "panels": panels, "staging": staging, "scratch_bytes": scratch.size, "each_packs": 0, "packed": 0,
-                "input_ahead": int(self.input_ahead(each)),
+                "input_ahead": int(self.input_ahead(each)), "output_ahead": int(self.output_ahead(each)),
             }  # fmt: skip
             steps.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
             # The slidings run one after the other and share the memory.
@@ -385,7 +394,7 @@ def _panel(
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
                 channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, 1, 0),
-                ahead=ahead, ahead_step=ahead_step,
+                ahead=ahead, ahead_step=ahead_step, output_ahead=a["output_ahead"],
             )  # fmt: skip
     with f.if_(apart):
         there = Image(y, a["y_c"], a["y_h"], a["y_w"])

@@ -110,6 +110,10 @@ class Cut:
         vectors, taps = ceil_div(channels, job.lanes), v.kernel * h.kernel * group.depth
         if job.backward:
             shift, phase, edge = int(v.dilation == 1), h.pad % h.stride, ceil_div(h.kernel - 1, h.stride)
+            right = (h.size - 1 + h.pad) // h.stride - (
+                h.out - 1
+            )  # columns that x's last number meets beyond dy's last
+            edge = edge if h.pad >= 0 and right <= edge else _ALL
         else:
             shift, rest = divmod(v.stride, v.dilation)
             right = (h.out - 1) * h.stride + h.kernel - h.pad - h.size

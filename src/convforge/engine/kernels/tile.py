@@ -235,7 +235,8 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     `bias` is where the sums begin: the bias, or zeros. `base` is what they are added to: y itself when a part of the
     sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels` are stored.
     When the sum is `finished` (1, else 0), the activation is applied to what is stored. On the way, what is needed next
-    and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart.
+    and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart; and
+    where there is `output_ahead`, the pixels that the next tile writes.
     """
 
     finish_stored = _finishing(module, dtype, target.lanes(dtype), activation) if is_long(activation) else None
@@ -243,12 +244,15 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     def make(tile: Tile) -> Function:
         names = "*x x_u x_v u_count v_count length *w *y y_step *bias *base base_step channels pixel_step finished"
         name = f"forward_{tile.rows}x{tile.vectors}"
-        f = Function(module, name, f"{names} *ahead ahead_step", dtype, internal=True)
+        f = Function(module, name, f"{names} *ahead ahead_step output_ahead", dtype, internal=True)
         x, w, y, bias, base, ahead = f.pointers("x w y bias base ahead")
         x_u, x_v, u_count, v_count, length = f.integers("x_u x_v u_count v_count length")
         y_step, base_step, channels, pixel_step = f.integers("y_step base_step channels pixel_step")
         finished, ahead_step = f.integers("finished ahead_step")
 
+        with f.if_(f.integer("output_ahead").compare("!=", 0)), f.loop(tile.rows) as row:
+            for v in range(tile.vectors):
+                f.prefetch(y.at(y_step * (row.index + tile.rows) + v * tile.lanes), write=True)
         lines = lines_a_round(tile.rows, dtype)
         ahead_run = length // STEPS * lines * ahead_step
         masks = tile.masks(f, channels)
