@@ -112,11 +112,7 @@ def _row(
 
     def vectors(number: Int, mask: Value | None) -> None:
         given = [repeated.get(n) or f.load(at[n].at(number * lanes), lanes, mask) for n in range(1, len(modes))]
-        result, to = evaluate(f, expression, given, lanes), at[0].at(number * lanes)
-        if mask is None:
-            to.put(result)
-        else:
-            f.put_masked(to, result, mask)
+        f.store(at[0].at(number * lanes), evaluate(f, expression, given, lanes), mask)
 
     if "apart" not in modes:
         f.each_vector(count, lanes, vectors)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...engine.kernels.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ...engine.program import Place, Step, code, step
 from ...engine.target import DTYPE_BYTES, Target
-from ...spec import ceil_div, kernel_extent
+from ...spec import ceil_div
 from ..operations import AdaptivePooling, Pooling
 from ..tensor import Tensor
 from .loops import worth
@@ -68,11 +68,6 @@ class Windows:
         return (1 / np.maximum(np.array(self.divisor, np.float64), 1)).astype(dtype)
 
 
-def reach(operation: Pooling, axis: int) -> int:
-    """Rows that a window spans."""
-    return kernel_extent(operation.kernel[axis], operation.dilation[axis])
-
-
 def pooling(
     kind: str, windows: Sequence[Windows], tables: Sequence[Place], x: Tensor, y: Tensor, dtype: str, target: Target,
     threads: int,
@@ -111,12 +106,12 @@ def _build(module: ir.Module, dtype: str, target: Target, kind: str, beside: boo
             with f.loop(wide, step=_VECTORS * lanes) as block:
                 results = window.pooled(block.index, _VECTORS, None)
                 for n, result in enumerate(results):
-                    _put(f, a, y, block.index + n * lanes, result, None)
+                    y.at((block.index + n * lanes) * a["y_c"]).put(result)
 
             def one(number: Int, mask: Value | None) -> None:
                 channel = number * lanes + wide
                 (result,) = window.pooled(channel, 1, mask)
-                _put(f, a, y, channel, result, mask)
+                f.store(y.at(channel * a["y_c"]), result, mask)
 
             if beside:
                 f.each_vector(a["channels"] - wide, lanes, one)
@@ -124,11 +119,6 @@ def _build(module: ir.Module, dtype: str, target: Target, kind: str, beside: boo
                 with f.loop(a["channels"] - wide) as channel:
                     one(channel.index, None)
     f.done()
-
-
-def _put(f: Function, a: dict[str, Int], y: Pointer, channel: Int, value: Value, mask: Value | None) -> None:
-    place = y.at(channel * a["y_c"])
-    place.put(value) if mask is None else f.put_masked(place, value, mask)
 
 
 @dataclass(frozen=True)

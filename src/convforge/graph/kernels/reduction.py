@@ -83,8 +83,7 @@ def _build(module: ir.Module, dtype: str, target: Target, kind: str, mode: str) 
 
                     def vector(number: Int, mask: Value | None) -> None:
                         (value,) = _reduced(f, a, kind, x.at(number * lanes), lanes, 1, mask)
-                        place = y.at(number * lanes)
-                        place.put(value) if mask is None else f.put_masked(place, value, mask)
+                        f.store(y.at(number * lanes), value, mask)
 
                     f.each_vector(left, lanes, vector)
         else:

@@ -56,8 +56,7 @@ def _build(module: ir.Module, dtype: str, target: Target, linear: bool, beside: 
                 channel = number * lanes
                 loaded = [[f.load(at.at(channel * a["x_c"]), lanes, mask) for at in line] for line in corners]
                 lines = [_between(f, line, across) for line in loaded]
-                place, value = y.at(channel * a["y_c"]), _between(f, lines, down)
-                place.put(value) if mask is None else f.put_masked(place, value, mask)
+                f.store(y.at(channel * a["y_c"]), _between(f, lines, down), mask)
 
             if beside:
                 f.each_vector(a["channels"], lanes, channels)

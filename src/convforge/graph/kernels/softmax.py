@@ -7,10 +7,12 @@ With the largest number taken off, no exponential is above 1, and the sum is at 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
 from ...engine.kernels.functions import apply
-from ...engine.kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
+from ...engine.kernels.ir import Arguments, Function, Int, Value, kernel, tasks
 from ...engine.program import Step, code, step
 from ...engine.target import DTYPE_BYTES, Target
 from ..tensor import Tensor
@@ -53,7 +55,7 @@ def _build(module: ir.Module, dtype: str, target: Target, log: bool) -> None:
             value = f.builder.fsub(f.load(x.at(at), lanes, mask), shift)
             result = apply(f, "exp", value)
             if not log:
-                _put(f, y.at(at), result, mask)
+                f.store(y.at(at), result, mask)
             return result
 
         total = _over(f, a["length"], lanes, ir.Constant(f.float, 0.0), "sum", power)
@@ -64,20 +66,18 @@ def _build(module: ir.Module, dtype: str, target: Target, log: bool) -> None:
             at = number * lanes
             if log:
                 value = f.builder.fsub(f.load(x.at(at), lanes, mask), shift)
-                _put(f, y.at(at), f.builder.fsub(value, logarithm), mask)
+                f.store(y.at(at), f.builder.fsub(value, logarithm), mask)
             else:
                 value = f.load(y.at(at), lanes, mask)
-                _put(f, y.at(at), f.builder.fdiv(value, f.splat(total, lanes)), mask)
+                f.store(y.at(at), f.builder.fdiv(value, f.splat(total, lanes)), mask)
 
         f.each_vector(a["length"], lanes, finish)
     f.done()
 
 
-def _put(f: Function, place: Pointer, value: Value, mask: Value | None) -> None:
-    place.put(value) if mask is None else f.put_masked(place, value, mask)
-
-
-def _over(f: Function, length: Int, lanes: int, start: Value, kind: str, values: object) -> Value:
+def _over(
+    f: Function, length: Int, lanes: int, start: Value, kind: str, values: Callable[[Int, Value | None], Value]
+) -> Value:
     """The largest or the sum of a row's values, which `values(place, mask)` writes the code for."""
 
     def join(old: Value, new: Value) -> Value:
@@ -85,12 +85,12 @@ def _over(f: Function, length: Int, lanes: int, start: Value, kind: str, values:
 
     whole = length // lanes * lanes
     with f.loop(whole, step=lanes, carry=[f.splat(start, lanes)]) as part:
-        part.carry([join(part.values[0], values(part.index, None))])  # type: ignore[operator]
+        part.carry([join(part.values[0], values(part.index, None))])
     rest = length - whole
 
     def last() -> list[Value]:
         mask = f.first_lanes(rest, lanes)
-        value = f.builder.select(mask, values(whole, mask), f.splat(start, lanes))  # type: ignore[operator]
+        value = f.builder.select(mask, values(whole, mask), f.splat(start, lanes))
         return [join(part.values[0], value)]
 
     return joined_lanes(f, kind, f.only_if(rest.compare(">", 0), part.values, last)[0])
