@@ -49,6 +49,13 @@ class Machine:
         """
         return min(self.peak, intensity * self.memory)
 
+    def to_dict(self) -> dict[str, str | float]:
+        """For reports that programs read."""
+        return {
+            "target": self.target, "threads": self.threads, "fma_peak_gflops": self.peak / 1e9,
+            "memory_gb_per_s": self.memory / 1e9, "cache_gb_per_s": self.cache / 1e9,
+        }  # fmt: skip
+
     def at_its_best(self, peak: float, memory: float = 0.0, cache: float = 0.0) -> Machine:
         """The same machine, where a later measurement shows that it can do more."""
         best = max(peak, self.peak), max(memory, self.memory), max(cache, self.cache)

@@ -158,10 +158,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         limits = self.limits
         return {
-            "machine": {
-                "target": limits.target, "threads": limits.threads, "fma_peak_gflops": limits.peak / 1e9,
-                "memory_gb_per_s": limits.memory / 1e9, "cache_gb_per_s": limits.cache / 1e9,
-            },
+            "machine": self.limits.to_dict(),
             "memory_kept": self.memory_kept,
             "training": self.training,
             "versions": self.versions,

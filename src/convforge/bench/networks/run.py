@@ -149,12 +149,8 @@ class Report:
         return statistics.geometric_mean(ratios) if ratios else None
 
     def to_dict(self) -> dict[str, Any]:
-        limits = self.limits
         return {
-            "machine": {
-                "target": limits.target, "threads": limits.threads, "fma_peak_gflops": limits.peak / 1e9,
-                "memory_gb_per_s": limits.memory / 1e9, "cache_gb_per_s": limits.cache / 1e9,
-            },
+            "machine": self.limits.to_dict(),
             "versions": self.versions, "networks": [network.to_dict() for network in self.networks],
             "geometric_mean": self.geometric_mean, "notes": self.notes,
         }  # fmt: skip
