@@ -28,6 +28,7 @@ from .memory import Arena, Life, arranged
 from .nodes import Graph
 from .operations.base import GraphError
 from .passes import optimized
+from .profile import Profile, profiled
 from .store import Store
 from .tensor import Tensor
 
@@ -201,6 +202,13 @@ class Network:
         if self._last is None:
             return []
         return clocks(self._free[-1][0] + self._last.arena.size, len(self._last.program.steps))
+
+    def profile(self, *arrays: Array, peak: float = 0.0) -> Profile:
+        """Where the time of a call with these inputs goes, a row a node: measured, predicted by the engine's model,
+        multiply-adds beside the machine's `peak` (operations a second of all threads; `bench.limits` measures it), and
+        bytes. No rows on arm64, which has no time stamps that a program may read."""
+        self(*arrays)
+        return profiled(lambda: self(*arrays), self.clocks, self.lines, targets.current(), self.threads, peak)
 
     def memory(self) -> str:
         """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena."""
