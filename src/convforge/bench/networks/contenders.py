@@ -139,9 +139,9 @@ def serve(key: str, case: Case, settings: Settings, imported: bool = True) -> An
         if question == "burst":
             return burst(ready.run, _BURST_SECONDS)
         if question == "memory":
-            held = _memory(peak=False)
-            peak = max(held, _memory(peak=True))  # the kernel notes peaks a few pages late
-            return Memory(max(0, peak - start), max(0, held - start))
+            now = _memory(peak=False)
+            peak = max(now, _memory(peak=True))  # the kernel notes peaks a few pages late
+            return Memory(max(0, peak - start), max(0, now - start))
         images = _last(case.images()).transpose(0, 3, 1, 2)
         return ready.network.profile(images, peak=fma_peak(settings.threads)).steps
 
