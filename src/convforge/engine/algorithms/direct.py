@@ -41,7 +41,7 @@ from llvmlite import ir
 from ...spec import ceil_div
 from .. import traffic
 from ..geometry import Blocking, Sliding, blocking
-from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.blocks import BLOCK_ARGUMENTS, Block, runs_of_tiles, thread_scratch
 from ..kernels.epilogue import NOTHING
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
@@ -377,24 +377,30 @@ def _panel(
         # What follows in memory: the next part's weights, and after the last part the next panel's.
         products, pixels = u_count * v_count * length, block.rows * block.columns
         numbers = products * p.width
-        with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as (column, columns):
+        with (
+            f.loop(block.rows) as row,
+            runs_of_tiles(f, block.columns, forward.most_rows) as (column, columns, many),
+        ):
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + column * a["stride_w"] * a["pitch"])
             offset = row.index * to_row + column * to_column
             target = to.at(offset)
             base = f.pick(first, residual.at(offset), target)
             base_step = f.choose(first, begin_step, to_column)
-            weights_ahead, weights_step = asked_ahead(
+            weights_ahead, weights_step, weights_tile = asked_ahead(
                 part_weights.at(numbers), numbers, row.index * block.columns + column, columns, pixels, products,
                 lines_a_round(columns, f.dtype),
             )  # fmt: skip
-            ahead = f.pick(input_ahead, pixel.at(columns * a["stride_w"] * a["pitch"]), weights_ahead)
-            ahead_step = f.choose(input_ahead, line, weights_step)
+            input_tile = columns * a["stride_w"] * a["pitch"]
+            ahead = f.pick(input_ahead, pixel.at(input_tile), weights_ahead)
+            ahead_step, ahead_tile = (
+                f.choose(input_ahead, *either) for either in ((line, weights_step), (input_tile, weights_tile))
+            )
             forward.call(
-                f, columns, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
+                f, columns, p.width, many=many, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
                 channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, 1, 0),
-                ahead=ahead, ahead_step=ahead_step, output_ahead=a["output_ahead"],
+                ahead=ahead, ahead_step=ahead_step, ahead_tile=ahead_tile, output_ahead=a["output_ahead"],
             )  # fmt: skip
     with f.if_(apart):
         there = Image(y, a["y_c"], a["y_h"], a["y_w"])

@@ -49,7 +49,7 @@ from llvmlite import ir
 
 from ...spec import ceil_div, round_up
 from ..geometry import scratch_pitch
-from ..kernels.blocks import thread_scratch, tiles
+from ..kernels.blocks import runs_of_tiles, thread_scratch
 from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
@@ -515,15 +515,17 @@ class _Kernels:
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
                         # does not stay in L2, that of the next ξ is asked for: by each tile its share.
                         numbers = f.choose(a["ask"].compare("!=", 0), channels * p.width, 0)
-                        with f.loop(products) as xi, tiles(f, count, tile_rows) as (row, rows):
+                        with f.loop(products) as xi, runs_of_tiles(f, count, tile_rows) as (row, rows, many):
                             u_xi = piece_u.at(xi.index * u_pitch)
-                            ahead, ahead_step = asked_ahead(u_xi.at(u_pitch), numbers, row, rows, count, channels)
+                            ahead, ahead_step, ahead_tile = asked_ahead(
+                                u_xi.at(u_pitch), numbers, row, rows, count, channels
+                            )
                             self.products.call(
-                                f, rows, p.width,
+                                f, rows, p.width, many=many,
                                 x=v.at(xi.index * v_step + row * a["pitch"] + piece.index),
                                 step=a["pitch"], w=u_xi, count=channels,
                                 y=m.at(xi.index * m_step + row * p.width), add=piece.index,
-                                ahead=ahead, ahead_step=ahead_step,
+                                ahead=ahead, ahead_step=ahead_step, ahead_tile=ahead_tile,
                             )  # fmt: skip
                     self.transform_output(f, a, p, group, first, count, m, m_step, table, outside)
         f.done()
