@@ -32,6 +32,8 @@ Array: TypeAlias = NDArray[np.float32]
 Results: TypeAlias = list[Array]
 
 _BURST_SECONDS = 0.04
+_PEAKS = 5
+"""Measurements of the peak: where two virtual cores share a real one for a while, it is half as high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ def serve(key: str, case: Case, settings: Settings, imported: bool = True) -> An
             peak = max(now, _memory(peak=True))  # the kernel notes peaks a few pages late
             return Memory(max(0, peak - start), max(0, now - start))
         images = _last(case.images()).transpose(0, 3, 1, 2)
-        return ready.network.profile(images, peak=fma_peak(settings.threads)).steps
+        peak = max(fma_peak(settings.threads) for _ in range(_PEAKS))
+        return ready.network.profile(images, peak=peak).steps
 
     return answer
 

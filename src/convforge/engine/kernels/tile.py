@@ -351,7 +351,7 @@ def product_tiles(module: ir.Module, dtype: str, target: Target, most_rows: int 
         y[r, :] = Σ_l  x[r·step + l] · w[l, :]        (+ y[r, :] where `add` is not 0)
 
     Rows of w and y are dense. Where x is `transposed`, its numbers are at x[r + l·step]; else what is needed next is
-    asked for, from `ahead` on, as in `forward_tiles`, a line a round.
+    asked for, from `ahead` on, as in `forward_tiles`.
     """
 
     def make(tile: Tile) -> Function:
@@ -361,7 +361,7 @@ def product_tiles(module: ir.Module, dtype: str, target: Target, most_rows: int 
         step, count, add = f.integers("step count add")
         zeros = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
         with tile.run(f, f.pointers("x y" if transposed else "x y ahead")) as (each, (x, y, *ahead)):
-            asked = None if transposed else (ahead[0], f.integer("ahead_step"), 1)
+            asked = None if transposed else (ahead[0], f.integer("ahead_step"), lines_a_round(tile.rows, dtype))
             _, sums = tile.multiply_run(f, x, step, f.pointer("w"), count, zeros, asked, transposed)
             tile.store(f, sums, (y, tile.width), (y, tile.width), add.compare("!=", 0))
             following = [x.at(tile.rows if transposed else step * tile.rows), y.at(tile.width * tile.rows)]
