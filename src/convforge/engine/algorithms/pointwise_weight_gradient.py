@@ -62,9 +62,9 @@ _TILES_A_SLAB = 8
 _LINES_IN_PLACE = 32
 """Pixels so far apart that L1 has room for fewer of their lines are packed."""
 
-_PARTS = 4
-"""A tile asks for a line of every pixel in one of so many parts of a block: asked for all at once, lines from memory
-come no faster than the multipliers wait for (256→128, 76×76: 0.95)."""
+_PARTS = 2
+"""A tile asks for a line of every pixel in one of so many parts of a block: lines from memory do not come as fast as
+one a step."""
 
 
 def plan(job: Job) -> PointwiseWeightGradient | None:
