@@ -31,7 +31,7 @@ Example, AVX-512, 64→64 channels, 3×3, 56×56: a part's weights are 512·32·
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -221,15 +221,16 @@ class Direct(Plan):
 
 # Weights on their way to being packed: the share of the rate at which a core reads from L3 alone.
 _PACKING_OF_L3 = 10 / 20
-# What groups of few channels wait for: a tile being called and its sums stored, and a pixel of a group being copied.
+# What few output channels wait for, in groups or in the short sums of a strided input gradient's phases: a tile being
+# called and its sums stored; and a pixel of a group being copied.
 _CYCLES_A_TILE = 100.0
 _CYCLES_A_PIXEL = 10.0
 
 
-def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
+def cycles(job: Job, slidings: Sequence[Sliding]) -> float:
     """What the multiply-adds take, two vectors a cycle at the nine tenths that large layers reach (lanes beyond the
     last output channel count as well), or the weights' way from memory; where they are not `kept`, packing too."""
-    target, total = job.target, 0.0
+    target, total, phases = job.target, 0.0, len(slidings) > 1
     for s in slidings:
         outputs = ceil_div(s.outputs, job.lanes)
         row_tiles = s.vertical.out * ceil_div(s.horizontal.out, target.tile_rows)
@@ -237,10 +238,10 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
         weights = s.groups * s.taps * outputs * job.lanes * job.size
         # A tile of one vector needs a broadcast for each multiply-add.
         product = pixels * s.groups * s.taps * (outputs // 2 * 2 / 0.93 + outputs % 2 / 0.78) / 2
-        if s.groups > 1:
+        if s.groups > 1 or (phases and outputs == 1):
             product += s.images * row_tiles * s.groups * ceil_div(outputs, 2) * _CYCLES_A_TILE
-            if s.taps > s.channels:  # else it is read where it is
-                product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
+        if s.groups > 1 and s.taps > s.channels:  # else it is read where it is
+            product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
         total += max(product, traffic.of_weights(weights, target)) / job.threads
         if not job.kept:
             total += 2 * weights / (target.costs.l3 * _PACKING_OF_L3) / job.threads

@@ -42,6 +42,7 @@ from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_
 from ..plan import Job, Plan, Refusal
 from ..program import Layout, Prepared, Program, Step, code, step
 from ..target import Target
+from . import pointwise_weight_gradient
 
 ACCUMULATE = Arguments(
     BLOCK_ARGUMENTS
@@ -52,7 +53,9 @@ ACCUMULATE = Arguments(
 
 
 def plan(job: Job) -> Plan | Refusal:
-    """Always possible."""
+    """Always possible; in NHWC, 1×1 layers are products of matrices."""
+    if pointwise := pointwise_weight_gradient.plan(job):
+        return pointwise
     return DirectWeightGradient(job, sum(cycles(job, s) for s in job.slidings), job.slidings)
 
 
