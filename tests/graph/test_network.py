@@ -60,3 +60,12 @@ def test_outputs_are_written_in_the_format_that_is_asked_for(last: tuple[bool, .
     expected = graph(0).compute(x=x)
     np.testing.assert_allclose(y.transpose(0, 3, 1, 2) if wide else y, expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(means, expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_lie_in_the_kernels_form_and_in_no_other() -> None:
+    network = Network(graph(0))
+    network(images(2))
+    (convolution,) = (node for node in network.graph.nodes if isinstance(node.operation, Convolution))
+    weights = network.graph.constants[convolution.inputs[1]]
+    slots = [size for _, name, size, _ in network._store._made if name == convolution.inputs[1]]
+    assert len(slots) == 1 and slots[0] >= weights.nbytes
