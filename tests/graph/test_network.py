@@ -68,4 +68,5 @@ def test_weights_lie_in_the_kernels_form_and_in_no_other() -> None:
     (convolution,) = (node for node in network.graph.nodes if isinstance(node.operation, Convolution))
     weights = network.graph.constants[convolution.inputs[1]]
     slots = [size for _, name, size, _ in network._store._made if name == convolution.inputs[1]]
-    assert len(slots) == 1 and slots[0] >= weights.nbytes
+    assert len(slots) == 1
+    assert slots[0] >= weights.nbytes
