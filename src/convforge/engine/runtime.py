@@ -9,6 +9,7 @@ process that finds all its code there never loads LLVM.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  what the compiler needs has to do at a fork must not begin during one
 import contextlib
 import hashlib
 import os
@@ -33,8 +34,7 @@ from .target import Target
 if TYPE_CHECKING:
     import llvmlite.binding as llvm
 
-compiling = threading.RLock()
-"""Held by whoever makes or loads code; a fork waits for it."""
+compiling = targets.compiling
 
 
 class CannotLoad(RuntimeError):

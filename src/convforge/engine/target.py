@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -20,6 +21,9 @@ from ..errors import UserError
 from . import disk
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
+
+compiling = threading.RLock()
+"""Held by whoever makes or loads code, or LLVM itself; a fork waits for it."""
 
 LINE = 64
 """Bytes of a cache line, on every CPU that there is a target for."""
@@ -182,9 +186,10 @@ def _host() -> tuple[str, dict[str, bool]]:
         ((name, features),) = kept.items()
         if isinstance(features, dict) and all(isinstance(on, bool) for on in features.values()):
             return name, features
-    import llvmlite.binding as llvm
+    with compiling:
+        import llvmlite.binding as llvm
 
-    name, features = llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
+        name, features = llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
     if path is not None:
         with suppress(OSError):
             disk.add_to_table(path, {known: {name: features}})

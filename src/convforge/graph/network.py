@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..engine.target import LINE
 from ..engine.team import Team, clocks
 from ..spec import round_up
 from .lowering import Line, Lowered, lower, moved
+from .mapped import in_file
 from .memory import Arena, Life, arranged
 from .nodes import Graph
 from .operations.base import GraphError
@@ -193,8 +195,17 @@ class Network:
 
     @property
     def kept_bytes(self) -> int:
-        """What its constants take, in the kernels' own form, and the memory of calls that are over."""
-        return sum(self._store.bytes.values()) + sum(room for _, _, room in self._free)
+        """What it takes beside the weights that it was given: its constants in the kernels' own form, those that its
+        passes have made, and the memory of calls that are over."""
+        return sum(self._store.bytes.values()) + sum(room for _, _, room in self._free) + self._constants()["memory"]
+
+    def _constants(self) -> Counter[str]:
+        """The bytes of the graph's constants by where they lie: in "memory", in a "file", or with the "model" that they
+        are parameters of."""
+        found = Counter({"memory": 0, "file": 0, "model": 0})
+        for name, a in self.graph.constants.items():
+            found["file" if in_file(a) else "model" if name in self.graph.sources else "memory"] += a.nbytes
+        return found
 
     def clocks(self) -> list[int]:
         """When each step of the last call ended, in ticks of the CPU's time stamp counter; nothing on arm64."""
@@ -203,7 +214,8 @@ class Network:
         return clocks(self._free[-1][0] + self._last.arena.size, len(self._last.program.steps))
 
     def memory(self) -> str:
-        """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena."""
+        """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena; and
+        what else there is of the network."""
         planned = self._last
         if planned is None:
             return "nothing yet: the network is planned when it is called"
@@ -214,9 +226,14 @@ class Network:
         ]
         total = sum(life.size for life in planned.lives.values())
         head = f"{'at byte':>12}  {'bytes':>12}  {'steps':<12}  slot"
-        packed = sum(self._store.bytes.values())
-        foot = f"arena {planned.arena.size:,} bytes for slots of {total:,}; constants {packed:,} bytes"
-        return "\n".join([head, *lines, foot])
+        where = self._constants()
+        foot = (
+            f"arena {planned.arena.size:,} bytes for slots of {total:,}; calls that are over have left "
+            f"{sum(room for _, _, room in self._free):,} bytes to the next ones",
+            f"constants {sum(self._store.bytes.values()):,} bytes in the kernels' own form; in their first one "
+            f"{where['memory']:,} in memory, {where['model']:,} that are the model's, {where['file']:,} in a file",
+        )
+        return "\n".join([head, *lines, *foot])
 
 
 def _alike(one: Graph, other: Graph) -> bool:
