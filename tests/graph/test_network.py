@@ -82,3 +82,13 @@ def test_the_profile_has_a_row_for_each_node_that_takes_steps() -> None:
     assert product.predicted > 0
     assert str(profile).count("\n") == len(profile.steps) + 1
     assert "–" in str(network.profile(images(2)))  # nothing to compare with where no peak is given
+
+
+def test_weights_lie_in_the_kernels_form_and_in_no_other() -> None:
+    network = Network(graph(0))
+    network(images(2))
+    (convolution,) = (node for node in network.graph.nodes if isinstance(node.operation, Convolution))
+    weights = network.graph.constants[convolution.inputs[1]]
+    slots = [size for _, name, size, _ in network._store._made if name == convolution.inputs[1]]
+    assert len(slots) == 1
+    assert slots[0] >= weights.nbytes

@@ -151,12 +151,14 @@ def _product(
         at["work"] = lowering.scratch("work", max(prepared.compute.work_bytes, prepared.weights.work_bytes)), 0
     if "bias" in used:
         at["bias"] = lowering.place(names["bias"])
-    if "w" in used:
-        at["w"] = w or lowering.place(names["w"])
-    if "packed" in used and weights is not None:
-        at["packed"] = lowering.store.packed(names["w"], weights, prepared), 0
-    elif "packed" in used:
-        at["packed"] = lowering.scratch("packed", prepared.packed_bytes), 0
+    if weights is not None and prepared.weights.steps:
+        # Steps that compute with packed weights have a place for the others, too, and do not read there.
+        at["w"] = at["packed"] = lowering.store.packed(names["w"], weights, prepared), 0
+    else:
+        if "w" in used:
+            at["w"] = w or lowering.place(names["w"])
+        if "packed" in used:
+            at["packed"] = lowering.scratch("packed", prepared.packed_bytes), 0
     words = _words(which, problem, finish)
     lowering.line(
         output, words, prepared.algorithm, tuple(moved(step, at) for step in steps), tensors.values(),
