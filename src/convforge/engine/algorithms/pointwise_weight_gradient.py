@@ -43,7 +43,7 @@ from ..kernels.ir import Arguments, Function, Int, Pointer, Value, indices, kern
 from ..kernels.pack import copy_function
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
 from ..kernels.tile import STEPS, Tile, Tiles
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan
 from ..program import Layout, Prepared, Program, code, step
 from ..target import DTYPE_BYTES, LINE, Target
@@ -199,18 +199,20 @@ class PointwiseWeightGradient(Plan):
             Level(cut.slices, "slice", f"of the {rows_are} channels"),
         ]
         at_once, slab = min(cut.held, panels), min(_TILES_A_SLAB, tiles)
+        some = f"{many(at_once, 'panel')} of {job.panel} {lanes} channels"
         levels = (
             shared_out("unit", job.threads, units),
             Level(ceil_div(cut.blocks(s), cut.splits), "block", f"of {cut.pixels} pixels"),
-            Level(ceil_div(panels, at_once), "time", f"{at_once} panels of {job.panel} {lanes} channels", "copy them"),
-            Level(ceil_div(tiles, slab), "slab", f"of {slab} tiles", "copy their rows"),
+            Level(ceil_div(panels, at_once), "set", f"of {some}", f"copy {some}"),
+            Level(ceil_div(tiles, slab), "slab", f"of {slab} tiles", "" if cut.in_place else "copy its rows"),
             Level(slab * at_once, "tile", f"of at most {rows} {rows_are} channels"),
             Level(cut.pixels, "pixel", "added to every sum of the tile"),
         )
+        a_tile = cut.pixels * rows * job.size
+        copied = (Held("the rows of a slab", slab * a_tile, "L2"), Held("the rows of a tile", a_tile, "L1"))
         held = (
             Held("panels of a block", at_once * cut.pixels * vectors * target.vector_bytes, "L2"),
-            Held("the rows of a slab", slab * cut.pixels * rows * job.size, "L2"),
-            Held("the rows of a tile", cut.pixels * rows * job.size, "L1"),
+            *(() if cut.in_place else copied),
             Held("the sums of all splits", cut.splits * self.panels * job.panel * s.channels * job.size),
         )
         collected = "add up the splits, and bring the sums into the layout of the weights"
