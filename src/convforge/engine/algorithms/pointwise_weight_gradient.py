@@ -43,17 +43,19 @@ from ..kernels.ir import Arguments, Function, Int, Pointer, Value, indices, kern
 from ..kernels.pack import copy_function
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
 from ..kernels.tile import STEPS, Tile, Tiles
-from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
+from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan
 from ..program import Layout, Prepared, Program, code, step
 from ..target import DTYPE_BYTES, LINE, Target
 
 ACCUMULATE = Arguments(
     "x x_n x_h x_w y y_n y_h y_w images height width channels outputs panels tiles blocks row_blocks "
-    "block_rows block_columns splits chunks slices held asks in_place scratch scratch_bytes panels_at parts w w_c"
+    "block_rows block_columns splits chunks slices held x_asks y_asks in_place scratch "
+    "scratch_bytes panels_at parts w w_c"
     # x: what gives the rows, `channels` a pixel; y: what gives the lanes, `outputs`; row_blocks: down all images;
-    # held: panels packed at once; asks: whether a block's pixels are evenly far apart, so that the next ones can be
-    # asked for; panels_at: where in scratch they are; w_c: how far apart rows are in w, where sums go straight there
+    # held: panels packed at once; x_asks, y_asks: whether a block's pixels are evenly far apart in it, so that the next
+    # ones can be asked for; panels_at: where in scratch they are; w_c: how far apart rows are in w, where sums go
+    # straight there
 )
 
 _TILES_A_SLAB = 8
@@ -122,7 +124,8 @@ def _cuts(job: Job, s: Sliding) -> Iterator[Cut]:
     rows = ceil_div(rows, ceil_div(rows, max(1, most // columns)))
     held = max(1, target.l2_bytes // 3 // (rows * columns * a_pixel))
     panels, tiles = ceil_div(s.outputs, job.panel), ceil_div(s.channels, target.tile_rows)
-    in_place = rows == 1 and s.horizontal.x_step * job.size <= target.l1_bytes // _LINES_IN_PLACE
+    even = rows == 1 or _evenly_apart(s)[0]
+    in_place = even and s.horizontal.x_step * job.size <= target.l1_bytes // _LINES_IN_PLACE
     for splits in range(1, job.threads + 1):
         for chunks in range(1, min(panels, job.threads // splits) + 1):
             slices = min(tiles, job.threads // (splits * chunks))
@@ -166,10 +169,12 @@ class PointwiseWeightGradient(Plan):
         slab = _TILES_A_SLAB * job.target.tile_rows * cut.pixels
         beyond = max(job.target.tile_vectors, _vectors_of_rows(job.target, job.lanes)) * job.lanes  # see `_pack`
         _, panels_at = (scratch.take((n + beyond) * size) // size for n in (slab, cut.held * job.panel * cut.pixels))
+        x_even, y_even = _evenly_apart(s)
         numbers = s.numbers | {
             "panels": self.panels, "tiles": self.tiles, "blocks": cut.blocks(s), "row_blocks": cut.row_blocks(s),
             "block_rows": cut.block_rows, "block_columns": cut.block_columns, "splits": cut.splits,
-            "chunks": cut.chunks, "slices": cut.slices, "held": cut.held, "asks": int(cut.block_rows == 1),
+            "chunks": cut.chunks, "slices": cut.slices, "held": cut.held,
+            "x_asks": int(x_even or cut.block_rows == 1), "y_asks": int(y_even or cut.block_rows == 1),
             "in_place": int(cut.in_place),
             "scratch_bytes": scratch.size, "panels_at": panels_at, "w_c": s.w_c if self.straight else 0,
         }  # fmt: skip
@@ -194,18 +199,20 @@ class PointwiseWeightGradient(Plan):
             Level(cut.slices, "slice", f"of the {rows_are} channels"),
         ]
         at_once, slab = min(cut.held, panels), min(_TILES_A_SLAB, tiles)
+        some = f"{many(at_once, 'panel')} of {job.panel} {lanes} channels"
         levels = (
             shared_out("unit", job.threads, units),
             Level(ceil_div(cut.blocks(s), cut.splits), "block", f"of {cut.pixels} pixels"),
-            Level(ceil_div(panels, at_once), "time", f"{at_once} panels of {job.panel} {lanes} channels", "copy them"),
-            Level(ceil_div(tiles, slab), "slab", f"of {slab} tiles", "copy their rows"),
+            Level(ceil_div(panels, at_once), "set", f"of {some}", f"copy {some}"),
+            Level(ceil_div(tiles, slab), "slab", f"of {slab} tiles", "" if cut.in_place else "copy its rows"),
             Level(slab * at_once, "tile", f"of at most {rows} {rows_are} channels"),
             Level(cut.pixels, "pixel", "added to every sum of the tile"),
         )
+        a_tile = cut.pixels * rows * job.size
+        copied = (Held("the rows of a slab", slab * a_tile, "L2"), Held("the rows of a tile", a_tile, "L1"))
         held = (
             Held("panels of a block", at_once * cut.pixels * vectors * target.vector_bytes, "L2"),
-            Held("the rows of a slab", slab * cut.pixels * rows * job.size, "L2"),
-            Held("the rows of a tile", cut.pixels * rows * job.size, "L1"),
+            *(() if cut.in_place else copied),
             Held("the sums of all splits", cut.splits * self.panels * job.panel * s.channels * job.size),
         )
         collected = "add up the splits, and bring the sums into the layout of the weights"
@@ -216,6 +223,16 @@ class PointwiseWeightGradient(Plan):
             Inner(build, f"outer_{rows}x{vectors}"),
             after="" if self.straight else collected,
         )
+
+
+def _evenly_apart(s: Sliding) -> tuple[bool, bool]:
+    """Of x and y, whether all pixels are."""
+    v, h = s.vertical, s.horizontal
+
+    def evenly(image: int, row: int, pixel: int) -> bool:
+        return row == h.out * pixel and (s.images == 1 or image == v.out * row)
+
+    return evenly(s.x_n, v.x_step, h.x_step), evenly(s.y_n, v.y_step, h.y_step)
 
 
 def _straight(s: Sliding, cut: Cut) -> bool:
@@ -302,8 +319,8 @@ def build(module: ir.Module, dtype: str, target: Target) -> None:
                     left = (_TILES_A_SLAB * (end - first) - lines * _PARTS).at_least(0)
                     later = (slab.index - first_tile) // _TILES_A_SLAB * left + call - lines * _PARTS
                     nothing = (slab_at, f.const(0))
-                    others = panels_ahead.asked(f, later, block.pixels, a["asks"], nothing)
-                    ahead, apart = rows_ahead.asked(f, call, block.pixels, a["asks"], others)
+                    others = panels_ahead.asked(f, later, block.pixels, a["y_asks"], nothing)
+                    ahead, apart = rows_ahead.asked(f, call, block.pixels, a["x_asks"], others)
                     sums.call(
                         f, first_row(tile.index + 1) - row, p.width, count=block.pixels,
                         x=f.pick(in_place, block.at("x", row), packed), distance=distance,
