@@ -38,7 +38,7 @@ def made(entry: dict[str, Any], folder: Path) -> nn.Module:
     module = Case(name.replace("architectures:", f"{architectures.__name__}:"), image, 1, folder).module()
     for part in module.modules():
         if isinstance(getattr(part, "final_pool", None), nn.AvgPool2d):  # pytorchcv's, which is for images of 224×224
-            part.final_pool = nn.AdaptiveAvgPool2d(1)
+            part.final_pool = nn.AdaptiveAvgPool2d(1).eval()
     return module
 
 
