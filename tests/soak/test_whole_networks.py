@@ -1,6 +1,7 @@
 """Networks that everybody knows, by every way into the engine: each runs whole, and its answers are those of float64.
 
-Which ones is said in networks.toml.
+Which ones is said in networks.toml. Those of pytorchcv, torchvision and timm are run where the packages are installed;
+pytorchcv==0.0.67 needs neither of the others.
 """
 
 from __future__ import annotations
