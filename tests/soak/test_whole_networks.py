@@ -1,6 +1,7 @@
 """Networks that everybody knows, by every way into the engine: each runs whole, and its answers are those of float64.
 
-Which ones is said in networks.toml.
+Which ones is said in networks.toml. Those of pytorchcv, torchvision and timm are run where the packages are installed;
+pytorchcv==0.0.67 needs neither of the others.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def made(entry: dict[str, Any], folder: Path) -> nn.Module:
     module = Case(name.replace("architectures:", f"{architectures.__name__}:"), image, 1, folder).module()
     for part in module.modules():
         if isinstance(getattr(part, "final_pool", None), nn.AvgPool2d):  # pytorchcv's, which is for images of 224×224
-            part.final_pool = nn.AdaptiveAvgPool2d(1)
+            part.final_pool = nn.AdaptiveAvgPool2d(1).eval()
     return module
 
 
