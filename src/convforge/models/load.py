@@ -47,6 +47,10 @@ def load(
 ) -> Model:
     """The network in a file or folder. Nothing that stands there is executed.
 
+    Weights of ONNX files and bundles are read from the file when they are packed for the kernels, and again for sizes
+    of images that pack them in another way. So the file may be removed, or replaced in one step, while the network is
+    in use; where it was written to instead, what needs its weights again says so.
+
     Args:
         path: a run's folder, an `.onnx` file from any framework, or a bundle.
         input_shape: `(C, H, W)`, where an ONNX file leaves it open.
