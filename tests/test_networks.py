@@ -266,6 +266,15 @@ def test_one_tensor_twice_and_parameters_as_inputs(monkeypatch: pytest.MonkeyPat
         assert_whole(fast, model, *given)
 
 
+def test_a_call_that_raises_was_answered_by_nobody() -> None:
+    model, x = made(), randn(1, 3, 16, 16)
+    fast = convforge.optimize(model)
+    with pytest.raises(RuntimeError):
+        fast(x[:, :2])
+    assert "raised an error" in said(fast)
+    assert_whole(fast, model, x)
+
+
 def test_threads_that_call_at_once() -> None:
     model = made()
     fast = convforge.optimize(model)

@@ -330,7 +330,9 @@ class Networks:
             return NOTHING
         self._met.pop(kind, None)
         versions = [_version(x) for x in inputs]
+        self.said = "the model's own forward raised an error"
         wanted = layers()
+        self.said = ""
         try:
             if [_version(x) for x in inputs] != versions:
                 raise _Refused("it changes its input")
