@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -179,6 +180,17 @@ def test_entries_depend_on_everything_that_the_code_depends_on(tmp_path: Path, m
             patch.setattr(f"convforge.engine.runtime.{what}", value)
             names.add(runtime._Entry.named("one").path)  # type: ignore[union-attr]
     assert len(names) == 4
+
+
+def test_code_depends_on_the_source_of_every_room_that_writes_any() -> None:
+    """Or a new version would run what an older one has left on disk."""
+    package = Path(runtime.__file__).parents[1]
+    writers = [
+        path for path in package.rglob("*.py") if re.search(r"import llvmlite|kernels\.ir import", path.read_text())
+    ]
+    outside = [path for path in writers if not any(path.is_relative_to(package / folder) for folder in runtime.WRITERS)]
+    assert len(writers) > 20
+    assert not outside
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")

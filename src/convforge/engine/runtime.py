@@ -1,9 +1,10 @@
 """From a module of LLVM IR to machine code, and memory to work in: compile, keep on disk, lend.
 
 Compiled code is kept in memory for the life of the process and on disk between processes. A cache entry's name is a
-hash of everything the code depends on (the engine's own source, llvmlite and LLVM versions, the target with its CPU
-features, the kernel and its parameters); its content carries a hash of name and code together. An entry that does not
-match, for whatever reason, is compiled again and never executed; a folder that others could write to is not used.
+hash of everything the code depends on (the source of all that writes code, llvmlite and LLVM versions, the target with
+its CPU features, the kernel and its parameters); its content carries a hash of name and code together. An entry that
+does not match, for whatever reason, is compiled again and never executed; a folder that others could write to is not
+used.
 """
 
 from __future__ import annotations
@@ -136,10 +137,15 @@ def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+WRITERS = ("engine", "graph/kernels", "pytorch", "bench")
+"""The folders of the package with all that writes code."""
+
+
 def _hash_of_source() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for folder in WRITERS:
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
