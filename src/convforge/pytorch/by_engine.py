@@ -17,14 +17,11 @@ from ..engine.runtime import CannotLoad, memory
 from ..engine.select import choose
 from ..engine.target import host_features as cpu_features
 from ..engine.team import ready
-from ..engine.unchanged import Counted, Held
 from ..spec import Conv2dSpec
 from .arguments import Geometry, Sizes, out_size
 
 __all__ = [
     "CannotLoad",
-    "Counted",
-    "Held",
     "Prepared",
     "Problem",
     "cpu_features",

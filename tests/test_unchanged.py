@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from convforge.engine.unchanged import Counted, Held
+from convforge.pytorch.unchanged import Counted, Held
 
 Dictionary = dict[Any, Any]
 
