@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.fingerprint import fingerprint
 from ..engine.geometry import Problem
 from ..engine.kernels.epilogue import Epilogue
 from ..engine.passes import prepare
@@ -25,7 +24,6 @@ __all__ = [
     "Prepared",
     "Problem",
     "cpu_features",
-    "fingerprint",
     "forward",
     "input_gradient",
     "memory",
