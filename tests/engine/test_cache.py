@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 from processes import CROWDED, SWEEP, answer, python, sweep
 
-from convforge.engine import disk, runtime
+from convforge import disk
+from convforge.engine import runtime
 from convforge.engine.target import current
 
 # Counts what is compiled and what is loaded while a program convolves.
 PROGRAM = """
 import json, sys
 import numpy as np
-from convforge import Conv2dSpec, engine
-from convforge.engine import disk, runtime
+from convforge import Conv2dSpec, disk, engine
+from convforge.engine import runtime
 
 compiled, loaded, compile_parts, load = [], [], runtime.compile_parts, runtime._load
 def counting_compile(*arguments):

@@ -13,7 +13,8 @@ from dataclasses import asdict
 
 from llvmlite import ir
 
-from ..engine import disk, runtime, team
+from .. import disk
+from ..engine import runtime, team
 from ..engine import target as targets
 from ..engine.kernels.ir import Arguments, kernel
 from ..engine.target import Costs

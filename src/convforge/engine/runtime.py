@@ -25,10 +25,10 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ..disk import cache_folder, read_ours, write_ours
 from . import target as targets
 from .builtin import builtin, write_wrapper
 from .compiler import compile_parts, host, objects_of
-from .disk import cache_folder, read_ours, write_ours
 from .target import Target
 
 compiling = threading.RLock()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from .. import disk
 from ..errors import UserError
-from . import disk
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
 
