@@ -261,9 +261,9 @@ def _waiting(module: ir.Module, target: Target) -> Function:
             f.done()
         f.pause(target.x86)
     sleepers.plus(1)
-    with f.while_([word.now().value], lambda seen: goes_on(Int(f.builder, seen))) as nap:
+    with f.while_([word.now()], goes_on) as nap:
         _Members(f, f.pointer("team", I64)).sleep(word.place, nap.index)
-        nap.carry([word.now().value])
+        nap.carry([word.now()])
     sleepers.plus(-1)
     f.done()
     return f
@@ -330,7 +330,7 @@ def _follow(module: ir.Module, work: Function, waiting: Function) -> Function:
     f = Function(module, "follow", "*team thread", "float32")
     members = _Members(f, f.pointer("team", I64))
     ticket, inside, sleepers = members["ticket"], members["inside"], members["sleepers"].place
-    with f.while_([f.const(0).value], lambda last: Int(f.builder, last).compare("!=", _OVER)) as each:
+    with f.while_([f.const(0)], lambda last: last.compare("!=", _OVER)) as each:
         f.call(waiting, word=ticket.place, number=each.index, equal=0, sleepers=sleepers, team=members.team)
         now = ticket.now()
         with f.if_(now.compare("!=", _OVER)):
@@ -340,7 +340,7 @@ def _follow(module: ir.Module, work: Function, waiting: Function) -> Function:
                 f.call(work, team=members.team, entry=f.address(entry, I64), thread=f.integer("thread"))
             with f.if_(inside.plus(-1).compare("==", 0)):
                 members.wake(inside.place, "leader_sleeps")
-        each.carry([now.value])
+        each.carry([now])
     f.done()
     return f
 
