@@ -125,11 +125,12 @@ def test_what_cannot_be_linked_is_computed_by_torch_with_one_warning() -> None:
         import llvmlite.binding as llvm
         import torch
         import convforge
+        from convforge.engine import runtime
 
         def link(*_):
             raise RuntimeError("no memory in reach")
 
-        llvm.JITLibraryBuilder.link = link
+        runtime.linked = llvm.JITLibraryBuilder.link = link
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             for last in (torch.contiguous_format, torch.channels_last):

@@ -22,13 +22,14 @@ from convforge.bench import machine
 from convforge.bench.machine import Machine
 from convforge.bench.networks import contenders, run
 from convforge.bench.networks.busy import busy
-from convforge.bench.networks.contenders import CONTENDERS, Given, Memory, Settings, StepTime, chosen
+from convforge.bench.networks.contenders import CONTENDERS, Given, Memory, Settings, chosen
 from convforge.bench.networks.files import writer
 from convforge.bench.networks.named import Case, image_of
 from convforge.bench.networks.published import PUBLISHED
 from convforge.bench.networks.run import First, Measured, Report, Row, Wanted, measure, relative_error
 from convforge.bench.networks.table import as_table
 from convforge.bench.process import Child, PeerError
+from convforge.graph.profile import StepTime
 from convforge.planning import plan
 
 LIMITS = Machine("avx512", 2, 450e9, 45e9, 290e9)
@@ -79,6 +80,7 @@ def test_contenders_are_measured_in_processes_of_their_own() -> None:
     assert 0 < network.first.cold_capture < network.first.cold
     assert any("3×3" in step.what for step in network.steps)
     assert sum(step.share for step in network.steps) == pytest.approx(1)
+    assert all(step.of_peak > 0 and step.predicted > 0 for step in network.steps if "3×3" in step.what)
     assert json.loads(json.dumps(report.to_dict()))["networks"][0]["ratio"] == network.ratio
 
 
@@ -239,7 +241,8 @@ def example() -> Report:
         "OpenVINO": Row(0.0074, 0.0073, 3e-7, 0.3, memory, busy=0.063),
         "OpenVINO, default": Row(0.004, 0.0039, 3e-3, 0.3, Memory(0, 0)),
     }
-    steps = (StepTime("relu", "3×3, 3→8, bias, relu", "direct", 0.4), StepTime("sum", "add", "elementwise", 0.6))
+    product = StepTime("relu", "3×3, 3→8, bias, relu", "direct", 2e-3, 0.4, 216_000_000, 13_000_000, 1.9e-3, 0.48)
+    steps = (product, StepTime("sum", "add", "elementwise", 3e-3, 0.6, bytes=45_000_000))
     one = Measured("resnet18", (3, 224, 224), 1, rows, First(2.5, 1.0, 1.3, 0.9), steps)
     two = Measured("model.onnx", (3, 192, 320), 8, {"OpenVINO": rows["OpenVINO"]})
     three = Measured("mobilenetv2", (3, 224, 224), 8, {name: rows[name] for name in ("convforge", "OpenVINO")})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import stat
@@ -15,7 +16,7 @@ import pytest
 from processes import CROWDED, SWEEP, answer, python, sweep
 
 from convforge import disk
-from convforge.engine import runtime
+from convforge.engine import runtime, target
 from convforge.engine.target import current
 
 # Counts what is compiled and what is loaded while a program convolves.
@@ -37,8 +38,9 @@ spec = Conv2dSpec(3, 20, 3, padding=1)
 x, w = np.ones((1, 3, 9, 9), np.float32), np.ones((20, 3, 3, 3), np.float32)
 y = engine.conv2d(x, w, None, spec, threads=2)
 dw = engine.weight_gradient(x, y, spec, threads=2)
-print(json.dumps({"compiled": len(compiled), "loaded": len(loaded), "y": float(y.sum()), "dw": float(dw.sum()),
-                  "folder": str(disk.cache_folder())}))
+llvm = "llvmlite.binding" in sys.modules
+print(json.dumps({"compiled": len(compiled), "loaded": len(loaded), "llvm": llvm, "y": float(y.sum()),
+                  "dw": float(dw.sum()), "folder": str(disk.cache_folder())}))
 """
 Y = 20 * 3 * 25.0**2  # ones convolved with ones: the taps that meet the 9×9 image, summed over the image
 
@@ -54,7 +56,7 @@ def first_filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder as a first process has filled it, which no test touches."""
     folder = tmp_path_factory.mktemp("filled") / "code"
     first = run(folder)
-    assert first["compiled"] == first["loaded"] == len(list(folder.iterdir())) > 0
+    assert first["compiled"] == first["loaded"] == len(list(folder.glob("*.o"))) > 0
     return folder
 
 
@@ -67,14 +69,35 @@ def filled(first_filled: Path, tmp_path: Path) -> Path:
 def test_a_second_process_compiles_nothing(filled: Path) -> None:
     again = run(filled)
     assert again["compiled"] == 0
-    assert again["loaded"] == len(list(filled.iterdir()))
+    assert again["loaded"] == len(list(filled.glob("*.o")))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="elsewhere it is LLVM that links what is on disk"
+)
+def test_a_second_process_does_without_llvm(filled: Path) -> None:
+    """Which would take 50 MB of its memory."""
+    assert run(filled)["llvm"] is False
+    (filled / "cpus.json").write_text("{}")
+    assert run(filled)["llvm"] is True, "it is asked what the CPU is"
+    assert run(filled)["llvm"] is False
+
+
+@pytest.mark.parametrize("table", ["[]", '{"x', "{KEY: 3}", "{KEY: {}}", '{KEY: {"znver3": {"avx2": 1}}}'])
+def test_a_damaged_table_of_cpus_is_not_believed(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = target._host.__wrapped__()
+    monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
+    tmp_path.chmod(0o700)
+    (tmp_path / "cpus.json").write_text(table.replace("KEY", f'"{target._cpu()}"'))
+    (tmp_path / "cpus.json").chmod(0o600)
+    assert target._host.__wrapped__() == target._host.__wrapped__() == known
 
 
 def test_the_folder_and_its_entries_are_for_their_owner(filled: Path) -> None:
     assert stat.S_IMODE(filled.stat().st_mode) == 0o700
     for entry in filled.iterdir():
         assert not entry.stat().st_mode & 0o077
-        assert entry.suffix == ".o"
+        assert entry.suffix == ".o" or entry.name == "cpus.json"
 
 
 def _flip(entry: Path, position: int) -> None:
@@ -97,7 +120,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_entry_is_compiled_again_and_never_loaded(damage: str, filled: Path) -> None:
-    entries = sorted(filled.iterdir())
+    entries = sorted(filled.glob("*.o"))
     whole = {entry: entry.read_bytes() for entry in entries}
     for entry in entries:
         DAMAGE[damage](entry)
@@ -107,7 +130,7 @@ def test_a_damaged_entry_is_compiled_again_and_never_loaded(damage: str, filled:
 
 
 def test_another_entrys_content_under_an_entrys_name_is_not_loaded(filled: Path) -> None:
-    entries = sorted(filled.iterdir())
+    entries = sorted(filled.glob("*.o"))
     contents = [entry.read_bytes() for entry in entries]
     for entry, other in zip(entries, contents[1:] + contents[:1], strict=True):
         entry.write_bytes(other)
@@ -115,7 +138,7 @@ def test_another_entrys_content_under_an_entrys_name_is_not_loaded(filled: Path)
 
 
 def test_an_entry_that_others_can_write_is_not_loaded(filled: Path) -> None:
-    entries = sorted(filled.iterdir())
+    entries = sorted(filled.glob("*.o"))
     for entry in entries:
         entry.chmod(0o666)
     assert run(filled)["compiled"] == len(entries)
@@ -123,12 +146,12 @@ def test_an_entry_that_others_can_write_is_not_loaded(filled: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
 def test_a_folder_that_others_can_write_is_not_used(mode: int, filled: Path) -> None:
-    before = {entry.name: entry.stat().st_mtime_ns for entry in filled.iterdir()}
+    before = {entry.name: entry.stat().st_mtime_ns for entry in filled.glob("*.o")}
     filled.chmod(mode)
     again = run(filled)
     assert again["folder"] == "None"
     assert again["compiled"] == len(before)
-    assert before == {entry.name: entry.stat().st_mtime_ns for entry in filled.iterdir()}
+    assert before == {entry.name: entry.stat().st_mtime_ns for entry in filled.glob("*.o")}
 
 
 def test_a_folder_of_someone_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +199,7 @@ def test_entries_depend_on_everything_that_the_code_depends_on(tmp_path: Path, m
     monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
     tmp_path.chmod(0o700)
     names = {runtime._Entry.named(key).path for key in ("one", "two")}  # type: ignore[union-attr]
-    for what, value in (("llvmlite.__version__", "0.0"), ("_SOURCE_HASH", "other source")):
+    for what, value in (("targets.llvm_version", lambda: ("0.0", 0)), ("_SOURCE_HASH", "other source")):
         with monkeypatch.context() as patch:
             patch.setattr(f"convforge.engine.runtime.{what}", value)
             names.add(runtime._Entry.named("one").path)  # type: ignore[union-attr]
@@ -196,7 +219,7 @@ def test_code_depends_on_the_source_of_every_room_that_writes_any() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
 def test_pipes_folders_and_loops_in_the_place_of_entries(filled: Path) -> None:
-    entries = sorted(filled.iterdir())
+    entries = sorted(filled.glob("*.o"))
     for n, entry in enumerate(entries):
         entry.unlink()
         if n % 3 == 0:
@@ -275,5 +298,5 @@ def test_processes_that_fill_an_empty_folder_at_once(tmp_path: Path) -> None:
     for process in together:
         _, complaint = process.communicate(timeout=300)
         assert process.returncode == 0, complaint.decode()
-    assert {entry.suffix for entry in folder.iterdir()} == {".o"}, "no temporary file is left"
+    assert {entry.suffix for entry in folder.iterdir()} <= {".o", ".json"}, "no temporary file is left"
     assert answer("-c", PROGRAM, CONVFORGE_CACHE=str(folder))["compiled"] == 0

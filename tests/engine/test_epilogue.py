@@ -122,6 +122,15 @@ def test_infinities_nan_and_zeros_are_torchs(name: str, dtype: str, forced: targ
     np.testing.assert_array_equal(applied(name, x, forced), wanted)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["log", "sin", "cos"])
+def test_functions_of_the_c_library_are_its_own(name: str, dtype: str, forced: target.Target) -> None:
+    """And not ours under the same name, which would call itself for ever."""
+    x = np.geomspace(1e-3, 30, 37).astype(dtype)
+    wanted = getattr(np, name)(x.astype(np.float64))
+    np.testing.assert_allclose(applied(name, x, forced), wanted, rtol=8 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
+
+
 def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
     with mpmath.workdps(50):
         for to, digits in ((functions._FORMATS["float32"], 8), (functions._FORMATS["float64"], 16)):

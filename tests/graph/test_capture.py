@@ -220,6 +220,7 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     "softmax": lambda x: F.softmax(x, 1) + F.log_softmax(x, -1) + F.glu(torch.cat([x, x], 1), 1),
     "pooling": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True) + F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
     "pooling with a divisor": lambda x: F.avg_pool2d(x, (2, 3), divisor_override=5),
+    "neighbouring channels": lambda x: F.local_response_norm(x, 3, k=2.0) + F.local_response_norm(x, 2, alpha=0.1),
     "adaptive pooling": lambda x: F.adaptive_avg_pool2d(x, (3, 4)) + F.adaptive_max_pool2d(x, (3, 4)),
     "adaptive pooling of one axis": lambda x: F.adaptive_avg_pool2d(x, (None, 1)),
     "reductions": lambda x: (
@@ -243,11 +244,26 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     "reshaped": lambda x: x.reshape(x.shape[0] * 2, -1).unflatten(1, (2, -1)).reshape(x.shape[0], 4, 6, 7).squeeze(1),
     "attention": _attention,
     "matrices": lambda x: torch.matmul(x, x.transpose(-1, -2)) @ torch.ones(6, 3, dtype=x.dtype),
+    "sums of products": lambda x: torch.einsum("nchw,nchv->nwvh", x, x) + torch.einsum("nchw->nw", x)[..., None, None],
+    "in simpler words": lambda x: F.cosine_similarity(
+        x.tile(1, 2, 1, 1), torch.negative(x[:, :1]), 1
+    ).repeat_interleave(2, 1),
+    "factors of products": lambda x: torch.addmm(x[0, 0], x[0, 1, :, :6], x[0, 2, :6], beta=0.5, alpha=3),
     "made inside": lambda x: x + torch.arange(7.0).to(x.dtype) * torch.linspace(0, 3, 7, dtype=x.dtype)[:6, None],
     "products added": lambda x: torch.addcmul(x, x, x, value=2) + torch.addcdiv(x, x, x.exp()) + torch.lerp(x, -x, 0.3),
     "rows by number": lambda x: (
         x[:, torch.tensor([[0, 2], [1, -1]])] + x.index_select(2, torch.arange(2))[:, :2, None, :1]
     ),
+    "rows of several axes": lambda x: (
+        x[:, torch.tensor([[0], [2]]), torch.tensor([[1, 5, 0]])]
+        + x[:, torch.tensor([0, 3, 1]), torch.tensor([1, -1, 4])][:, None]
+    ),
+    "windows laid out": lambda x: F.unfold(x, (3, 2), padding=1, stride=2),
+    "rows along one axis": lambda x: F.interpolate(x[:, :, 0], scale_factor=2.0, mode="linear"),
+    "root mean squares": lambda x: (
+        F.rms_norm(x, (7,), x[0, 0, 0], 1e-3) + F.rms_norm(x, (6, 7), eps=0.1) + x.prod(1, keepdim=True)
+    ),
+    "matrices turned": lambda x: x.mT @ x,
     "several": lambda x: (x + 1, x * 2, x),
     "nothing": lambda x: F.dropout(x.contiguous().clone().detach(), training=False).to(x.dtype),
 }
@@ -256,6 +272,18 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_mean_what_torch_means(name: str) -> None:
     same(Says(OPERATORS[name]), IMAGE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_an_eps_a_norm_has_the_number_formats(dtype: torch.dtype) -> None:
+    x = torch.full((2, 3, 4), 1e-7, dtype=dtype)
+    graph = capture(Says(lambda x: F.rms_norm(x, (4,))), x)
+    torch.testing.assert_close(torch.from_numpy(graph.compute(x_0=x.numpy())[0]).to(dtype), F.rms_norm(x, (4,)))
+
+
+def test_masks_take_rows_and_are_numbers() -> None:
+    mask = torch.tensor([True, False, True, True])
+    same(Says(lambda x: x[:, mask] + x[:, :1, torch.tensor([True] * 6)] * (torch.arange(7) > 3)), IMAGE, batches=(2,))
 
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -393,7 +421,7 @@ def _decided(x: Tensor) -> Tensor:
 
 REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x: torch.cumsum(x, 1)), "^Says cannot be captured: the operator cumsum has no node"),
-    (lambda: Says(lambda x, unfold: unfold(x), nn.Unfold(2)), "the operator im2col in 'layers.0' has no node"),
+    (lambda: Says(lambda x, pool: pool(x[:, None]), nn.MaxPool3d(2)), "operator max_pool3d in 'layers.0' has no node"),
     (lambda: nn.Sequential(nn.BatchNorm2d(4)).train(), "'0' changes '0.num_batches_tracked', as layers do in training"),
     (lambda: nn.Sequential(nn.Dropout()).train(), "dropout in '0' in training mode draws random numbers"),
     (lambda: Says(lambda x: x + torch.rand(7)), "operator rand draws random numbers"),
@@ -403,7 +431,11 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x, conv: conv(x[None]), nn.Conv3d(1, 2, 1)), "operator conv3d in 'layers.0'"),
     (lambda: Says(_decided), "torch.export says"),
     (lambda: Says(lambda x: x.bfloat16() + 1), "operator to makes torch.bfloat16 of another number format"),
-    (lambda: Says(lambda x: x[[0, 1], [1, 1]]), "operator index by several tensors"),
+    (lambda: Says(lambda x: x[:, [0, 1], :, [1, 1]]), "operator index along axes that do not lie side by side"),
+    (lambda: Says(lambda x: x[:, torch.ones(4, 6) > 0]), "operator index by a mask of several axes"),
+    (lambda: Says(lambda x: x[x[:, 0, 0, 0].long()]), "operator to has no node"),
+    (lambda: Says(lambda x: F.avg_pool3d(x[:, :, None], (1, 2, 2))), "operator avg_pool3d is over three axes"),
+    (lambda: Says(lambda x: F.hardshrink(x)), "operator hardshrink has no node"),
     (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
 ]  # fmt: skip
 

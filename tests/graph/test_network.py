@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from convforge import Conv2dSpec
+from convforge.engine import target as targets
 from convforge.graph.network import Network
 from convforge.graph.nodes import BatchNorm, Convolution, Graph, Node, Reduce, Unary
 
@@ -60,3 +63,32 @@ def test_outputs_are_written_in_the_format_that_is_asked_for(last: tuple[bool, .
     expected = graph(0).compute(x=x)
     np.testing.assert_allclose(y.transpose(0, 3, 1, 2) if wide else y, expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(means, expected[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not targets.current().x86, reason="arm64 has no time stamps that a program may read")
+def test_the_profile_has_a_row_for_each_node_that_takes_steps() -> None:
+    network = Network(graph(0), threads=2)
+    profile = network.profile(images(2), peak=1e11)
+    assert [step.output for step in profile.steps] == [line.output for line in network.lines if line.steps]
+    assert sum(step.share for step in profile.steps) == pytest.approx(1)
+    assert sum(step.seconds for step in profile.steps) == pytest.approx(profile.seconds)
+    product = next(step for step in profile.steps if "3×3" in step.what)
+    y = network.graph.with_input({"x": (2, *network.graph.inputs["x"][1:])}).shapes()[product.output]
+    x = (2, *network.graph.inputs["x"][1:])
+    weights = y[1] * x[1] * 9
+    assert product.macs == math.prod(y) * x[1] * 9
+    assert product.bytes == 4 * (math.prod(x) + math.prod(y) + weights)
+    assert product.of_peak == pytest.approx(2 * product.macs / product.seconds / 1e11)
+    assert product.predicted > 0
+    assert str(profile).count("\n") == len(profile.steps) + 1
+    assert "–" in str(network.profile(images(2)))  # nothing to compare with where no peak is given
+
+
+def test_weights_lie_in_the_kernels_form_and_in_no_other() -> None:
+    network = Network(graph(0))
+    network(images(2))
+    (convolution,) = (node for node in network.graph.nodes if isinstance(node.operation, Convolution))
+    weights = network.graph.constants[convolution.inputs[1]]
+    slots = [size for _, name, size, _ in network._store._made if name == convolution.inputs[1]]
+    assert len(slots) == 1
+    assert slots[0] >= weights.nbytes

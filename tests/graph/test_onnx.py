@@ -9,7 +9,6 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convforge import UserError
+from convforge.graph.mapped import in_file
 from convforge.graph.network import Network
 from convforge.graph.nodes import END, Axes, Graph, GraphError, Pooling, Reshape, Resize, Slice
-from convforge.graph.onnx.folding import FOLDED
-from convforge.graph.onnx.operators import OPERATORS
 from convforge.spec import same_ceil_pad
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
 
-from convforge.graph.onnx import read  # noqa: E402  (it needs the package only when it reads)
+from onnxs_own import DATA, WRITTEN_BY_PYTORCH, Trial, folders, node_tests, trials_in, trials_of  # noqa: E402
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+from convforge.graph.onnx import read  # noqa: E402  (it needs the package only when it reads)
 
 
 def model(
@@ -68,24 +66,6 @@ def randn(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def node_tests() -> dict[str, Any]:
-    """Those of operators that are known, by name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of NumPy, about how they are made
-        from onnx.backend.test.case.node import collect_testcases
-
-        cases = collect_testcases(None)
-    known = OPERATORS.keys() | FOLDED.keys() | {"If"}
-    return {
-        case.name: case
-        for case in cases
-        if {node.op_type for node in case.model.graph.node} <= known
-        # Some have numbers of types that NumPy does not, four bits wide for instance.
-        and all(isinstance(array, np.ndarray) for data in case.data_sets for part in data for array in part)
-    }
-
-
 REFUSED = {
     # ONNX's tests → what is said instead of an answer.
     r"(Conv|ConvTranspose|MaxPool|AveragePool)_.*3d|.*pool_3d_.*|convtranspose_3d": "is over 3 axes",
@@ -107,10 +87,6 @@ REFUSED = {
     r".*_expanded.*": "constants only|chooses number by number|not known|empty|size|computes with",
     r"(less|greater|mod|equal)_.*|less|greater|mod": "constants only",
 }
-DIFFERENT = {
-    # PyTorch and ONNX Runtime have the last pixel on the last pixel here, too, ONNX's own reference a fraction beyond.
-    "test_resize_downsample_scales_linear_align_corners",
-}
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, where infinities are divided
@@ -118,10 +94,9 @@ def test_onnx_node_tests() -> None:
     """Every one of an operator that is known gives ONNX's answer, or says why not; none is left out in silence."""
     passed, unexpected = 0, []
     for name, case in node_tests().items():
-        if name in DIFFERENT:
-            continue
         try:
-            _agrees(case)
+            for trial in trials_of(case):
+                trial.check(_meant(trial))
             passed += 1
         except GraphError as error:
             said = [words for pattern, words in REFUSED.items() if re.fullmatch(f"test_({pattern})", name)]
@@ -131,61 +106,24 @@ def test_onnx_node_tests() -> None:
     assert passed > 750
 
 
-def _agrees(case: Any) -> None:
-    types = {value.name: value.type.tensor_type.elem_type for value in case.model.graph.input}
-    for given, wanted in case.data_sets:
-        arrays = dict(zip(types, given, strict=True))
-        known = {n: a for n, a in arrays.items() if types[n] not in FLOATS}
-        try:
-            graph = read(case.model.SerializeToString(), known=known)
-        except GraphError as error:
-            if "must be known" not in str(error):
-                raise
-            known = {n: a for n, a in arrays.items() if n != next(iter(types))}  # scales, limits and the like
-            graph = read(case.model.SerializeToString(), known=known)
-        results = graph.compute(**{n: arrays[n] for n in graph.inputs})
-        for result, expected in zip(results, wanted, strict=True):
-            expected = np.asarray(expected)
-            half = expected.dtype == np.float16
-            assert result.shape == expected.shape, case.name
-            np.testing.assert_allclose(
-                result,
-                expected.astype(np.float64),
-                rtol=max(case.rtol, 5e-3 if half else 1e-3),
-                atol=3e-3 if half else 1e-6,
-                err_msg=case.name,
-            )
-
-
-DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
+def _meant(trial: Trial) -> tuple[Any, ...]:
+    """By the meaning of the nodes; by the engine they are run in tests/soak."""
+    return tuple(trial.graph.compute(**dict(zip(trial.graph.inputs, trial.inputs, strict=True))))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # roots of negative numbers, say
-@pytest.mark.parametrize("kind", ["pytorch-converted", "pytorch-operator"])
+@pytest.mark.parametrize("kind", WRITTEN_BY_PYTORCH)
 def test_files_that_pytorch_wrote_long_ago(kind: str) -> None:
     passed, refused = 0, {}
-    for folder in sorted((DATA / kind).iterdir()):
-        graph_file = onnx.load(folder / "model.onnx").graph
-        weights = {tensor.name for tensor in graph_file.initializer}
-        inputs = [value for value in graph_file.input if value.name not in weights]
-        for data in folder.glob("test_data_set_*"):
-            given, wanted = (
-                [
-                    numpy_helper.to_array(onnx.load_tensor(data / f"{what}_{i}.pb"))
-                    for i in range(len(list(data.glob(f"{what}_*.pb"))))
-                ]
-                for what in ("input", "output")
-            )
-            arrays = {value.name: array for value, array in zip(inputs, given, strict=False)}
-            known = {v.name: arrays[v.name] for v in inputs if v.type.tensor_type.elem_type not in FLOATS}
-            try:
-                graph = read(folder / "model.onnx", known=known)
-            except GraphError as error:
-                refused[folder.name] = str(error)
-                continue
-            for result, expected in zip(graph.compute(**{n: arrays[n] for n in graph.inputs}), wanted, strict=True):
-                np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-5, err_msg=folder.name)
+    for folder in folders():
+        if folder.parent.name != kind:
+            continue
+        try:
+            for trial in trials_in(folder):
+                trial.check(_meant(trial))
             passed += 1
+        except GraphError as error:
+            refused[folder.name] = str(error)
     assert passed >= 30
     assert all("3d" in name and "is over 3 axes" in words for name, words in refused.items())
 
@@ -903,7 +841,7 @@ def test_weights_in_another_file_of_the_folder_are_mapped(tmp_path: Path) -> Non
     (tmp_path / "m.onnx").write_bytes(external("below/weights.bin", 4, 12))
     graph = read(tmp_path / "m.onnx")
     np.testing.assert_array_equal(graph.constants["c"], numbers[1:])
-    assert isinstance(graph.constants["c"], np.memmap) or isinstance(graph.constants["c"].base, np.memmap)
+    assert in_file(graph.constants["c"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""Long tests of what the engine and its operators promise. The helpers of the engine's tests serve here, too."""
+"""Long tests of what the engine, its operators and its networks promise. The helpers of their tests serve here, too."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+for room in ("engine", "graph"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))

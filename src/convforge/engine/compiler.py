@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -20,6 +19,7 @@ from functools import cache
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from .linker import joined
 from .target import Target
 
 _MOST_PARTS = 4  # printing takes turns in Python: more would wait for it
@@ -40,23 +40,13 @@ def _built(build: Callable[[ir.Module], None], target: Target) -> ir.Module:
 
 
 def compile_parts(build: Callable[[ir.Module], None], target: Target, cores: int) -> bytes:
-    """The code of it in a part for each core, as object files, joined (see `objects_of`)."""
+    """The code of it in a part for each core, as object files, joined."""
     with _collector_paused(), ThreadPoolExecutor(_MOST_PARTS, "convforge-compiler") as pool:
         module = _built(build, target)
         parts = _deal_out(module, min(cores, _MOST_PARTS))
         jobs = [pool.submit(_object_of, _text(module, names), target) for names in parts]
         objects = [job.result() for job in jobs]
-    return struct.pack(f"<{len(objects) + 1}q", len(objects), *map(len, objects)) + b"".join(objects)
-
-
-def objects_of(joined: bytes) -> list[bytes]:
-    """The object files that `compile_parts` has joined."""
-    (count,) = struct.unpack_from("<q", joined)
-    sizes, at, objects = struct.unpack_from(f"<{count}q", joined, 8), 8 * (count + 1), []
-    for size in sizes:
-        objects.append(joined[at : at + size])
-        at += size
-    return objects
+    return joined(objects)
 
 
 @contextlib.contextmanager

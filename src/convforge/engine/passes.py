@@ -50,7 +50,7 @@ def _prepared(
 ) -> Prepared:
     job = Job.of(problem, which, threads, kept, finish, target)
     choice = choose(job, exact, algorithm)
-    prepared = choice.plan.prepared(choice.algorithm.name)
+    prepared = replace(choice.plan.prepared(choice.algorithm.name), cycles=choice.plan.cycles)
     if kept:
         # The same steps whether packed weights are at hand already or not: the first call has to give the bits that the
         # later ones give, and threads that pack for themselves may add up in another order.

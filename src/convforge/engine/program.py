@@ -91,6 +91,8 @@ class Prepared:
     packed_bytes: int = 0
     zeros: NDArray[np.float64] = field(default_factory=lambda: _FEW_ZEROS)
     unpacked: Program | None = None
+    cycles: float = 0.0
+    """What its plan costs by the model."""
 
     @cached_property
     def form(self) -> bytes:

@@ -4,11 +4,12 @@ Compiled code is kept in memory for the life of the process and on disk between 
 hash of everything the code depends on (the source of all that writes code, llvmlite and LLVM versions, the target with
 its CPU features, the kernel and its parameters); its content carries a hash of name and code together. An entry that
 does not match, for whatever reason, is compiled again and never executed; a folder that others could write to is not
-used.
+used. A process that finds all its code there never loads LLVM.
 """
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  what the compiler needs has to do at a fork must not begin during one
 import contextlib
 import hashlib
 import os
@@ -18,9 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import llvmlite
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
@@ -28,11 +28,13 @@ from numpy.typing import NDArray
 from ..disk import cache_folder, read_ours, write_ours
 from . import target as targets
 from .builtin import builtin, write_wrapper
-from .compiler import compile_parts, host, objects_of
+from .linker import CannotLink, linked, parted
 from .target import Target
 
-compiling = threading.RLock()
-"""Held by whoever makes or loads code; a fork waits for it."""
+if TYPE_CHECKING:
+    import llvmlite.binding as llvm
+
+compiling = targets.compiling
 
 
 class CannotLoad(RuntimeError):
@@ -107,6 +109,21 @@ def _object_code(key: str, build: Callable[[ir.Module], None], target: Target) -
     return made
 
 
+def compile_parts(build: Callable[[ir.Module], None], target: Target, cores: int) -> bytes:
+    """What the compiler makes of it; it is imported here, with LLVM, when something is to be compiled."""
+    from . import compiler
+
+    return compiler.compile_parts(build, target, cores)
+
+
+def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
+    files = parted(object_code)
+    try:
+        return Code(linked(files, kernels))
+    except CannotLink:
+        return _load_by_llvm(files, kernels)
+
+
 @cache
 def _jit() -> llvm.LLJIT:
     # Only linking is left to it, so the host's own machine description does for all targets.
@@ -115,15 +132,21 @@ def _jit() -> llvm.LLJIT:
     # whole addresses. LLVM's older linker maps each section where the system has room. Sections address each other by
     # 32 bits; in a process that has mapped a great deal (torch with CUDA's libraries) they can lie further apart, and
     # then it aborts the process. Both take 0.7 ms a module; JITLink takes 60 KB more of memory for one.
+    import llvmlite.binding as llvm
+
+    from .compiler import host
+
     return llvm.create_lljit_compiler(host().create_target_machine(jit=True), use_jit_link=True)
 
 
 _trackers: list[object] = []  # code is freed with its tracker, so they are all kept
 
 
-def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
+def _load_by_llvm(files: Sequence[bytes], kernels: Sequence[str]) -> Code:
+    import llvmlite.binding as llvm
+
     library = llvm.JITLibraryBuilder().add_current_process()
-    for part in objects_of(object_code):
+    for part in files:
         library = library.add_object_img(part)
     for name in kernels:
         library = library.export_symbol(name)
@@ -168,7 +191,7 @@ class _Entry:
         folder = cache_folder()
         if folder is None:
             return None
-        versions = (_SOURCE_HASH, llvmlite.__version__, llvm.llvm_version_info, platform.machine(), platform.system())
+        versions = (_SOURCE_HASH, targets.llvm_version(), platform.machine(), platform.system())
         return cls(folder / (hashlib.sha256(repr((versions, key)).encode()).hexdigest() + ".o"))
 
     def read(self) -> bytes | None:

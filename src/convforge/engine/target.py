@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
-import llvmlite.binding as llvm
+import llvmlite
 
 from .. import disk
 from ..errors import UserError
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
+
+compiling = threading.RLock()
+"""Held by whoever makes or loads code, or LLVM itself; a fork waits for it."""
 
 LINE = 64
 """Bytes of a cache line, on every CPU that there is a target for."""
@@ -123,7 +129,7 @@ def named(wanted: str) -> Target:
         raise UserError(f"CONVFORGE_TARGET={wanted!r} is not one of this CPU's targets: {', '.join(names)}.")
     needs, vector_bytes, registers, rows, vectors = _table()[name]
     # 'baseline' must run on every CPU of the architecture; the others are tuned for the one that is here.
-    cpu = "" if name == "baseline" else llvm.get_host_cpu_name()
+    cpu = "" if name == "baseline" else _host()[0]
     features = "" if name == "baseline" else _feature_string(name, needs)
     made = Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_cache_bytes())
     return replace(made, costs=_costs(disk.read_table(costs_file()).get(made.machine)))
@@ -152,7 +158,7 @@ def arm64() -> Target:
 
 def _feature_string(name: str, needs: set[str]) -> str:
     """The host's features; below AVX-512 without those that widen vectors or registers past the target's own."""
-    features = dict(llvm.get_host_cpu_features())
+    features = dict(_host()[1])
     for feature in features:
         if name != "avx512" and feature.startswith(("avx512", "avx10", "evex512")):
             features[feature] = False
@@ -166,7 +172,53 @@ def _table() -> dict[str, tuple[set[str], int, int, int, int]]:
 @cache
 def host_features() -> frozenset[str]:
     """What this CPU can do, in LLVM's names."""
-    return frozenset(feature for feature, on in llvm.get_host_cpu_features().items() if on)
+    return frozenset(feature for feature, on in _host()[1].items() if on)
+
+
+@cache
+def _host() -> tuple[str, dict[str, bool]]:
+    """The CPU's name and what it can do, as LLVM says it: asked once a kind of CPU, since LLVM takes 50 MB of memory
+    and a tenth of a second to be there, and processes that find their code on disk do without it."""
+    folder, known = disk.cache_folder(), _cpu()
+    path = folder / "cpus.json" if folder is not None and known else None
+    kept = disk.read_table(path).get(known)
+    if isinstance(kept, dict) and len(kept) == 1:
+        ((name, features),) = kept.items()
+        if isinstance(features, dict) and all(isinstance(on, bool) for on in features.values()):
+            return name, features
+    with compiling:
+        import llvmlite.binding as llvm
+
+        name, features = llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
+    if path is not None:
+        with suppress(OSError):
+            disk.add_to_table(path, {known: {name: features}})
+    return name, features
+
+
+_SAYS_WHICH = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
+
+
+def _cpu() -> str:
+    """A name for CPUs of this model with these features, and for the LLVM that knows them; "" where the system does not
+    say which they are."""
+    try:
+        first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")
+    except OSError:
+        return ""
+    rows = dict(line.partition(":")[::2] for line in first.splitlines())
+    said = {name.strip(): value.strip() for name, value in rows.items()}
+    if not said.keys() >= {*_SAYS_WHICH}:
+        return ""
+    return sha256(repr((llvm_version(), [said[name] for name in _SAYS_WHICH])).encode()).hexdigest()
+
+
+@cache
+def llvm_version() -> tuple[str, int]:
+    """Which LLVM would be loaded: llvmlite's version, and how many bytes its library has."""
+    folder = Path(llvmlite.__file__).parent / "binding"
+    libraries = [path for path in folder.glob("*llvmlite*") if path.suffix in (".so", ".dylib", ".dll")]
+    return llvmlite.__version__, sum(path.stat().st_size for path in libraries)
 
 
 _USUAL_CACHE_BYTES = (32 << 10, 512 << 10, 8 << 20)

@@ -157,10 +157,10 @@ def _build(module: ir.Module, target: Target) -> None:
     run = _run(module, lead, _follow(module, work, waiting))
     place = _place(module)
 
-    f = Function(module, "lead_on", "*block *copy *table *team", "float32")
+    f = Function(module, "lead_on", "*block *copy *table *team", "float32", result=I64)
     f.call(place, block=f.pointer("block"), copy=f.pointer("copy"), table=f.pointer("table"))
     f.call(lead, block=f.pointer("copy"), team=f.pointer("team"))
-    f.done()
+    f.done(f.const(0).value)
 
     f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32", result=I64)
     table = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
@@ -428,6 +428,7 @@ class Team:
         self._memory[first : first + _TEAM_NUMBERS] = _new_team()
         self._address = int(self._memory.ctypes.data) + 8 * first
         self._busy = threading.Lock()
+        self._lead_on = runtime.python_function("lead_on", _code()["lead_on"], 4)
         follow = _function("follow", 2)
         for thread in range(1, threads):
             threading.Thread(target=follow, args=(self._address, thread), name="convforge", daemon=True).start()
@@ -441,7 +442,7 @@ class Team:
     def lead_on(self, address: int, copy: int, table: int) -> None:
         """Run the program at `address` on the buffers of a table; its copy goes to `copy`."""
         with self._busy:
-            _function("lead_on", 4)(address, copy, table, self._address)
+            self._lead_on(address, copy, table, self._address)
 
 
 def call(
@@ -483,8 +484,8 @@ def _renew_after_fork() -> None:
     compiling.release()
 
 
-# A fork waits until no thread compiles: the child would inherit the locks of LLVM, llvmlite and the compiling threads
-# as they are, and nobody to open them.
+# A fork waits until no thread compiles: the child would inherit the locks of LLVM, of llvmlite, of modules that are
+# being imported and of the compiling threads as they are, and nobody to open them.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=lambda: compiling.acquire(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -230,6 +231,10 @@ def _t(b: Builder, a: Arguments) -> Any:
     return _transpose(b, a["self"], range(a["self"].rank)[::-1])
 
 
+def _matrices_turned(b: Builder, a: Arguments) -> Any:
+    return _swap(b, a | {"dim0": -2, "dim1": -1})
+
+
 def _expand(b: Builder, a: Arguments) -> Any:
     x, sizes = a["self"], a["result"].sizes
     before = (1,) * (len(sizes) - x.rank) + x.sizes
@@ -275,12 +280,42 @@ def _row(b: Builder, x: Value, axis: int, index: int) -> str:
 
 
 def _index(b: Builder, a: Arguments) -> Any:
-    """x[:, rows]: one axis by whole numbers that are the same at every call."""
-    given = [(axis, rows) for axis, rows in enumerate(a["indices"]) if rows is not None]
-    if len(given) != 1 or given[0][1].name not in b.constants:
-        raise Cannot("by several tensors, or by one that depends on the input, is not known")
-    ((axis, rows),) = given
-    return b.add(Take(axis), a["self"], rows)
+    """x[:, rows, columns]: axes side by side, by whole numbers or masks that are the same at every call."""
+    x, given = a["self"], [(axis, rows) for axis, rows in enumerate(a["indices"]) if rows is not None]
+    first = given[0][0]
+    behind = first + len(given)
+    if [axis for axis, _ in given] != list(range(first, behind)):
+        raise Cannot("along axes that do not lie side by side is not known")
+    if any(rows.name not in b.constants for _, rows in given):
+        raise Cannot("by numbers that depend on the input is not known")
+    arrays = [_rows(b.constants[rows.name]) for _, rows in given]
+    grid = np.broadcast_shapes(*(array.shape for array in arrays))
+    before, after = x.sizes[:first], x.sizes[behind:]
+    if _is_outer(arrays, len(grid)):  # one axis after the other
+        name = x.name
+        for n, array in enumerate(arrays):
+            name = b.add(Take(first + n), name, b.constant(array.reshape(-1)))
+        taken = Value(name, (*before, *(array.size for array in arrays), *after))
+        return reshaped(b, taken, (*before, *grid, *after))
+    sizes = [known(size) for size in x.sizes[first:behind]]
+    rows = [np.broadcast_to(array, grid) % size for array, size in zip(arrays, sizes, strict=True)]
+    merged = reshaped(b, x, (*before, math.prod(sizes), *after))
+    return b.add(Take(first), merged, b.constant(np.ravel_multi_index(tuple(rows), tuple(sizes))))
+
+
+def _rows(given: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers, of a mask those that it takes."""
+    if given.dtype != bool:
+        return given.astype(np.int64)
+    if given.ndim != 1:
+        raise Cannot("by a mask of several axes is not known")
+    return np.flatnonzero(given)
+
+
+def _is_outer(arrays: Sequence[NDArray[Any]], rank: int) -> bool:
+    """Whether each array varies along axes of its own, behind those of the one before."""
+    along = [rank - array.ndim + axis for array in arrays for axis, size in enumerate(array.shape) if size != 1]
+    return all(one < other for one, other in pairwise(along))
 
 
 def _index_select(b: Builder, a: Arguments) -> Any:
@@ -420,15 +455,24 @@ def _transposed(b: Builder, a: Arguments) -> Any:
     return b.add(operation, x, w, *([] if bias is None else [bias]))
 
 
+def _either_convolution(b: Builder, a: Arguments) -> Any:
+    """The operator that torch has behind all of its convolutions."""
+    return (_transposed if a["transposed"] else _convolution)(b, a)
+
+
 def _linear(b: Builder, a: Arguments) -> Any:
     bias = a["bias"]
     return b.add(Linear(bias is not None), a["input"], a["weight"], *([] if bias is None else [bias]))
 
 
 def _addmm(b: Builder, a: Arguments) -> Any:
-    if a["beta"] != 1 or a["alpha"] != 1:
-        raise Cannot("with factors is not known")
-    return b.add(Binary("add"), b.add(MatMul(), a["mat1"], a["mat2"]), a["self"])
+    """beta · self + alpha · mat1 · mat2."""
+    made = _times(b, b.add(MatMul(), a["mat1"], a["mat2"]), a["alpha"])
+    return b.add(Binary("add"), made, _times(b, a["self"].name, a["beta"]))
+
+
+def _times(b: Builder, name: str, factor: float) -> str:
+    return name if factor == 1 else b.add(Binary("mul"), name, b.operand(factor))
 
 
 def _matmul(b: Builder, a: Arguments) -> Any:
@@ -482,6 +526,16 @@ def _layer_norm(b: Builder, a: Arguments) -> Any:
     return b.add(LayerNorm(len(sizes), a["eps"]), a["input"], *_affine(b, a, sizes))
 
 
+def _rms_norm(b: Builder, a: Arguments) -> Any:
+    """x / √(mean of x² + eps) · weight, over the last axes."""
+    x, axes = a["input"], tuple(range(-len(a["normalized_shape"]), 0))
+    eps = a["usual_eps"] if a["eps"] is None else a["eps"]
+    mean = b.add(Reduce("mean", axes), b.add(Unary("square"), x))
+    scale = b.add(Unary("rsqrt"), b.add(Binary("add"), mean, b.operand(eps)))
+    normalised = b.add(Binary("mul"), x, scale)
+    return normalised if a["weight"] is None else b.add(Binary("mul"), normalised, a["weight"])
+
+
 def _group_norm(b: Builder, a: Arguments) -> Any:
     x = a["input"]
     return b.add(GroupNorm(known(a["num_groups"]), a["eps"]), x, *_affine(b, a, x.sizes[1:2]))
@@ -520,6 +574,19 @@ def _pooling(kind: str) -> Converter:
         return b.add(Binary("mul"), b.add(counted, x), b.operand(kernel[0] * kernel[1] / divisor))
 
     return convert
+
+
+def _average_of_neighbours(b: Builder, a: Arguments) -> Any:
+    """`avg_pool3d` along one axis, one number further each time: the means that `local_response_norm` takes."""
+    x, kernel = a["self"], [known(k) for k in a["kernel_size"]]
+    usual = {"stride": [1, 1, 1], "padding": [0, 0, 0]}
+    if x.rank != 5 or kernel[1:] != [1, 1] or any(list(a[name]) != value for name, value in usual.items()):
+        raise Cannot("is over three axes, and only two-dimensional ones are known")
+    count = known(x.sizes[2]) - kernel[0] + 1
+    total, *others = (b.add(Slice(2, first, first + count), x) for first in range(kernel[0]))
+    for other in others:
+        total = b.add(Binary("add"), total, other)
+    return b.add(Binary("mul"), total, b.operand(1 / kernel[0]))
 
 
 def _adaptive(kind: str) -> Converter:
@@ -711,6 +778,7 @@ CONVERTERS: dict[str, Converter] = {
     "conv1d": _convolution,
     "conv2d": _convolution,
     "conv_transpose2d": _transposed,
+    "convolution": _either_convolution,
     "linear": _linear,
     "addmm": _addmm,
     "mm": _matmul,
@@ -723,14 +791,17 @@ CONVERTERS: dict[str, Converter] = {
     "layer_norm": _layer_norm,
     "native_layer_norm": lambda b, a: [_layer_norm(b, a), None, None],
     "group_norm": _group_norm,
+    "rms_norm": _rms_norm,
     "instance_norm": _instance_norm,
     # pooling and reductions
     "max_pool2d": _pooling("max"),
     "avg_pool2d": _pooling("average"),
+    "avg_pool3d": _average_of_neighbours,
     "adaptive_avg_pool2d": _adaptive("average"),
     "adaptive_max_pool2d": lambda b, a: [_adaptive("max")(b, a), None],
     "mean": _reduce("mean"),
     "sum": _reduce("sum"),
+    "prod": _reduce("prod"),
     "amax": _reduce("max"),
     "amin": _reduce("min"),
     "max": _largest("max"),
@@ -780,6 +851,7 @@ CONVERTERS: dict[str, Converter] = {
     "permute": _permute,
     "movedim": _movedim,
     "t": _t,
+    **dict.fromkeys(("mT", "mH"), _matrices_turned),
     "numpy_T": _t,
     "expand": _expand,
     "expand_as": _expand,
@@ -787,7 +859,7 @@ CONVERTERS: dict[str, Converter] = {
     "slice": _slice,
     "narrow": _narrow,
     "select": _select,
-    "index": _index,
+    **dict.fromkeys(("index", "_unsafe_index"), _index),
     "index_select": _index_select,
     "split": _split,
     "split_with_sizes": _split,

@@ -151,16 +151,38 @@ def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: Export
     model = type(module).__name__
     try:
         walk = _Walk(exported, model).run()
-    except _InOtherWords:
+    except (_InOtherWords, CannotCapture) as first:
+        simpler = _simpler(exported)
+        refused = isinstance(first, CannotCapture)
+        if refused and not simpler:
+            raise
         with torch.no_grad(), _quiet():
-            exported = exported.run_decompositions({})
+            exported = exported.run_decompositions(simpler)
         try:
             walk = _Walk(exported, model).run()
         except _InOtherWords:
             raise CannotCapture(
                 f"{model} cannot be captured: it has graphs inside the graph that torch keeps."
             ) from None
+        except CannotCapture:
+            if refused:
+                raise first from None  # which names what the module's author has written
+            raise
     return Captured(walk.graph(), walk.rebuilt())
+
+
+def _simpler(exported: ExportedProgram) -> dict[Any, Any]:
+    """How torch says the operators that have no node by others, as far as it does."""
+    import torch
+
+    called = {node.target for node in exported.graph.nodes if hasattr(node.target, "_schema")}
+    unknown = [t for t in called if _name(t).rstrip("_") not in CONVERTERS and _name(t) not in _ROUNDED]
+    table = torch.export.default_decompositions() if unknown else {}
+    return {target: table[target] for target in unknown if target in table}
+
+
+_ROUNDED = {"upsample_bicubic2d"}
+"""Operators that torch says by others less exactly: with weights in float32 for numbers in float64."""
 
 
 class _InOtherWords(Exception):
@@ -248,7 +270,11 @@ class _Walk:
         """What was found, without the parameters that nothing reads."""
         outputs = tuple(self._value(node).name for node in self._returned())
         read = {name for node in self.builder.nodes for name in node.inputs} | set(outputs)
-        constants = {name: array for name, array in self.builder.constants.items() if name in read}
+        constants = {
+            name: array.astype(np.float64) if array.dtype == bool else array
+            for name, array in self.builder.constants.items()
+            if name in read
+        }
         fixed = {
             name: tuple(axis for axis, size in enumerate(sizes) if isinstance(size, int))
             for name, sizes in self.inputs.items()
@@ -293,7 +319,7 @@ class _Walk:
             return
         if not isinstance(made, torch.Tensor | tuple | list):
             return  # a size or a number, which torch knows, or a check
-        name = self._name(node)
+        name = _name(node.target)
         if name.startswith(_NOTHING):
             return
         arguments = self._arguments(node)
@@ -319,7 +345,7 @@ class _Walk:
             if {n.meta["val"].dtype for n in tensors if n in self.values} - {_first(made).dtype}:
                 raise Cannot(f"makes {_first(made).dtype} of another number format, and a network has one")
             values = {key: self._converted(value) for key, value in arguments.items()}
-            values["result"] = self._sized(made)
+            values |= {"result": self._sized(made), "usual_eps": torch.finfo(_first(made).dtype).eps}
             result = CONVERTERS[name.rstrip("_")](self.builder, values)
         except (Cannot, GraphError) as error:
             raise CannotCapture(f"{self.model} cannot be captured: {self._where(node)} {error}.") from error
@@ -394,15 +420,11 @@ class _Walk:
 
     # --- arguments ----------------------------------------------------------------------------------------------------
 
-    def _name(self, node: fx.Node) -> str:
-        target: Any = node.target
-        return target._schema.name.partition("::")[2] if hasattr(target, "_schema") else str(target)
-
     def _where(self, node: fx.Node) -> str:
         """The operator as messages name it."""
         path = [where[0] for where in node.meta.get("nn_module_stack", {}).values()]
         inside = f" in {path[-1].removeprefix('L__self__').strip('.')!r}" if path and path[-1].strip(".") else ""
-        return f"the operator {self._name(node)}{inside}"
+        return f"the operator {_name(node.target)}{inside}"
 
     def _arguments(self, node: fx.Node) -> dict[str, Any]:
         """By the names of the operator's schema, with its usual values."""
@@ -425,9 +447,12 @@ class _Walk:
         return argument
 
     def _value(self, node: fx.Node) -> Value:
+        import torch
+
         if node in self.actual:
             tensor = self.actual[node]
-            name = self.builder.constant(array_of(tensor))
+            mask = tensor.dtype == torch.bool  # which takes other rows than ones and zeros do
+            name = self.builder.constant(tensor.numpy() if mask else array_of(tensor))
             return Value(name, tuple(tensor.shape))
         value: Value | None = self.values[node]
         if value is None:
@@ -440,6 +465,10 @@ class _Walk:
         if isinstance(made, tuple | list):
             return [self._sized(part) for part in made]
         return Value("", () if made is None else tuple(made.shape))
+
+
+def _name(target: Any) -> str:
+    return target._schema.name.partition("::")[2] if hasattr(target, "_schema") else str(target)
 
 
 def _sizes(node: Any) -> tuple[Any, ...]:

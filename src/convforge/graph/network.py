@@ -11,7 +11,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +26,14 @@ from ..engine.runtime import memory, usable_threads
 from ..engine.target import LINE
 from ..engine.team import Team, clocks
 from ..spec import round_up
+from .addresses import address_of
 from .lowering import Line, Lowered, lower, moved
+from .mapped import in_file
 from .memory import Arena, Life, arranged
 from .nodes import Graph
 from .operations.base import GraphError
 from .passes import optimized
+from .profile import Profile, profiled
 from .store import Store
 from .tensor import Tensor
 
@@ -50,6 +56,18 @@ class Planned:
     outputs: tuple[Tensor, ...]
     """Where each is written, in a buffer of its own."""
     zeros: Array
+    tables: list[Table] = field(default_factory=list, init=False)
+    """Of calls that are over."""
+
+
+class Table:
+    """The addresses of one call's buffers, and that of the table itself."""
+
+    __slots__ = ("address", "numbers")
+
+    def __init__(self, fixed: NDArray[np.int64]) -> None:
+        self.numbers = array("q", fixed.tobytes())
+        self.address = self.numbers.buffer_info()[0]
 
 
 class Network:
@@ -70,6 +88,7 @@ class Network:
         self.graph = optimized(graph)
         self.threads = threads or usable_threads()
         self.exact, self.dtype = exact, dtype
+        self._type = np.dtype(dtype)
         self._store = Store(dtype)
         self._plans: dict[object, Planned] = {}
         self._last: Planned | None = None
@@ -78,40 +97,57 @@ class Network:
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """The outputs for these inputs, in the graph's order; arrays are new at every call."""
-        names = tuple(self.graph.inputs)
-        if len(arrays) != len(names):
-            raise GraphError(f"the network takes {len(names)} inputs ({', '.join(names)}), not {len(arrays)}.")
-        given = [self._readable(name, array) for name, array in zip(names, arrays, strict=True)]
-        planned = self._planned(given)
-        outputs = tuple(np.empty(tensor.shape, self.dtype) for tensor in planned.outputs)
-        self.run(planned, [a.ctypes.data for a in given], [y.ctypes.data for y in outputs])
+        given: Sequence[Array] = arrays
+        planned = self._met(arrays)
+        if planned is None:
+            names = tuple(self.graph.inputs)
+            if len(arrays) != len(names):
+                raise GraphError(f"the network takes {len(names)} inputs ({', '.join(names)}), not {len(arrays)}.")
+            given = [self._readable(name, array) for name, array in zip(names, arrays, strict=True)]
+            planned = self._planned(given)
+        outputs = tuple([np.empty(tensor.shape, self._type) for tensor in planned.outputs])
+        self.run(planned, [address_of(a) for a in given], [address_of(y) for y in outputs])
         return outputs
 
-    def run(self, planned: Planned, inputs: list[int], outputs: list[int]) -> None:
+    def _met(self, arrays: Sequence[Any]) -> Planned | None:
+        """The plan for such arrays as they lie in memory, if they have come before."""
+        for a in arrays:
+            if type(a) is not np.ndarray or a.dtype != self._type or not a.flags.aligned:
+                return None
+        planned = self._plans.get((*[(a.shape, a.strides) for a in arrays], ()))
+        if planned is not None:
+            self._last = planned
+        return planned
+
+    def run(self, planned: Planned, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """On these addresses."""
-        size = planned.arena.size + LINE + planned.program.bytes
-        at, alive, room = self._memory(size)
-        table = planned.fixed.copy()
-        table[0] = at
-        table[1 : 1 + len(inputs)] = inputs
-        table[1 + len(inputs) : 1 + len(inputs) + len(outputs)] = outputs
-        program = planned.program
-        Team.of(self.threads).lead_on(program.address, at + planned.arena.size, int(table.ctypes.data))
-        self._free.append((at, alive, room))
+        program, arena = planned.program, planned.arena.size
+        room = self._memory(arena + LINE + program.bytes)
+        try:
+            table = planned.tables.pop()
+        except IndexError:
+            table = Table(planned.fixed)
+        numbers, at = table.numbers, room[0]
+        numbers[0] = at
+        for n, address in enumerate((*inputs, *outputs), 1):
+            numbers[n] = address
+        Team.of(self.threads).lead_on(program.address, at + arena, table.address)
+        planned.tables.append(table)
+        self._free.append(room)
 
     def _memory(self, size: int) -> tuple[int, object, int]:
+        """An address, what keeps the memory there alive, and its bytes: that of a call that is over, if it will do."""
         try:
-            at, alive, room = self._free.pop()
+            room = self._free.pop()
+            if room[2] >= size:
+                return room
         except IndexError:
-            room = 0
-        if room < size:
-            at, alive = memory(size)
-            room = size
-        return at, alive, room
+            pass
+        return *memory(size), size
 
     def _readable(self, name: str, array: Array) -> Array:
         array = np.asarray(array)
-        if array.dtype != self.dtype:
+        if array.dtype != self._type:
             raise GraphError(f"the network takes {self.dtype} numbers for {name!r}, not {array.dtype}.")
         rank = len(self.graph.inputs[name])
         if array.ndim != rank:
@@ -193,8 +229,17 @@ class Network:
 
     @property
     def kept_bytes(self) -> int:
-        """What its constants take, in the kernels' own form, and the memory of calls that are over."""
-        return sum(self._store.bytes.values()) + sum(room for _, _, room in self._free)
+        """What it takes beside the weights that it was given: its constants in the kernels' own form, those that its
+        passes have made, and the memory of calls that are over."""
+        return sum(self._store.bytes.values()) + sum(room for _, _, room in self._free) + self._constants()["memory"]
+
+    def _constants(self) -> Counter[str]:
+        """The bytes of the graph's constants by where they lie: in "memory", in a "file", or with the "model" that they
+        are parameters of."""
+        found = Counter({"memory": 0, "file": 0, "model": 0})
+        for name, a in self.graph.constants.items():
+            found["file" if in_file(a) else "model" if name in self.graph.sources else "memory"] += a.nbytes
+        return found
 
     def clocks(self) -> list[int]:
         """When each step of the last call ended, in ticks of the CPU's time stamp counter; nothing on arm64."""
@@ -202,8 +247,16 @@ class Network:
             return []
         return clocks(self._free[-1][0] + self._last.arena.size, len(self._last.program.steps))
 
+    def profile(self, *arrays: Array, peak: float = 0.0) -> Profile:
+        """Where the time of a call with these inputs goes, a row a node: measured, predicted by the engine's model,
+        multiply-adds beside the machine's `peak` (operations a second of all threads; `bench.limits` measures it), and
+        bytes. No rows on arm64, which has no time stamps that a program may read."""
+        self(*arrays)
+        return profiled(lambda: self(*arrays), self.clocks, self.lines, targets.current(), self.threads, peak)
+
     def memory(self) -> str:
-        """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena."""
+        """Who lives where when, for the shapes that it was called with last: a line for each slot of the arena; and
+        what else there is of the network."""
         planned = self._last
         if planned is None:
             return "nothing yet: the network is planned when it is called"
@@ -214,9 +267,14 @@ class Network:
         ]
         total = sum(life.size for life in planned.lives.values())
         head = f"{'at byte':>12}  {'bytes':>12}  {'steps':<12}  slot"
-        packed = sum(self._store.bytes.values())
-        foot = f"arena {planned.arena.size:,} bytes for slots of {total:,}; constants {packed:,} bytes"
-        return "\n".join([head, *lines, foot])
+        where = self._constants()
+        foot = (
+            f"arena {planned.arena.size:,} bytes for slots of {total:,}; calls that are over have left "
+            f"{sum(room for _, _, room in self._free):,} bytes to the next ones",
+            f"constants {sum(self._store.bytes.values()):,} bytes in the kernels' own form; in their first one "
+            f"{where['memory']:,} in memory, {where['model']:,} that are the model's, {where['file']:,} in a file",
+        )
+        return "\n".join([head, *lines, *foot])
 
 
 def _alike(one: Graph, other: Graph) -> bool:

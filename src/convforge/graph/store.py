@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..engine.program import Prepared
 from ..engine.runtime import memory
+from .mapped import let_go, still
 
 _Fill = Callable[[NDArray[Any] | None, int], None]
 """Writes a slot, from the constant's numbers, to an address."""
@@ -49,7 +50,7 @@ class Store:
         """The slot of weights of that name, brought into the form that a pass needs."""
 
         def fill(values: NDArray[Any] | None, at: int) -> None:
-            whole = np.ascontiguousarray(values, self.dtype)
+            whole = np.require(values, self.dtype, ["C", "A"])
             prepared.pack(int(whole.ctypes.data), at)
 
         return self._slot(("packed", name, prepared.form), name, values, prepared.packed_bytes, fill)
@@ -70,7 +71,9 @@ class Store:
 
     def _fill(self, slot: str, name: str, values: NDArray[Any] | None, size: int, fill: _Fill) -> None:
         at, alive = memory(size)
-        fill(values, at)
+        fill(values if values is None else still(values), at)
+        if values is not None:
+            let_go(values)
         self.addresses[slot], self.bytes[slot] = at, size
         self._alive.append(alive)
         self._made.append((slot, name, size, fill))

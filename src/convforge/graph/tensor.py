@@ -102,6 +102,11 @@ class Tensor:
         """How many it has."""
         return math.prod(self.shape)
 
+    @property
+    def different(self) -> int:
+        """How many that are not the same one again, by a step of 0."""
+        return math.prod(size for size, step in zip(self.shape, self.strides, strict=True) if step)
+
     def same_places(self, other: Tensor) -> bool:
         """Whether number i of both lies equally far from the beginning."""
         axes = zip(self.shape, self.strides, other.strides, strict=True)

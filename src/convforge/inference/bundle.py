@@ -8,6 +8,7 @@ file, and nothing that stands in it is executed.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import brief, each_once, header_is_short, opened
 from ..graph.coding import decoded, encoded, members
+from ..graph.mapped import mapped, still
 from ..graph.nodes import Graph
 from ..shown import shown
 from . import answers
@@ -61,7 +63,7 @@ def to_bytes(contents: Contents) -> bytes:
         "std": about.std,
     }
     text = json.dumps(described, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    tensors = {name: np.ascontiguousarray(array, contents.dtype) for name, array in graph.constants.items()}
+    tensors = {name: np.ascontiguousarray(still(array), contents.dtype) for name, array in graph.constants.items()}
     content: bytes = save(tensors, {KEY: text})
     return content
 
@@ -93,13 +95,30 @@ def read(path: str | os.PathLike[str]) -> Contents:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 if (found := file.get_slice(name).get_dtype()) != _DTYPES[dtype]:
                     raise UserError(f"the tensor {name[:80]!r} is {found}, and the network computes in {dtype}.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _contents(described, tensors)
-    except (SafetensorError, OSError) as error:
+        return _contents(described, _tensors(place, dtype))
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{called} cannot be read ({brief(error)}); it is damaged or was cut short.") from error
     except UserError as error:
         words = shown(str(error))
         raise UserError(words if words.startswith(called) else f"{called} is not a sound bundle: {words}") from error
+
+
+def _tensors(path: Path, dtype: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Its numbers, which stay in the file, whose header has been found to be sound.
+
+    Raises ValueError where it is another file by now.
+    """
+    content = mapped(path)
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:begin]), object_pairs_hook=each_once)
+    found = {}
+    for name, said in header.items():
+        if name != _RESERVED:
+            shape, (first, _) = said["shape"], said["data_offsets"]
+            count = math.prod(shape)
+            flat = np.frombuffer(content, dtype, count, begin + first) if count else np.empty(0, dtype)
+            found[name] = flat.reshape(shape)
+    return found
 
 
 def _described(text: str) -> dict[str, Any]:

@@ -134,28 +134,27 @@ class Model:
         Raises:
             UserError: for other types and numbers of inputs, and shapes that the network does not take.
         """
-        torch = sys.modules.get("torch")  # who has a tensor has imported it
         names = tuple(self._network.inputs)
         if len(inputs) != len(names):
             raise UserError(f"the network takes {len(names)} inputs ({', '.join(names)}), not {len(inputs)}.")
-        tensors = torch is not None and any(isinstance(x, torch.Tensor) for x in inputs)
-        outputs = self._network(*(self._array(name, x) for name, x in zip(names, inputs, strict=True)))
-        if tensors:
-            assert torch is not None
-            return answers.filled(self._answer, [torch.from_numpy(y) for y in outputs])
-        return answers.filled(self._answer, outputs)
+        torch = sys.modules.get("torch")  # who has a tensor has imported it
+        if torch is None or not any(isinstance(x, torch.Tensor) for x in inputs):
+            outputs = self._network(*map(self._array, names, inputs))
+            return answers.filled(self._answer, outputs)
+        arrays = [
+            self._array(name, _from_tensor(name, x, torch) if isinstance(x, torch.Tensor) else x)
+            for name, x in zip(names, inputs, strict=True)
+        ]
+        return answers.filled(self._answer, [torch.from_numpy(y) for y in self._network(*arrays)])
 
     def _array(self, name: str, given: Any) -> Array:
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(given, torch.Tensor):
-            given = _from_tensor(name, given, torch)
         array = np.asarray(given)
         if array.dtype.kind != "f":
             raise UserError(
                 f"the network takes floating-point numbers for {name!r}, not {array.dtype}: "
                 "predict takes pictures as they are, and normalises them."
             )
-        if 0 in array.shape:
+        if not array.size:
             raise UserError(f"{name!r} has the shape {array.shape}: there is nothing in it to answer for.")
         return array.astype(self._network.dtype, copy=False)
 
@@ -302,11 +301,11 @@ def _from_tensor(name: str, tensor: Any, torch: Any) -> Array:
             f"this model only infers, and {name!r} asks for gradients: call it under torch.no_grad(), or with "
             "x.detach()."
         )
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise UserError(f"this model computes on the CPU, and {name!r} is on {tensor.device}: give it x.cpu().")
     if tensor.dtype == torch.bfloat16:  # which NumPy does not have
         tensor = tensor.float()
-    array: Array = tensor.detach().numpy()
+    array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
     return array
 
 

@@ -4,12 +4,14 @@ Before a network is run, thousands of things must be what they were when it was 
 and where every weight lies. Python takes 30 ns to look at one of them, machine code 2.
 
 What is asked of Python belongs to the stable part of its C interface (PEP 384), and is asked with the interpreter's
-lock held.
+lock held. Where dictionaries have version tags (PEP 509), these are asked first.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -30,6 +32,55 @@ _TP_DESCR_GET = 54
 """The slot's number in Python's C interface."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
+
+
+def _tag_of(dictionary: dict[Any, Any], offset: int) -> int:
+    return ctypes.c_uint64.from_address(id(dictionary) + offset).value
+
+
+def _where_tags_are() -> int:
+    """Where in a dictionary its version tag is: a number that no other dictionary has, nor this one after a change
+    (PEP 509). 0 where there is none, which is tried out by everything that changes a dictionary."""
+    if sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info < (3, 13):
+        return 0
+    offset = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)  # behind ma_used
+    value, other = object(), object()
+
+    class Attributes:
+        pass
+
+    holder: Any = Attributes()
+    holder.a = value
+    dictionaries = [{"a": value}, OrderedDict(a=value), vars(holder)]
+    changes: list[Callable[[dict[Any, Any]], object]] = [
+        lambda d: d.__setitem__("a", other),
+        lambda d: d.__setitem__("b", value),
+        lambda d: d.update(b=other),
+        lambda d: d.pop("b"),
+        lambda d: d.setdefault("c", value),
+        lambda d: d.__delitem__("c"),
+        lambda d: d.popitem(),
+        lambda d: d.__ior__({"a": value}),
+        lambda d: d.clear(),
+    ]
+    seen: set[int] = set()
+    for d in dictionaries:
+        for change in changes:
+            before = _tag_of(d, offset)
+            if before != _tag_of(d, offset) or before in seen:
+                return 0
+            seen.add(before)
+            change(d)
+    mine = vars(holder)
+    for n in range(100):  # until the interpreter has special code for it
+        seen.add(_tag_of(mine, offset))
+        holder.a = n
+        if _tag_of(mine, offset) in seen:
+            return 0
+    return offset
+
+
+_TAGS = _where_tags_are()
 
 
 class Held:
@@ -58,11 +109,21 @@ class Held:
             np.array([(id(key), id(value)) for key, value in pairs], np.int64),
         )
         self._at = (*(int(array.ctypes.data) for array in self._numbers), len(every))
-        self._same = _functions()[0]
+        self._same, self._tagged = _functions()[0], _functions()[3]
+        self._tags: tuple[Any, int] | None = None
+        """Those at a time when nothing had changed, `own`'s first, and their address."""
 
     def same(self, own: dict[Any, Any]) -> bool:
         """Whether they do still."""
-        return bool(self._same(id(own), *self._at))
+        tags = self._tags
+        if tags is not None and self._tagged(id(own), self._at[0], tags[1], self._at[3], _TAGS):
+            return True
+        # The tags are read first: what changes after that is noticed by them, and what has changed before, now.
+        now = np.array([_tag_of(one, _TAGS) for one in (own, *self._alive[0])], np.uint64) if _TAGS else None
+        same = bool(self._same(id(own), *self._at))
+        if same and now is not None:
+            self._tags = now, int(now.ctypes.data)
+        return same
 
 
 class Counted:
@@ -88,7 +149,7 @@ class Counted:
             np.array(looks, np.int64),
         )
         at, looks_at = (int(array.ctypes.data) for array in self._numbers)
-        _, self._counted, total = _functions()
+        _, self._counted, total, _ = _functions()
         objects_at = at, len(objects), id(counter), _getter(type(counter)), address_of
         self._arguments = (*objects_at, looks_at, len(looks), total(looks_at, len(looks)))
 
@@ -115,9 +176,9 @@ def _looks(address: int, size: int) -> list[tuple[int, int]]:
 
 @cache
 def _functions() -> tuple[Callable[..., int], ...]:
-    """`same`, `counted` and `sum`, which keep the interpreter's lock."""
-    code = runtime.code("unchanged", _build, ["same", "counted", "sum"], targets.current())
-    counts = {"same": 5, "counted": 8, "sum": 2}
+    """`same`, `counted`, `sum` and `tagged`, which keep the interpreter's lock."""
+    counts = {"same": 5, "counted": 8, "sum": 2, "tagged": 5}
+    code = runtime.code("unchanged", _build, list(counts), targets.current())
     return tuple(
         ctypes.PYFUNCTYPE(ctypes.c_uint64, *[ctypes.c_void_p] * count)(code[name]) for name, count in counts.items()
     )
@@ -125,6 +186,7 @@ def _functions() -> tuple[Callable[..., int], ...]:
 
 def _build(module: ir.Module) -> None:
     _build_same(module)
+    _build_tagged(module)
     _build_counted(module, _build_sum(module))
 
 
@@ -156,6 +218,19 @@ def _build_same(module: ir.Module) -> None:
         b.branch(again)
         b.position_at_end(over)
         _return_unless(b, b.icmp_unsigned("==", b.load(seen, typ=I64), _at(b, ends, n)))
+    b.ret(_number(1))
+
+
+def _build_tagged(module: ir.Module) -> None:
+    """`tagged(own, dictionaries, tags, count, offset)`: whether each dictionary's number at that offset is still so."""
+    f = ir.Function(module, ir.FunctionType(I64, [I64, PTR, PTR, I64, I64]), "tagged")
+    own, dictionaries, tags, count, offset = f.args
+    b = ir.IRBuilder(f.append_basic_block("entry"))
+    with _each(b, f, count) as n:
+        first = b.icmp_unsigned("==", n, _number(0))
+        dictionary = b.select(first, own, _at(b, dictionaries, n))
+        tag = b.load(b.inttoptr(b.add(dictionary, offset), PTR), typ=I64)
+        _return_unless(b, b.icmp_unsigned("==", tag, _at(b, tags, n)))
     b.ret(_number(1))
 
 

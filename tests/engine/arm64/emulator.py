@@ -19,7 +19,7 @@ import pytest
 from llvmlite import ir
 
 from convforge.engine import runtime, target, team
-from convforge.engine.compiler import objects_of
+from convforge.engine.linker import parted
 from convforge.engine.program import Prepared
 
 Array = np.ndarray[Any, Any]
@@ -80,8 +80,8 @@ class Arm64:
             library = self.folder / f"{next(self._numbers)}.so"
             with runtime.compiling:  # and kept on disk, as for any target
                 compiled = runtime._object_code(repr((name, to, *parameters)), build, to)
-            objects = [library.with_suffix(f".{n}.o") for n, _ in enumerate(objects_of(compiled))]
-            for file, part in zip(objects, objects_of(compiled), strict=True):
+            objects = [library.with_suffix(f".{n}.o") for n, _ in enumerate(parted(compiled))]
+            for file, part in zip(objects, parted(compiled), strict=True):
                 file.write_bytes(part)
             _run(COMPILER, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *objects)
             first = len(self.lines)

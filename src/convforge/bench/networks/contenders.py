@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import gc
 import re
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contenders import CHANNELS_LAST, OURS, PLAIN
+from ..limits import fma_peak
 from ..process import Answer
 from ..timing import burst
 from .files import path_of
@@ -33,6 +32,8 @@ Array: TypeAlias = NDArray[np.float32]
 Results: TypeAlias = list[Array]
 
 _BURST_SECONDS = 0.04
+_PEAKS = 5
+"""Measurements of the peak: where two virtual cores share a real one for a while, it is half as high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +89,6 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class StepTime:
-    """One step of ours: the node's output, what it is, by what, and its part of the time."""
-
-    output: str
-    what: str
-    how: str
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
 class Contender:
     """A library as it is used here: its name in tables, the packages it needs (what computes comes last), the file it
     reads ('' for the torch module), and how it is loaded."""
@@ -150,8 +141,12 @@ def serve(key: str, case: Case, settings: Settings, imported: bool = True) -> An
         if question == "burst":
             return burst(ready.run, _BURST_SECONDS)
         if question == "memory":
-            return Memory(max(0, _memory(peak=True) - start), max(0, _memory(peak=False) - start))
-        return _steps(ready.network, ready.run)
+            now = _memory(peak=False)
+            peak = max(now, _memory(peak=True))  # the kernel notes peaks a few pages late
+            return Memory(max(0, peak - start), max(0, now - start))
+        images = _last(case.images()).transpose(0, 3, 1, 2)
+        fastest = max(fma_peak(settings.threads) for _ in range(_PEAKS))
+        return ready.network.profile(images, peak=fastest).steps
 
     return answer
 
@@ -176,28 +171,6 @@ def _memory(peak: bool) -> int:
 def _forget_peak() -> None:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _steps(network: Any, run: Callable[[], object]) -> list[StepTime]:
-    """Medians of some calls, in parts of the whole. The first step begins where the call before ended, so it holds what
-    a call itself costs."""
-    calls = []
-    for _ in range(31):
-        run()
-        calls.append(network.clocks())
-    if not calls[0]:
-        return []
-    ticks = [
-        statistics.median(after[n] - (after[n - 1] if n else before[-1]) for before, after in pairwise(calls))
-        for n in range(len(calls[0]))
-    ]
-    total, rows, at = sum(ticks), [], 0
-    for line in network.lines:
-        mine = sum(ticks[at : at + len(line.steps)])
-        at += len(line.steps)
-        if line.steps:
-            rows.append(StepTime(line.output, line.what, line.how, mine / total))
-    return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ...graph.profile import StepTime
 from .. import machine
 from ..contenders import OURS
 from ..machine import Machine
 from ..process import Child, PeerError
 from ..timing import Burst, rounds
 from .busy import busy
-from .contenders import CONTENDERS, Loaded, Memory, Results, Settings, StepTime, serve
+from .contenders import CONTENDERS, Loaded, Memory, Results, Settings, serve
 from .files import path_of, writer
 from .named import Case, Shape, image_of, is_file
 
@@ -129,7 +130,7 @@ class Measured:
             "empty_cache_seconds": first.cold, "of_it_capture_seconds": first.cold_capture,
             "code_on_disk_seconds": first.warm, "of_that_capture_seconds": first.warm_capture,
         }}) | ({} if not self.steps else {"steps": [
-            {"output": step.output, "what": step.what, "how": step.how, "share": step.share} for step in self.steps
+            asdict(step) for step in self.steps
         ]})  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from ...graph.profile import StepTime
 from ..contenders import OURS
 from ..table import duration, limits_sentence
-from .contenders import StepTime
 from .run import Measured, Report, Row
 
 _WIDE = 100
@@ -98,14 +98,23 @@ def _about(network: Measured) -> Iterator[str]:
 
 def _steps(steps: tuple[StepTime, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("Share", justify="right", no_wrap=True)
-    for heading in ("Node", "What", "How"):
-        table.add_column(heading)
+    for heading in ("Share", "Time", "Pre-\ndicted", "Of\npeak", "GB\n/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("What")
+    table.add_column("How")
     ranked = sorted(steps, key=lambda step: -step.share)
     for step in ranked[:_MOST_STEPS]:
-        table.add_row(f"{step.share:.1%}", Text(step.output), Text(step.what), Text(step.how))
+        numbers = (
+            f"{step.share:.1%}",
+            duration(step.seconds),
+            duration(step.predicted) if step.predicted else "–",
+            f"{step.of_peak:.0%}" if step.of_peak else "–",
+            f"{step.bytes / step.seconds / 1e9:.0f}" if step.seconds else "–",
+        )
+        table.add_row(*numbers, Text(step.what), Text(step.how))
     if rest := ranked[_MOST_STEPS:]:
-        table.add_row(f"{sum(step.share for step in rest):.1%}", Text(f"{len(rest)} others"), "", "")
+        share, seconds = (sum(values) for values in zip(*((step.share, step.seconds) for step in rest), strict=True))
+        table.add_row(f"{share:.1%}", duration(seconds), "", "", "", Text(f"{len(rest)} others"), "")
     return table
 
 
@@ -121,7 +130,11 @@ def _below(report: Report) -> Iterator[str]:
     if any(title.endswith(", default") for network in report.networks for title in network.rows):
         yield "OpenVINO, default: in the precision that it picks by itself, bfloat16 on some CPUs; not in the ratios."
     if any(network.steps for network in report.networks):
-        yield "The first step holds what a call itself costs."
+        yield (
+            "Predicted: by the engine's model; of peak: multiply-adds of the definition, of which Winograd's kernels "
+            "do a quarter to a half; GB/s: of all that is read and written, each once. The first step holds what a "
+            "call itself costs."
+        )
     if len(report.networks) > 1 and (mean := report.geometric_mean) is not None:
         yield f"Geometric mean of the ratios to the fastest of the others: {mean:.2f}."
     yield from report.notes

@@ -31,7 +31,7 @@ Example, AVX-512, 64→64 channels, 3×3, 56×56: a part's weights are 512·32·
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +41,7 @@ from llvmlite import ir
 from ...spec import ceil_div
 from .. import traffic
 from ..geometry import Blocking, Sliding, blocking
-from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.blocks import BLOCK_ARGUMENTS, Block, runs_of_tiles, thread_scratch
 from ..kernels.epilogue import NOTHING
 from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
@@ -221,15 +221,16 @@ class Direct(Plan):
 
 # Weights on their way to being packed: the share of the rate at which a core reads from L3 alone.
 _PACKING_OF_L3 = 10 / 20
-# What groups of few channels wait for: a tile being called and its sums stored, and a pixel of a group being copied.
+# What few output channels wait for, in groups or in the short sums of a strided input gradient's phases: a tile being
+# called and its sums stored; and a pixel of a group being copied.
 _CYCLES_A_TILE = 100.0
 _CYCLES_A_PIXEL = 10.0
 
 
-def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
+def cycles(job: Job, slidings: Sequence[Sliding]) -> float:
     """What the multiply-adds take, two vectors a cycle at the nine tenths that large layers reach (lanes beyond the
     last output channel count as well), or the weights' way from memory; where they are not `kept`, packing too."""
-    target, total = job.target, 0.0
+    target, total, phases = job.target, 0.0, len(slidings) > 1
     for s in slidings:
         outputs = ceil_div(s.outputs, job.lanes)
         row_tiles = s.vertical.out * ceil_div(s.horizontal.out, target.tile_rows)
@@ -237,10 +238,10 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
         weights = s.groups * s.taps * outputs * job.lanes * job.size
         # A tile of one vector needs a broadcast for each multiply-add.
         product = pixels * s.groups * s.taps * (outputs // 2 * 2 / 0.93 + outputs % 2 / 0.78) / 2
-        if s.groups > 1:
+        if s.groups > 1 or (phases and outputs == 1):
             product += s.images * row_tiles * s.groups * ceil_div(outputs, 2) * _CYCLES_A_TILE
-            if s.taps > s.channels:  # else it is read where it is
-                product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
+        if s.groups > 1 and s.taps > s.channels:  # else it is read where it is
+            product += s.images * s.vertical.size * s.horizontal.size * s.groups * _CYCLES_A_PIXEL
         total += max(product, traffic.of_weights(weights, target)) / job.threads
         if not job.kept:
             total += 2 * weights / (target.costs.l3 * _PACKING_OF_L3) / job.threads
@@ -377,24 +378,30 @@ def _panel(
         # What follows in memory: the next part's weights, and after the last part the next panel's.
         products, pixels = u_count * v_count * length, block.rows * block.columns
         numbers = products * p.width
-        with f.loop(block.rows) as row, tiles(f, block.columns, forward.most_rows) as (column, columns):
+        with (
+            f.loop(block.rows) as row,
+            runs_of_tiles(f, block.columns, forward.most_rows) as (column, columns, many),
+        ):
             pixel = part_input.at(row.index * a["slot_r"] * a["row_pitch"] + column * a["stride_w"] * a["pitch"])
             offset = row.index * to_row + column * to_column
             target = to.at(offset)
             base = f.pick(first, residual.at(offset), target)
             base_step = f.choose(first, begin_step, to_column)
-            weights_ahead, weights_step = asked_ahead(
+            weights_ahead, weights_step, weights_tile = asked_ahead(
                 part_weights.at(numbers), numbers, row.index * block.columns + column, columns, pixels, products,
                 lines_a_round(columns, f.dtype),
             )  # fmt: skip
-            ahead = f.pick(input_ahead, pixel.at(columns * a["stride_w"] * a["pitch"]), weights_ahead)
-            ahead_step = f.choose(input_ahead, line, weights_step)
+            input_tile = columns * a["stride_w"] * a["pitch"]
+            ahead = f.pick(input_ahead, pixel.at(input_tile), weights_ahead)
+            ahead_step, ahead_tile = (
+                f.choose(input_ahead, *either) for either in ((line, weights_step), (input_tile, weights_tile))
+            )
             forward.call(
-                f, columns, p.width, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
+                f, columns, p.width, many=many, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
                 channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, 1, 0),
-                ahead=ahead, ahead_step=ahead_step, output_ahead=a["output_ahead"],
+                ahead=ahead, ahead_step=ahead_step, ahead_tile=ahead_tile, output_ahead=a["output_ahead"],
             )  # fmt: skip
     with f.if_(apart):
         there = Image(y, a["y_c"], a["y_h"], a["y_w"])

@@ -33,7 +33,7 @@ from llvmlite import ir
 
 from ...spec import ceil_div
 from ..geometry import Blocking, Sliding, blocking
-from ..kernels.blocks import BLOCK_ARGUMENTS, Block, thread_scratch, tiles
+from ..kernels.blocks import BLOCK_ARGUMENTS, Block, runs_of_tiles, thread_scratch
 from ..kernels.ir import Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
@@ -42,6 +42,7 @@ from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_
 from ..plan import Job, Plan, Refusal
 from ..program import Layout, Prepared, Program, Step, code, step
 from ..target import Target
+from . import pointwise_weight_gradient
 
 ACCUMULATE = Arguments(
     BLOCK_ARGUMENTS
@@ -52,7 +53,9 @@ ACCUMULATE = Arguments(
 
 
 def plan(job: Job) -> Plan | Refusal:
-    """Always possible."""
+    """Always possible; in NHWC, 1×1 layers are products of matrices."""
+    if pointwise := pointwise_weight_gradient.plan(job):
+        return pointwise
     return DirectWeightGradient(job, sum(cycles(job, s) for s in job.slidings), job.slidings)
 
 
@@ -295,13 +298,13 @@ def _panel(
     with (
         f.loop(a["kernel_h"]) as i,
         f.loop(a["runs"]) as run,
-        tiles(f, end_number - first_number, gradients.most_rows) as (row, rows),
+        runs_of_tiles(f, end_number - first_number, gradients.most_rows) as (row, rows, many),
     ):
         number = first_number + row
         here = x.at(i.index * a["slot_i"] * a["row_pitch"] + run.index * a["run_step"] + number * a["row_step"])
         to = dw.at(((i.index * a["runs"] + run.index) * a["run_length"] + number) * p.width)
         to = f.pick(straight, f.address(a["w"]).at(number * a["w_c"] + p.first), to)
         gradients.call(
-            f, rows, p.width, x=here, x_p=row_step, x_q=pixel_step, p_count=block.rows, q_count=block.columns,
-            dy=dy, dw=to, row_step=a["row_step"], dw_step=dw_step, channels=stored, add=add,
+            f, rows, p.width, many=many, x=here, x_p=row_step, x_q=pixel_step, p_count=block.rows,
+            q_count=block.columns, dy=dy, dw=to, row_step=a["row_step"], dw_step=dw_step, channels=stored, add=add,
         )  # fmt: skip

@@ -197,8 +197,8 @@ def _depths(group: Group, target: Target, tap_rows: int, width: int) -> tuple[ra
 
 
 def _columns(target: Target, sums: int) -> int:
-    """Neighbouring outputs that share inputs, beside so many sums."""
-    return 2 if sums <= target.registers // 2 else 1
+    """Neighbouring outputs that share inputs, beside so many sums: nine, of 3×3, leave 16 registers room for two."""
+    return 2 if sums <= target.registers // 2 + 1 else 1
 
 
 def _most_sums(target: Target) -> int:

@@ -49,12 +49,12 @@ from llvmlite import ir
 
 from ...spec import ceil_div, round_up
 from ..geometry import scratch_pitch
-from ..kernels.blocks import thread_scratch, tiles
+from ..kernels.blocks import runs_of_tiles, thread_scratch
 from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import Panel, pack_function
-from ..kernels.tile import asked_ahead, filled, product_tiles
+from ..kernels.tile import asked_ahead, filled, lines_a_round, product_tiles
 from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, spread_function
 from ..kernels.winograd_tiles import (
     TABLE_BYTES,
@@ -271,8 +271,9 @@ def in_pieces(job: Job, tiled: Tiled) -> bool:
 
 
 def divided(job: Job, tiled: Tiled, kept: bool) -> Division:
-    """The division of which `cycles` expects the least. A chunk is either so small that V and M stay in L2, or as
-    large as M alone allows; then V comes from L3, once a panel, but U meets more tiles each time."""
+    """The division of which `cycles` expects the least, with a kept U that comes from memory: so it does in a network,
+    where other layers were computed since. A chunk is either so small that V and M stay in L2, or as large as M alone
+    allows; then V comes from L3, once a panel, but U meets more tiles each time."""
     s, products, rows = tiled.sliding, tiled.shape.products, job.target.tile_rows
     most_in_l2 = job.target.l2_bytes * 2 // 5 // (products * (s.channels + job.panel) * job.size)
     if not kept and in_pieces(job, tiled):
@@ -287,13 +288,18 @@ def divided(job: Job, tiled: Tiled, kept: bool) -> Division:
         for most in {max(most // rows, 1) * rows for most in (most_in_l2, most_in_l3)}:
             chunks = ceil_div(mine, most)
             divisions.append(Division(splits, shares, ceil_div(mine, chunks), chunks))
-    return min(divisions, key=lambda division: cycles(job, tiled, division, kept))
+    return min(divisions, key=lambda division: cycles(job, tiled, division, kept, from_memory=kept))
 
 
 # What the model of `cycles` is made of: shares of the rates at which a core reads while it does nothing else
 # (`target.Costs`), measured on Zen 5.
 _OF_L3 = 12 / 20
 """What comes from L3 or goes there."""
+_ASKED_OF_MEMORY = 5 / 7
+"""U from memory, where it is asked for while products are summed (Zen 3)."""
+_SEEN_OF_U, _SEEN_OF_A_ROW = 0.4, 1 / 15
+"""Of the way of U from L3, once a chunk, and of V, once a panel, where each row of a tile is a stream of its own; the
+rest goes on beside the products (Zen 3, six rows)."""
 OF_MEMORY = 3 / 7
 """Memory that is written for the first time, or comes from beyond L3."""
 _PACKING_OF_L3 = 14 / 20
@@ -312,9 +318,11 @@ def cycles_of_transform(shape: Shape) -> float:
     return 3.8 * shape.products
 
 
-def cycles(job: Job, tiled: Tiled, division: Division, kept: bool) -> float:
-    """What the busiest thread takes: products or, where that takes longer, the factors' way from L3 or memory; the
-    transforms; and where U is not `kept`, the transform of its weights."""
+def cycles(job: Job, tiled: Tiled, division: Division, kept: bool, from_memory: bool = False) -> float:
+    """What the busiest thread takes: the products of each chunk or, where that takes longer, U's way from L3 or memory;
+    V's, in part; the transforms; and where U is not `kept`, the transform of its weights.
+
+    U comes from L3 if that has room; for the first chunk, where it is said so, `from_memory`."""
     s, shape, target, size, lanes = tiled.sliding, tiled.shape, job.target, job.size, job.lanes
     mine = ceil_div(tiled.count, division.splits)
     panels = ceil_div(s.outputs, job.panel)
@@ -326,19 +334,28 @@ def cycles(job: Job, tiled: Tiled, division: Division, kept: bool) -> float:
     u_bytes = shape.products * s.channels * outputs * lanes * size
     v_bytes = shape.products * inputs * lanes * division.chunk * size
     all_weights = shape.products * s.channels * s.outputs * size
-    streaming, l3 = 0.0, target.costs.l3 * _OF_L3
+    l3, memory = target.costs.l3 * _OF_L3, target.costs.memory * OF_MEMORY
     in_passing = not kept and division.chunks == 1
+    if in_passing:
+        stays = u_bytes / own_panels <= target.l2_bytes // 2
+    else:
+        stays = u_bytes + v_bytes <= target.l2_bytes * 7 // 8
+    of_u = 0.0 if stays else u_bytes
+    in_l3 = in_passing or all_weights * division.splits < target.l3_bytes
+    again = of_u / (l3 if in_l3 else memory)
+    first = of_u / (target.costs.memory * _ASKED_OF_MEMORY) if from_memory else again
     if not kept and in_pieces(job, tiled):
         product *= 1.05  # a sum to load and to store for each piece
-    elif (u_bytes / own_panels if in_passing else u_bytes) > target.l2_bytes // 2:
-        in_caches = in_passing or all_weights * division.splits < target.l3_bytes
-        streaming += u_bytes * division.chunks / (l3 if in_caches else target.costs.memory * OF_MEMORY)
+        first = again = 0.0
+    each = product / division.chunks
+    products = max(each, first) + (division.chunks - 1) * (max(each, again) + _SEEN_OF_U * again)
     v_in_l3 = v_bytes > target.l2_bytes * 3 // 4
     if v_in_l3:
-        streaming += v_bytes * division.chunks * own_panels / l3
+        seen = min(1.0, _SEEN_OF_A_ROW * target.tile_rows)
+        products += seen * v_bytes * division.chunks * own_panels / l3
     # Groups that do not fill a vector are loaded and stored in parts, four times as slowly.
     few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
-    total = max(product, streaming) + mine * (inputs + outputs) * few * cycles_of_transform(shape)
+    total = products + mine * (inputs + outputs) * few * cycles_of_transform(shape)
     if v_in_l3:
         total += 2 * v_bytes * division.chunks / l3
     if not kept:
@@ -515,15 +532,17 @@ class _Kernels:
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
                         # does not stay in L2, that of the next ξ is asked for: by each tile its share.
                         numbers = f.choose(a["ask"].compare("!=", 0), channels * p.width, 0)
-                        with f.loop(products) as xi, tiles(f, count, tile_rows) as (row, rows):
+                        with f.loop(products) as xi, runs_of_tiles(f, count, tile_rows) as (row, rows, many):
                             u_xi = piece_u.at(xi.index * u_pitch)
-                            ahead, ahead_step = asked_ahead(u_xi.at(u_pitch), numbers, row, rows, count, channels)
+                            ahead, ahead_step, ahead_tile = asked_ahead(
+                                u_xi.at(u_pitch), numbers, row, rows, count, channels, lines_a_round(rows, f.dtype)
+                            )
                             self.products.call(
-                                f, rows, p.width,
+                                f, rows, p.width, many=many,
                                 x=v.at(xi.index * v_step + row * a["pitch"] + piece.index),
                                 step=a["pitch"], w=u_xi, count=channels,
                                 y=m.at(xi.index * m_step + row * p.width), add=piece.index,
-                                ahead=ahead, ahead_step=ahead_step,
+                                ahead=ahead, ahead_step=ahead_step, ahead_tile=ahead_tile,
                             )  # fmt: skip
                     self.transform_output(f, a, p, group, first, count, m, m_step, table, outside)
         f.done()

@@ -49,7 +49,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ...spec import ceil_div
-from ..kernels.blocks import thread_scratch, tiles
+from ..kernels.blocks import runs_of_tiles, thread_scratch
 from ..kernels.cook_toom import short_convolution
 from ..kernels.ir import I64, Arguments, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
@@ -323,9 +323,9 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape) -> None:
             here = sums.at(xi.index * lanes * width)
             with f.if_(a["ahead"].compare("!=", 0)), f.loop(width * lanes, step=lanes) as line:
                 f.prefetch(here.at(width * lanes + line.index), write=True)
-            with tiles(f, rows, products.most_rows) as (first, size):
+            with runs_of_tiles(f, rows, products.most_rows) as (first, size, many):
                 products.call(
-                    f, size, width, x=v.at(xi.index * pitch * lanes + first), step=lanes,
+                    f, size, width, many=many, x=v.at(xi.index * pitch * lanes + first), step=lanes,
                     w=w.at(xi.index * pitch * width), count=count, y=here.at(first * width), add=add,
                 )  # fmt: skip
 

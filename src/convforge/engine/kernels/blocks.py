@@ -121,6 +121,23 @@ def tiles(f: Function, columns: Int, rows: int) -> Iterator[tuple[Int, Int]]:
         yield first, (loop.index + 1) * columns // count - first
 
 
+@contextmanager
+def runs_of_tiles(f: Function, columns: Int, rows: int) -> Iterator[tuple[Int, Int, Int]]:
+    """The same tiles, those of one size at a time: where the first one begins, their size, and how many they are.
+
+    `with runs_of_tiles(f, columns, 14) as (first, size, many):` runs the body, for 15 columns, with (0, 8, 1) and
+    (8, 7, 1), for 28 columns with (0, 14, 2) only. What a call of a tile's code costs, some 70 cycles, is paid once a
+    run.
+    """
+    count = (columns + (rows - 1)) // rows
+    size = columns // count.at_least(1)
+    larger = columns - size * count
+    with f.loop(2, start=f.choose(larger.compare("==", 0), 1, 0)) as kind:
+        smaller = kind.index.compare("==", 1)
+        first = f.choose(smaller, larger * (size + 1), 0)
+        yield first, size + 1 - kind.index, f.choose(smaller, count - larger, larger)
+
+
 def thread_scratch(f: Function, a: dict[str, Int]) -> Int:
     """Where the calling thread's own scratch memory is."""
     return a["scratch"] + f.integer("thread") * a["scratch_bytes"]

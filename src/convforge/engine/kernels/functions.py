@@ -77,11 +77,14 @@ def is_long(word: str) -> bool:
 
 
 def _function(f: Function, word: str, vector: ir.VectorType) -> ir.Function:
-    """A long function as one of the module, once: a tile has up to 28 vectors, and there are 28 tiles."""
-    made = f.module.globals.get(word)
+    """A long function as one of the module, once: a tile has up to 28 vectors, and there are 28 tiles.
+
+    Its symbol is none of the C library's: a `sin` that calls `sin` would call itself."""
+    symbol = f"vector {word}"
+    made = f.module.globals.get(symbol)
     if made is None:
         name, parameters = check(word)
-        inner = Function(f.module, word, "x", f.dtype, internal=True, result=vector, type_=vector)
+        inner = Function(f.module, symbol, "x", f.dtype, internal=True, result=vector, type_=vector)
         x = inner.vector(inner.function.args[0])
         inner.done(_LONG[name](x, _FORMATS[f.dtype], *parameters).value)
         made = inner.function

@@ -17,7 +17,8 @@ loaded as vectors instead of being broadcast. A step then has 28 + 2 loads for 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from llvmlite import ir
 
 from ..target import DTYPE_BYTES, LINE, Target
 from .functions import apply, is_long
-from .ir import Function, Int, Pointer, Value
+from .ir import Function, Int, Loop, Pointer, Value
 
 
 def filled(outputs: Int, lanes: int) -> Int:
@@ -49,12 +50,12 @@ def lines_a_round(rows: Number, dtype: str) -> Number:
 
 def asked_ahead(
     following: Pointer, numbers: Int, first: Int, rows: Int, all_rows: Int, products: Int, lines: Int | int = 1
-) -> tuple[Pointer, Int]:
+) -> tuple[Pointer, Int, Int]:
     """Which of the `numbers` that are needed next, from `following` on, a tile asks for, while it sums so many
     products: the share of its `rows` from the `first` on, of all that are multiplied by the same weights. Where they
-    begin, and how far apart it asks, with so many `lines` a round."""
+    begin, how far apart it asks, with so many `lines` a round, and how far on the next tile begins."""
     a_row, requests = numbers // all_rows.at_least(1) + 1, (products // STEPS).at_least(1) * lines
-    return following.at(first * a_row), (rows * a_row + requests - 1) // requests
+    return following.at(first * a_row), (rows * a_row + requests - 1) // requests, rows * a_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,12 @@ class Tile:
     def filled_with(self, row: list[Value]) -> list[Value]:
         """Sums that begin with the same vectors in every row."""
         return [row[v] for _, v in self.places]
+
+    @contextmanager
+    def run(self, f: Function, first: list[Pointer]) -> Iterator[tuple[Loop, list[Pointer]]]:
+        """A loop over the `many` tiles of a call, whose body carries these pointers on from tile to tile."""
+        with f.loop(f.integer("many"), carry=first) as each:
+            yield each, each.values
 
     def multiply(self, f: Function, x: Callable[[int], Pointer], w: Pointer, sums: list[Value]) -> list[Value]:
         """One step: sums[r, v] + x(r) · w[v], where lanewise x has vectors like w."""
@@ -199,7 +206,7 @@ class Tile:
 
 
 class Tiles:
-    """A function for a tile of every size that can be needed, and the call of the one that is."""
+    """A function for a run of tiles of every size that can be needed, and the call of the one that is."""
 
     def __init__(self, most_rows: int, target: Target, dtype: str, make: Callable[[Tile], Function], lanewise: bool):
         self.most_rows, self.lanes = most_rows, target.lanes(dtype)
@@ -215,12 +222,13 @@ class Tiles:
         return (vectors - 1) * self.most_rows + rows
 
     def call(self, f: Function, rows: Int, width: Int, **arguments: Int | Pointer | int) -> None:
-        """The tile of so many rows, and of as many whole vectors as make up `width`."""
+        """Tiles of so many rows, and of as many whole vectors as make up `width`."""
         f.dispatch((width // self.lanes - 1) * self.most_rows + rows, self._made, **arguments)
 
 
 def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool = False, activation: str = "") -> Tiles:
-    """Sums for a tile's rows of neighbouring output pixels and its vectors of output channels.
+    """Sums for `many` tiles, one behind the other, each of so many neighbouring output pixels and vectors of output
+    channels. Of a tile:
 
         y[r, :] = base[r, :] + bias
                   + Σ_u Σ_v Σ_l  x[r·pixel_step + u·x_u + v·x_v + l] · w[(u·v_count + v)·length + l, :]
@@ -233,47 +241,49 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     `bias` is where the sums begin: the bias, or zeros. `base` is what they are added to: y itself when a part of the
     sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels` are stored.
     When the sum is `finished` (1, else 0), the activation is applied to what is stored. On the way, what is needed next
-    and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart; and
-    where there is `output_ahead`, the pixels that the next tile writes.
+    and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart, by
+    the next tile from `ahead_tile` further on; and where there is `output_ahead`, the pixels that the next tile writes.
     """
 
     finish_stored = _finishing(module, dtype, target.lanes(dtype), activation) if is_long(activation) else None
 
     def make(tile: Tile) -> Function:
-        names = "*x x_u x_v u_count v_count length *w *y y_step *bias *base base_step channels pixel_step finished"
+        names = "many *x x_u x_v u_count v_count length *w *y y_step *bias *base base_step channels pixel_step finished"
         name = f"forward_{tile.rows}x{tile.vectors}"
-        f = Function(module, name, f"{names} *ahead ahead_step output_ahead", dtype, internal=True)
-        x, w, y, bias, base, ahead = f.pointers("x w y bias base ahead")
+        f = Function(module, name, f"{names} *ahead ahead_step ahead_tile output_ahead", dtype, internal=True)
+        w, bias = f.pointers("w bias")
         x_u, x_v, u_count, v_count, length = f.integers("x_u x_v u_count v_count length")
         y_step, base_step, channels, pixel_step = f.integers("y_step base_step channels pixel_step")
         finished, ahead_step = f.integers("finished ahead_step")
-
-        with f.if_(f.integer("output_ahead").compare("!=", 0)), f.loop(tile.rows) as row:
-            for v in range(tile.vectors):
-                f.prefetch(y.at(y_step * (row.index + tile.rows) + v * tile.lanes), write=True)
         lines = lines_a_round(tile.rows, dtype)
         ahead_run = length // STEPS * lines * ahead_step
         masks = tile.masks(f, channels)
         biases = [f.load_masked(bias.at(v * tile.lanes), tile.lanes, masks[v]) for v in range(tile.vectors)]
-        with f.loop(u_count, carry=[w, *tile.filled_with(biases)]) as tap_row:
-            with f.loop(v_count, carry=tap_row.values) as tap_run:
-                run = x.at(tap_row.index * x_u + tap_run.index * x_v)
-                weights, *sums = tap_run.values
-                asked = ahead.at((tap_row.index * v_count + tap_run.index) * ahead_run), ahead_step, lines
-                weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, sums, asked)
-                tap_run.carry([weights, *sums])
-            tap_row.carry(tap_run.values)
 
         def finish(sums: list[Value]) -> list[Value]:
             return f.only_if(finished.compare("!=", 0), sums, lambda: [apply(f, activation, total) for total in sums])
 
-        tile.store(
-            f, tap_row.values[1:], (y, y_step), (base, base_step), base_step.compare("!=", 0), channels,
-            finish if activation and not finish_stored else None,
-        )  # fmt: skip
-        if finish_stored:
-            with f.if_(finished.compare("!=", 0)):
-                f.call(finish_stored, y=y, y_step=y_step, rows=tile.rows, channels=channels.at_most(tile.width))
+        with tile.run(f, f.pointers("x y base ahead")) as (each, (x, y, base, ahead)):
+            with f.if_(f.integer("output_ahead").compare("!=", 0)), f.loop(tile.rows) as row:
+                for v in range(tile.vectors):
+                    f.prefetch(y.at(y_step * (row.index + tile.rows) + v * tile.lanes), write=True)
+            with f.loop(u_count, carry=[w, *tile.filled_with(biases)]) as tap_row:
+                with f.loop(v_count, carry=tap_row.values) as tap_run:
+                    run = x.at(tap_row.index * x_u + tap_run.index * x_v)
+                    weights, *sums = tap_run.values
+                    asked = ahead.at((tap_row.index * v_count + tap_run.index) * ahead_run), ahead_step, lines
+                    weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, sums, asked)
+                    tap_run.carry([weights, *sums])
+                tap_row.carry(tap_run.values)
+            tile.store(
+                f, tap_row.values[1:], (y, y_step), (base, base_step), base_step.compare("!=", 0), channels,
+                finish if activation and not finish_stored else None,
+            )  # fmt: skip
+            if finish_stored:
+                with f.if_(finished.compare("!=", 0)):
+                    f.call(finish_stored, y=y, y_step=y_step, rows=tile.rows, channels=channels.at_most(tile.width))
+            steps = pixel_step * tile.rows, y_step * tile.rows, base_step * tile.rows, f.integer("ahead_tile")
+            each.carry([pointer.at(step) for pointer, step in zip((x, y, base, ahead), steps, strict=True)])
         f.done()
         return f
 
@@ -297,7 +307,8 @@ def _finishing(module: ir.Module, dtype: str, lanes: int, activation: str) -> Fu
 
 
 def gradient_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool = False) -> Tiles:
-    """Adds to the gradients of a tile's rows of neighbouring weights and its vectors of output channels.
+    """Adds to the gradients of `many` tiles of neighbouring weights, one behind the other, and vectors of output
+    channels. Of a tile:
 
         dw[r, :] += Σ_p Σ_q  x[r·row_step + p·x_p + q·x_q] · dy[p·q_count + q, :]
 
@@ -308,23 +319,24 @@ def gradient_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool
 
     def make(tile: Tile) -> Function:
         name = f"gradient_{tile.rows}x{tile.vectors}"
-        names = "*x x_p x_q p_count q_count *dy *dw row_step dw_step channels add"
+        names = "many *x x_p x_q p_count q_count *dy *dw row_step dw_step channels add"
         f = Function(module, name, names, dtype, internal=True)
-        x, dy, dw = f.pointers("x dy dw")
         x_p, x_q, p_count, q_count, dw_step, channels, add = f.integers("x_p x_q p_count q_count dw_step channels add")
         zeros = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
-        with f.loop(p_count, carry=[dy, *zeros]) as p:
-            (dy_row, *sums), row = p.values, x.at(p.index * x_p)
-            if lanewise:
-                with f.loop(q_count, carry=[row, dy_row, *sums]) as q:
-                    pixel, dy_row, *sums = q.values
-                    sums = tile.multiply(f, lambda r: pixel.at(f.integer("row_step") * r), dy_row, sums)
-                    q.carry([pixel.at(x_q), dy_row.at(tile.width), *sums])
-                p.carry(q.values[1:])
-            else:
-                dy_row, sums = tile.multiply_run(f, row, x_q, dy_row, q_count, sums, transposed=True)
-                p.carry([dy_row, *sums])
-        tile.store(f, p.values[1:], (dw, dw_step), (dw, dw_step), add.compare("!=", 0), channels)
+        with tile.run(f, f.pointers("x dw")) as (each, (x, dw)):
+            with f.loop(p_count, carry=[f.pointer("dy"), *zeros]) as p:
+                (dy_row, *sums), row = p.values, x.at(p.index * x_p)
+                if lanewise:
+                    with f.loop(q_count, carry=[row, dy_row, *sums]) as q:
+                        pixel, dy_row, *sums = q.values
+                        sums = tile.multiply(f, lambda r: pixel.at(f.integer("row_step") * r), dy_row, sums)
+                        q.carry([pixel.at(x_q), dy_row.at(tile.width), *sums])
+                    p.carry(q.values[1:])
+                else:
+                    dy_row, sums = tile.multiply_run(f, row, x_q, dy_row, q_count, sums, transposed=True)
+                    p.carry([dy_row, *sums])
+            tile.store(f, p.values[1:], (dw, dw_step), (dw, dw_step), add.compare("!=", 0), channels)
+            each.carry([x.at(f.integer("row_step") * tile.rows), dw.at(dw_step * tile.rows)])
         f.done()
         return f
 
@@ -332,24 +344,27 @@ def gradient_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool
 
 
 def product_tiles(module: ir.Module, dtype: str, target: Target, most_rows: int = 0, transposed: bool = False) -> Tiles:
-    """Tiles of a plain matrix product, of at most so many rows.
+    """`many` tiles of a plain matrix product, one below the other, each of at most so many rows. Of a tile:
 
         y[r, :] = Σ_l  x[r·step + l] · w[l, :]        (+ y[r, :] where `add` is not 0)
 
     Rows of w and y are dense. Where x is `transposed`, its numbers are at x[r + l·step]; else what is needed next is
-    asked for, from `ahead` on, as in `forward_tiles`, a line a round.
+    asked for, from `ahead` on, as in `forward_tiles`.
     """
 
     def make(tile: Tile) -> Function:
         name = f"product_{tile.rows}x{tile.vectors}"
-        more = "" if transposed else " *ahead ahead_step"
-        f = Function(module, name, f"*x step *w count *y add{more}", dtype, internal=True)
-        x, w, y = f.pointers("x w y")
+        more = "" if transposed else " *ahead ahead_step ahead_tile"
+        f = Function(module, name, f"many *x step *w count *y add{more}", dtype, internal=True)
         step, count, add = f.integers("step count add")
-        sums = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
-        asked = None if transposed else (f.pointer("ahead"), f.integer("ahead_step"), 1)
-        _, sums = tile.multiply_run(f, x, step, w, count, sums, asked, transposed)
-        tile.store(f, sums, (y, tile.width), (y, tile.width), add.compare("!=", 0))
+        zeros = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
+        with tile.run(f, f.pointers("x y" if transposed else "x y ahead")) as (each, (x, y, *ahead)):
+            asked = None if transposed else (ahead[0], f.integer("ahead_step"), lines_a_round(tile.rows, dtype))
+            _, sums = tile.multiply_run(f, x, step, f.pointer("w"), count, zeros, asked, transposed)
+            tile.store(f, sums, (y, tile.width), (y, tile.width), add.compare("!=", 0))
+            following = [x.at(tile.rows if transposed else step * tile.rows), y.at(tile.width * tile.rows)]
+            following += [line.at(f.integer("ahead_tile")) for line in ahead]
+            each.carry([pointer.value for pointer in following])
         f.done()
         return f
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ...engine.program import Place, Step
@@ -28,12 +29,19 @@ class CannotLower(GraphError):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was made of a node: its output, what it is, by what, and which steps these are."""
+    """What was made of a node: its output, what it is, by what, and which steps these are.
+
+    `bytes` are those of the tensors that it reads and writes, each once; `macs`, the multiply-adds of the definition;
+    `cycles`, what the engine's model says that it takes, 0 where there is none.
+    """
 
     output: str
     what: str
     how: str
     steps: tuple[Step, ...]
+    bytes: int
+    macs: int = 0
+    cycles: float = 0.0
 
 
 ELEMENTWISE = (ops.Unary, ops.Binary, ops.PRelu)
@@ -193,13 +201,17 @@ class Lowering:
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def line(self, output: str, what: str, how: str, steps: tuple[Step, ...]) -> None:
-        """These steps come next."""
-        self.lines.append(Line(output, what, how, steps))
+    def line(
+        self, output: str, what: str, how: str, steps: tuple[Step, ...], tensors: Iterable[Tensor | None],
+        numbers: int = 0, macs: int = 0, cycles: float = 0.0,
+    ) -> None:  # fmt: skip
+        """These steps come next; they touch these tensors and so many `numbers` beside."""
+        numbers += sum(tensor.different for tensor in tensors if tensor)
+        self.lines.append(Line(output, what, how, steps, numbers * self.size if steps else 0, macs, cycles))
 
     def copied(self, x: Tensor, to: Tensor, output: str = "") -> Tensor:
         """x copied there; that is returned."""
-        self.line(output, "copy", "copied", copying(x, to, self.dtype, self.target, self.threads))
+        self.line(output, "copy", "copied", copying(x, to, self.dtype, self.target, self.threads), (x, to))
         return to
 
     def compute_pending(self, name: str, index: int | None = None) -> None:
@@ -212,7 +224,7 @@ class Lowering:
         y = self.homes[over] if over else self.placed.get(name) or self._new(name)
         self.homes[name] = y
         steps = elementwise(expression, given, y, self.dtype, self.target, self.threads)
-        self.line(name, ", ".join(word for word, _ in expression), "elementwise", steps)
+        self.line(name, ", ".join(word for word, _ in expression), "elementwise", steps, (*given, y))
 
 
 def moved(step: Step, at: dict[str, Place]) -> Step:

@@ -68,7 +68,7 @@ def batch_norm(lowering: Lowering, index: int, node: Node) -> None:
     )  # fmt: skip
     y = lowering.result(node)
     steps = elementwise_steps(expression, given, y, lowering.dtype, lowering.target, lowering.threads)
-    lowering.line(node.output, operation.name, "elementwise", steps)
+    lowering.line(node.output, operation.name, "elementwise", steps, (*given, y))
 
 
 def reduce(lowering: Lowering, index: int, node: Node) -> None:
@@ -80,7 +80,7 @@ def reduce(lowering: Lowering, index: int, node: Node) -> None:
         steps = reduction(operation.kind, operation.axes, x, y, *how)
     except ValueError:  # too many loops for the strides that x has
         steps = reduction(operation.kind, operation.axes, lowering.dense(x), y, *how)
-    lowering.line(node.output, operation.name, "reduction", steps)
+    lowering.line(node.output, operation.name, "reduction", steps, (x, y))
 
 
 def softmax(lowering: Lowering, index: int, node: Node) -> None:
@@ -97,6 +97,6 @@ def softmax(lowering: Lowering, index: int, node: Node) -> None:
     if of is not x:
         lowering.copied(x, of)
     steps = softmax_steps(operation.log, axis, of, to, lowering.dtype, lowering.target, lowering.threads)
-    lowering.line(node.output, operation.name, "softmax", steps)
+    lowering.line(node.output, operation.name, "softmax", steps, (of, to))
     if to is not y:
         lowering.copied(to, y)

@@ -50,7 +50,7 @@ def convolution(lowering: Lowering, index: int, node: Node) -> None:
         expression: Expression = (("add", (0, 1)), *(((word, (2,)),) if word else ()))
         given = [y, lowering.home(residual)]
         steps = elementwise(expression, given, y, lowering.dtype, lowering.target, lowering.threads)
-        lowering.line(node.output, f"add, {word}", "elementwise", steps)
+        lowering.line(node.output, f"add, {word}", "elementwise", steps, (*given, y))
 
 
 def _with_residual(
@@ -151,14 +151,19 @@ def _product(
         at["work"] = lowering.scratch("work", max(prepared.compute.work_bytes, prepared.weights.work_bytes)), 0
     if "bias" in used:
         at["bias"] = lowering.place(names["bias"])
-    if "w" in used:
-        at["w"] = w or lowering.place(names["w"])
-    if "packed" in used and weights is not None:
-        at["packed"] = lowering.store.packed(names["w"], weights, prepared), 0
-    elif "packed" in used:
-        at["packed"] = lowering.scratch("packed", prepared.packed_bytes), 0
+    if weights is not None and prepared.weights.steps:
+        # Steps that compute with packed weights have a place for the others, too, and do not read there.
+        at["w"] = at["packed"] = lowering.store.packed(names["w"], weights, prepared), 0
+    else:
+        if "w" in used:
+            at["w"] = w or lowering.place(names["w"])
+        if "packed" in used:
+            at["packed"] = lowering.scratch("packed", prepared.packed_bytes), 0
     words = _words(which, problem, finish)
-    lowering.line(output, words, prepared.algorithm, tuple(moved(step, at) for step in steps))
+    lowering.line(
+        output, words, prepared.algorithm, tuple(moved(step, at) for step in steps), tensors.values(),
+        math.prod(problem.w_shape), sum(s.macs for s in which.slidings(problem)), prepared.cycles,
+    )  # fmt: skip
 
 
 def _word(activation: ops.Unary | None) -> str:

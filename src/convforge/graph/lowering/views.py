@@ -15,11 +15,13 @@ def concat(lowering: Lowering, index: int, node: Node) -> None:
     assert isinstance(operation, ops.Concat)
     whole = lowering.result(node)
     steps: tuple[Step, ...] = ()
+    copied: list[Tensor] = []
     for name, rows in lowering.parts(node):
         part, home = whole.sliced(operation.axis % len(whole.shape), rows), lowering.home(name)
         if (home.slot, home.offset) != (part.slot, part.offset) or not home.same_places(part):
             steps += copying(home, part, lowering.dtype, lowering.target, lowering.threads)
-    lowering.line(node.output, operation.name, "copied" if steps else "in place", steps)
+            copied += home, part
+    lowering.line(node.output, operation.name, "copied" if steps else "in place", steps, copied)
 
 
 def slice_(lowering: Lowering, index: int, node: Node) -> None:

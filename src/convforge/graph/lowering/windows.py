@@ -26,7 +26,7 @@ def pooling(lowering: Lowering, index: int, node: Node) -> None:
     arrays = [*(w.places for w in windows), *(w.shares(lowering.dtype) for w in windows)]
     tables = [(lowering.store.array(array), 0) for array in arrays]
     steps = pooling_steps(operation.kind, windows, tables, x, y, lowering.dtype, lowering.target, lowering.threads)
-    lowering.line(node.output, operation.name, "pooling", steps)
+    lowering.line(node.output, operation.name, "pooling", steps, (x, y))
 
 
 def resize(lowering: Lowering, index: int, node: Node) -> None:
@@ -54,7 +54,7 @@ def _taken(lowering: Lowering, what: str, lines: list[Taken], linear: bool, x: T
     shares = [np.asarray(share, lowering.dtype) for _, _, share in lines]
     tables = [(lowering.store.array(array), 0) for array in (*pairs, *shares)]
     steps = resizing(linear, tables, x, y, lowering.dtype, lowering.target, lowering.threads)
-    lowering.line("", what, "resizing", steps)
+    lowering.line("", what, "resizing", steps, (x, y))
 
 
 def pad(lowering: Lowering, index: int, node: Node) -> None:
@@ -76,7 +76,7 @@ def _pad(lowering: Lowering, x: Tensor, y: Tensor, operation: ops.Pad) -> None:
         for axis, (before, _) in enumerate(operation.pads):
             inside = inside.sliced(axis, range(before, before + x.shape[axis]))
         steps = (*elementwise(((f"={operation.value!r}", ()),), [], y, *how), *copying(x, inside, *how))
-        lowering.line("", "pad", "copied", steps)
+        lowering.line("", "pad", "copied", steps, (x, y))
         return
     if len(x.shape) != 4 or any(map(any, operation.pads[:2])):
         raise CannotLower(f"there is no kernel for a {operation.mode} pad of other axes than height and width.")

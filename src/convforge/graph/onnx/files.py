@@ -1,8 +1,8 @@
 """A file, checked and within bounds: `opened` gives its nodes and its weights.
 
 A file is anybody's. Nothing in it makes this code take memory or time beyond what the file itself takes: a tensor's
-sizes are compared with the bytes that are there before an array is made, weights in other files are mapped, not read,
-and only from the folder that the file lies in, and functions are written out only as far as a bound.
+sizes are compared with the bytes that are there before an array is made, weights are mapped, not read, in other files
+only from the folder that the file lies in, and functions are written out only as far as a bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..mapped import mapped
 from ..nodes import GraphError
+from .lean import lean
 
 Array = NDArray[Any]
 
@@ -51,15 +53,14 @@ def opened(source: str | PathLike[str] | bytes) -> File:
     onnx = _package()
     folder: Path | None = None
     if isinstance(source, bytes):
-        content, called = source, "the bytes"
+        content, called = memoryview(source), "the bytes"
     else:
         path = Path(source)
         content, called, folder = _content(path), str(path), path.parent.resolve()
     try:
-        model = onnx.load_model_from_string(content)
+        model, raw = _parsed(content, onnx)
     except Exception as error:  # protobuf has several kinds of its own
         raise GraphError(f"{called} cannot be read as an ONNX file: it is damaged, or of another kind.") from error
-    del content  # weights may be most of the machine's memory
     opset = _opset(model, onnx)
     if not model.HasField("graph"):
         raise GraphError(f"{called} holds no network: it is damaged, or of another kind than an ONNX file.")
@@ -71,10 +72,10 @@ def opened(source: str | PathLike[str] | bytes) -> File:
     if len(graph.node) > MOST_NODES:
         raise GraphError(f"the file has {len(graph.node):,} nodes, more than the {MOST_NODES:,} that are read.")
     weights: dict[str, Array] = {}
-    for tensor in graph.initializer:
+    for tensor, its_bytes in zip(graph.initializer, raw, strict=True):
         if not tensor.name or tensor.name in weights:
             raise GraphError(f"the file has two weights of the name {tensor.name!r}, or none for one of them.")
-        weights[tensor.name] = array_of(tensor, folder)
+        weights[tensor.name] = array_of(tensor, folder, its_bytes)
     inputs = [value for value in graph.input if value.name not in weights]
     outputs, metadata = [value.name for value in graph.output], {one.key: one.value for one in model.metadata_props}
     return File(list(graph.node), weights, inputs, outputs, opset, folder, metadata)
@@ -88,13 +89,23 @@ def _package() -> Any:
     return onnx
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> memoryview:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise GraphError(f"{path} is not a file.")
-        return path.read_bytes()
+        return mapped(path)
     except OSError as error:
         raise GraphError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _parsed(content: memoryview, onnx: Any) -> tuple[Any, list[memoryview | None]]:
+    """The message, and the bytes of its graph's weights as far as they are not in it."""
+    try:
+        rest, raw = lean(content)
+    except ValueError:  # parsed as a whole, or refused in the parser's words
+        model = onnx.load_model_from_string(bytes(content))
+        return model, [None] * len(model.graph.initializer)
+    return onnx.load_model_from_string(rest), raw
 
 
 def _opset(model: Any, onnx: Any) -> int:
@@ -186,8 +197,8 @@ def numpy_type(number: int) -> np.dtype[Any]:
     return np.dtype(np.float32) if number in (10, _BFLOAT16) else np.dtype(_TYPES[number][0])
 
 
-def array_of(tensor: Any, folder: Path | None) -> Array:
-    """A tensor's numbers; 16-bit floating-point ones as float32."""
+def array_of(tensor: Any, folder: Path | None, raw: memoryview | None = None) -> Array:
+    """A tensor's numbers; 16-bit floating-point ones as float32. `raw` has its bytes where they are not in it."""
     called = f"the weights {tensor.name!r}" if tensor.name else "a constant"
     sizes = tuple(int(size) for size in tensor.dims)
     if tensor.data_type not in _TYPES:
@@ -199,7 +210,8 @@ def array_of(tensor: Any, folder: Path | None) -> Array:
     if tensor.data_location == 1:  # EXTERNAL
         flat = _elsewhere(tensor, called, dtype, count, folder)
     elif tensor.HasField("raw_data"):
-        raw = tensor.raw_data  # a copy each time that it is asked for
+        if raw is None:
+            raw = memoryview(tensor.raw_data)  # a copy each time that it is asked for
         if len(raw) != count * dtype.itemsize:
             raise GraphError(f"{called} of shape {sizes} need {count * dtype.itemsize:,} bytes, not {len(raw):,}.")
         flat = np.frombuffer(raw, dtype)
@@ -243,7 +255,7 @@ def _elsewhere(tensor: Any, called: str, dtype: np.dtype[Any], count: int, folde
             )
         if not count:
             return np.empty(0, dtype)
-        return np.memmap(path, dtype, "r", offset, (count,))
+        return np.frombuffer(mapped(path), dtype, count, offset)
     except (OSError, ValueError) as error:
         if isinstance(error, GraphError):
             raise
