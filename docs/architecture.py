@@ -44,7 +44,7 @@ root's own are the definition."""
 _NOT_DRAWN = {"__main__"}
 _PLAN = {"plan", "nest", "program", "runtime", "builtin", "team", "compiler", "linker", "traffic"}
 """Files of the engine that algorithms are written with."""
-_TARGET = {"target", "geometry", "disk"}
+_TARGET = {"target", "geometry"}
 """Those that kernels are written with."""
 
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convforge
-from convforge.engine.fingerprint import fingerprint
 from convforge.pytorch import kept
+from convforge.pytorch.fingerprint import fingerprint
 from convforge.pytorch.kept import drop_kept_weights, kept_weights
 
 SMALL = (16, 8, 3, 3)

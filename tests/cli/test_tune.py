@@ -10,11 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from convforge import Conv2dSpec, UserError
+from convforge import Conv2dSpec, UserError, disk
 from convforge.bench import machine
 from convforge.bench import tune as tuning
 from convforge.cli import tune as verb
-from convforge.engine import disk, tuned
+from convforge.engine import tuned
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass
 from convforge.engine.program import Prepared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -14,15 +15,16 @@ from pathlib import Path
 import pytest
 from processes import CROWDED, SWEEP, answer, python, sweep
 
-from convforge.engine import disk, runtime, target
+from convforge import disk
+from convforge.engine import runtime, target
 from convforge.engine.target import current
 
 # Counts what is compiled and what is loaded while a program convolves.
 PROGRAM = """
 import json, sys
 import numpy as np
-from convforge import Conv2dSpec, engine
-from convforge.engine import disk, runtime
+from convforge import Conv2dSpec, disk, engine
+from convforge.engine import runtime
 
 compiled, loaded, compile_parts, load = [], [], runtime.compile_parts, runtime._load
 def counting_compile(*arguments):
@@ -202,6 +204,17 @@ def test_entries_depend_on_everything_that_the_code_depends_on(tmp_path: Path, m
             patch.setattr(f"convforge.engine.runtime.{what}", value)
             names.add(runtime._Entry.named("one").path)  # type: ignore[union-attr]
     assert len(names) == 4
+
+
+def test_code_depends_on_the_source_of_every_room_that_writes_any() -> None:
+    """Or a new version would run what an older one has left on disk."""
+    package = Path(runtime.__file__).parents[1]
+    writers = [
+        path for path in package.rglob("*.py") if re.search(r"import llvmlite|kernels\.ir import", path.read_text())
+    ]
+    outside = [path for path in writers if not any(path.is_relative_to(package / folder) for folder in runtime.WRITERS)]
+    assert len(writers) > 20
+    assert not outside
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import convforge
 from convforge import Conv2dSpec, engine
-from convforge.engine import runtime, team
+from convforge.engine import runtime
 from convforge.engine.kernels.ir import I64, Arguments, Int, kernel, tasks
+from convforge.engine.program import Prepared, Program, Step
 from convforge.engine.target import current
 
 SPEC = Conv2dSpec(16, 24, 3, padding=1)
@@ -157,6 +157,14 @@ def test_results_do_not_depend_on_who_calls() -> None:
     agree(Case(SPEC, (12, 12)), data, "y", here)
 
 
+def prepared(*phases: tuple[int, int, list[int]], without_openmp: bool = False) -> Prepared:
+    """Kernels, each with its threads and its arguments, as a pass."""
+    program = Program(tuple(Step(address, threads, tuple(numbers), ()) for address, threads, numbers in phases))
+    if without_openmp:
+        program.block[0] = 0
+    return Prepared("", max(threads for _, threads, _ in phases), program)
+
+
 TASKS = Arguments("total done order slow given_up")
 PATIENCE = 1 << 33
 """Looks at a counter; some ten seconds."""
@@ -201,10 +209,7 @@ def test_a_thread_holds_up_the_others_for_no_more_than_the_task_in_its_hands(tot
     numbers = TASKS.pack({"total": total, "slow": slow} | at)
     for without_openmp in (False, True):
         order[:], counts[:] = 0, 0
-        block, _ = team.program([(address, 2, numbers)])
-        if without_openmp:
-            block[0] = 0
-        team.run((ctypes.c_int64 * len(block))(*block))
+        prepared((address, 2, numbers), without_openmp=without_openmp).run()
         assert counts.tolist() == [total, 0]
         mine = order == slow + 1
         assert mine.sum() <= 1, "the slow thread has done the task in its hands, or has come too late for any"
@@ -217,8 +222,7 @@ def test_every_task_is_done_once_whatever_the_number_of_threads(total: int, thre
     address = runtime.code("test_threads.held_up", held_up, ["held_up"], current())["held_up"]
     order, counts = np.zeros(total, np.int64), np.zeros(2, np.int64)
     at = {"done": counts.ctypes.data, "order": order.ctypes.data, "given_up": counts.ctypes.data + 8}
-    block, _ = team.program([(address, threads, TASKS.pack({"total": total, "slow": -1} | at))])
-    team.run((ctypes.c_int64 * len(block))(*block))
+    prepared((address, threads, TASKS.pack({"total": total, "slow": -1} | at))).run()
     assert counts[0] == total
     assert ((order >= 1) & (order <= threads)).all()
 
@@ -254,13 +258,10 @@ def test_a_phase_begins_when_the_one_before_is_done(shares: int, openmp: bool) -
             (address, shares, CHAIN.pack({"before": before, "after": after, "shares": shares}))
             for before, after in itertools.pairwise(lines)
         ]
-        block, _ = team.program(phases)
-        if not openmp:
-            block[0] = 0
-        program = (ctypes.c_int64 * len(block))(*block)
+        program = prepared(*phases, without_openmp=not openmp)
         for _ in range(20):
             found[1:] = -1
-            team.run(program)
+            program.run()
             assert np.array_equal(found, expected)
 
     run()

@@ -18,11 +18,12 @@ import numpy as np
 from oracle import BOUND, SENTINEL, Case, Data, agree
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import fingerprint, passes, runtime, team
+from convforge.engine import passes, runtime, team
 from convforge.engine.arrays import address
 from convforge.engine.kernels.epilogue import Epilogue
 from convforge.engine.plan import Algorithm, Pass
 from convforge.engine.program import LINE, Prepared
+from convforge.pytorch.fingerprint import fingerprint
 
 from .apart import announced, say, whole
 from .draws import applying, cases
@@ -190,7 +191,7 @@ def fingerprints(choose: random.Random, at_end: bool) -> None:
         memory = Fenced(4 * words, at_end)
         memory.seal()
         for threads in (1, 3):
-            fingerprint.fingerprint(memory.address, memory.size, threads)
+            fingerprint(memory.address, memory.size, threads)
 
 
 def main(count: int, seed: int, first: int) -> None:

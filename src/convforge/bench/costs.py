@@ -7,19 +7,23 @@ result always has the same bits, the choice does not look at it at all (`select.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from dataclasses import asdict
 
+import numpy as np
 from llvmlite import ir
 
-from ..engine import disk, runtime, team
+from .. import disk
+from ..engine import runtime
 from ..engine import target as targets
-from ..engine.kernels.ir import Arguments, kernel
+from ..engine.kernels.ir import I64, Arguments, Int, kernel
+from ..engine.program import Prepared, Program, Step
 from ..engine.target import Costs
 from .limits import bandwidth, fma_peak
 
 _PHASES, _TRIES = 50, 40
+_PATIENCE = 1 << 16
+"""Looks at a number, some milliseconds: the system may have no core for a thread."""
 _BEYOND_CACHES = 64 << 20, 256 << 20
 """Bytes: at least, and at most, however large the caches are said to be."""
 
@@ -44,22 +48,35 @@ def measured() -> Costs:
     )
 
 
+_MEET = Arguments("met threads")
+
+
+def _meet(module: ir.Module) -> None:
+    """A kernel whose shares wait for each other, so that each is done by another thread, but not for ever."""
+    f, a = kernel(module, "meet", "float32", _MEET)
+    met = f.address(a["met"], I64)
+    met.count()
+    with f.loop(_PATIENCE):
+        # A number that another thread changes is read by changing it, too.
+        seen = Int(f.builder, f.builder.atomic_rmw("add", met.value, f.const(0).value, "seq_cst"))
+        with f.if_(seen.compare(">=", a["threads"])):
+            f.done()
+    f.done()
+
+
 def _waiting(threads: int) -> tuple[float, float]:
-    """Seconds of a program that does nothing, and from one of its steps to the next."""
+    """Seconds of a program in which threads do nothing but meet, and from one of its steps to the next."""
+    address = runtime.code(f"{__name__}.meet", _meet, ["meet"], targets.current())["meet"]
 
-    def build(module: ir.Module) -> None:
-        f, _ = kernel(module, "nothing", "float32", Arguments(""))
-        f.done()
-
-    address = runtime.code(f"{__name__}.fork", build, ["nothing"], targets.current())["nothing"]
-
-    def shortest(phases: int) -> float:
-        block, _ = team.program([(address, threads, [])] * phases)
-        program = (ctypes.c_int64 * len(block))(*block)
+    def shortest(steps: int) -> float:
+        met = np.zeros(steps, np.int64)
+        numbers = [(int(met.ctypes.data) + 8 * n, threads) for n in range(steps)]
+        program = Prepared("meet", threads, Program(tuple(Step(address, threads, n, ()) for n in numbers)))
         times = []
         for _ in range(_TRIES):
+            met[:] = 0
             begin = time.perf_counter()
-            team.run(program)
+            program.run()
             times.append(time.perf_counter() - begin)
         return min(times)
 

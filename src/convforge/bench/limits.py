@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
 
-from ..engine import runtime, team
+from ..engine import runtime
 from ..engine import target as targets
 from ..engine.kernels.ir import Arguments, kernel, share
+from ..engine.program import Prepared, Program, Step
 
 _STEPS = 80_000  # a quarter of a millisecond: long beside a fork and join
 _PEAK = Arguments("")  # they are the numbers themselves
@@ -70,9 +70,7 @@ def bandwidth(threads: int, size: int) -> float:
 
 
 def _program(address: int, arguments: list[int], threads: int) -> Callable[[], None]:
-    block, _ = team.program([(address, threads, arguments)])
-    program = (ctypes.c_int64 * len(block))(*block)
-    return lambda: team.run(program)
+    return Prepared("limit", threads, Program((Step(address, threads, tuple(arguments), ()),))).run
 
 
 def _best(run: Callable[[], None]) -> float:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import prod
 
 from ..spec import ceil_div
-from .target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +79,6 @@ class RegisterTile:
     lanewise: bool = False
     factor: str = "input"
     step: TileStep | None = None
-
-    @classmethod
-    def of(
-        cls,
-        target: Target,
-        dtype: str,
-        rows: tuple[int, str],
-        vectors: tuple[int, str],
-        lanewise: bool = False,
-        factor: str = "input",
-        step: TileStep | None = None,
-    ) -> RegisterTile:
-        """A tile on this target; `rows` and `vectors` each with what they are."""
-        return cls(*rows, *vectors, target.lanes(dtype), target.registers, lanewise, factor, step)
 
     @property
     def sums(self) -> int:

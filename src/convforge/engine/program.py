@@ -20,6 +20,7 @@ from . import runtime, team
 from .kernels.ir import Arguments
 from .target import LINE as LINE  # to which every piece of work memory is aligned
 from .target import Target
+from .team import Step as Step
 
 _FEW_ZEROS = np.zeros(64)
 
@@ -31,17 +32,6 @@ def zeros_for(count: int) -> NDArray[np.float64]:
 
 # Below this a fork and join (half a microsecond each) costs more than a second thread brings.
 _MACS_WORTH_A_THREAD = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One kernel call: its address, its threads, its numbers, and which of these are addresses: (position, buffer,
-    byte offset)."""
-
-    kernel: int
-    threads: int
-    numbers: tuple[int, ...]
-    addresses: tuple[tuple[int, str, int], ...]
 
 
 Place: TypeAlias = tuple[str, int]
@@ -76,15 +66,9 @@ class Program:
 
     def __init__(self, steps: tuple[Step, ...], work_bytes: int = 0, buffers: tuple[str, ...] = team.BUFFERS) -> None:
         self.steps, self.work_bytes = steps, work_bytes
-        block, starts = team.program([(s.kernel, s.threads, s.numbers) for s in steps])
-        addresses = [
-            (start + position, buffers.index(buffer), offset)
-            for s, start in zip(steps, starts, strict=True)
-            for position, buffer, offset in s.addresses
-        ]
-        self.block = team.with_addresses(block, addresses)
+        self.block = team.program(steps, buffers)
         self.address = int(self.block.ctypes.data)
-        self.bytes = 8 * len(block)  # of the copy that a call works on
+        self.bytes = self.block.nbytes  # at most, of the copy that a call works on
 
     def preceded_by(self, steps: tuple[Step, ...], work_bytes: int = 0) -> Program:
         """The same, with these steps before it."""

@@ -1,10 +1,10 @@
 """From a module of LLVM IR to machine code, and memory to work in: compile, keep on disk, lend.
 
 Compiled code is kept in memory for the life of the process and on disk between processes. A cache entry's name is a
-hash of everything the code depends on (the engine's own source, llvmlite and LLVM versions, the target with its CPU
-features, the kernel and its parameters); its content carries a hash of name and code together. An entry that does not
-match, for whatever reason, is compiled again and never executed; a folder that others could write to is not used. A
-process that finds all its code there never loads LLVM.
+hash of everything the code depends on (the source of all that writes code, llvmlite and LLVM versions, the target with
+its CPU features, the kernel and its parameters); its content carries a hash of name and code together. An entry that
+does not match, for whatever reason, is compiled again and never executed; a folder that others could write to is not
+used. A process that finds all its code there never loads LLVM.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ..disk import cache_folder, read_ours, write_ours
 from . import target as targets
 from .builtin import builtin, write_wrapper
-from .disk import cache_folder, read_ours, write_ours
 from .linker import CannotLink, linked, parted
 from .target import Target
 
@@ -160,10 +160,15 @@ def _load_by_llvm(files: Sequence[bytes], kernels: Sequence[str]) -> Code:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+WRITERS = ("engine", "graph/kernels", "pytorch", "bench")
+"""The folders of the package with all that writes code."""
+
+
 def _hash_of_source() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for folder in WRITERS:
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

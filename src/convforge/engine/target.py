@@ -17,8 +17,8 @@ from pathlib import Path
 
 import llvmlite
 
+from .. import disk
 from ..errors import UserError
-from . import disk
 
 DTYPE_BYTES = {"float32": 4, "float64": 8}
 

@@ -29,11 +29,11 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from llvmlite import ir
@@ -42,13 +42,13 @@ from numpy.typing import NDArray
 from ..spec import round_up
 from . import runtime
 from . import target as targets
-from .kernels.ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer
+from .kernels.ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer, Value
 from .runtime import compiling
 from .target import Target
 
 T = TypeVar("T")
 
-_HEADER = ("parallel", "thread_number", "thread_count", "threads", "phases", "team", "length", "patches")
+_HEADER = ("parallel", "thread_number", "threads", "phases", "team", "length", "patches")
 _PHASE = ("kernel", "start", "threads", "clock")
 _THREADS, _LENGTH, _PATCHES = (_HEADER.index(name) for name in ("threads", "length", "patches"))
 
@@ -68,36 +68,24 @@ _TAKEN, _DONE = 2, 3
 BUFFERS = ("x", "w", "y", "bias", "residual", "packed", "work", "zeros")
 """The memory that a pass of one layer may work on, in the order in which `call` takes the addresses."""
 
-_Block = Any  # a ctypes array of int64
-
 _COPIED_AT_ONCE = 8
 _LOOKS = 2_000
 """Before a member sleeps; each takes 15 to 60 ns."""
 
 
-@dataclass(frozen=True)
-class OpenMP:
-    """Addresses in the OpenMP runtime that this process has loaded: torch's own, when torch is there."""
-
-    parallel: int
-    thread_number: int
-    thread_count: int
-
-
 @cache
-def _openmp() -> OpenMP | None:
-    """The runtime already in the process; it is never loaded by us, so that two of them never fight for the cores."""
+def _openmp() -> tuple[int, int]:
+    """Where the OpenMP runtime is that is in the process already (torch's own, when torch is there): the addresses that
+    the header has, or zeros. It is never loaded by us, so that two of them never fight for the cores."""
     try:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
-        return None
+        return 0, 0
     for path in dict.fromkeys(re.findall(r"(/\S*lib(?:gomp|iomp5|omp)\b\S*\.so\S*)", mapped)):
         with contextlib.suppress(OSError, AttributeError):
             library = ctypes.CDLL(path)
-            return OpenMP(
-                *(_address(library, f) for f in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"))
-            )
-    return None
+            return _address(library, "GOMP_parallel"), _address(library, "omp_get_thread_num")
+    return 0, 0
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:
@@ -121,34 +109,36 @@ def _new_team() -> list[int]:
     return shared
 
 
-def program(phases: Sequence[tuple[int, int, Sequence[int]]]) -> tuple[list[int], list[int]]:
-    """Kernels, each with its threads and its arguments, as one block, and where in it each one's arguments begin."""
-    omp = _openmp()
-    starts: list[int] = []
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call: its address, its threads, its numbers, and which of these are addresses: (position, buffer,
+    byte offset)."""
+
+    kernel: int
+    threads: int
+    numbers: tuple[int, ...]
+    addresses: tuple[tuple[int, str, int], ...]
+
+
+def program(steps: Sequence[Step], buffers: Sequence[str]) -> NDArray[np.int64]:
+    """A program, for `call` where its `buffers` are the BUFFERS, or for `Team.lead_on`."""
     table: list[int] = []
-    begin = len(_HEADER) + len(_PHASE) * len(phases)
+    patches: list[int] = []
+    begin = len(_HEADER) + len(_PHASE) * len(steps)
     team = round_up(begin, COUNTERS)
     numbers = [0] * (team - begin) + _new_team()
-    for kernel_address, threads, arguments in phases:
+    for step in steps:
         to_a_line = -(begin + len(numbers)) % COUNTERS
-        numbers += [0] * (to_a_line + COUNTERS * threads)
-        starts.append(begin + len(numbers))
-        table += [kernel_address, starts[-1], threads, 0]
-        numbers += arguments
-    length = begin + len(numbers)
-    padding = -length % _COPIED_AT_ONCE
-    most = max((threads for _, threads, _ in phases), default=1)
-    runtimes = [0, 0, 0] if omp is None else [omp.parallel, omp.thread_number, omp.thread_count]
-    header = [*runtimes, most, len(phases), team, length + padding, 0]
-    return [*header, *table, *numbers, *[0] * padding], starts
-
-
-def with_addresses(block: list[int], addresses: Sequence[tuple[int, int, int]]) -> NDArray[np.int64]:
-    """A program for `call`, which puts the address of each (position, number of the buffer, byte offset) in its
-    place."""
-    whole = np.array([*block, *(number for address in addresses for number in address)], np.int64)
-    whole[_PATCHES] = len(addresses)
-    return whole
+        numbers += [0] * (to_a_line + COUNTERS * step.threads)
+        start = begin + len(numbers)
+        table += [step.kernel, start, step.threads, 0]
+        for position, buffer, offset in step.addresses:
+            patches += [start + position, buffers.index(buffer), offset]
+        numbers += step.numbers
+    numbers += [0] * (-(begin + len(numbers)) % _COPIED_AT_ONCE)
+    most = max((step.threads for step in steps), default=1)
+    header = [*_openmp(), most, len(steps), team, begin + len(numbers), len(patches) // 3]
+    return np.array([*header, *table, *numbers, *patches], np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -157,22 +147,15 @@ def with_addresses(block: list[int], addresses: Sequence[tuple[int, int, int]]) 
 
 
 def _build(module: ir.Module, target: Target) -> None:
-    """`run(block)`: a program as it is, by OpenMP's threads, or where it is for one thread, by that.
-    `lead(block, team)`: the same by a team of our own; `follow(team, thread)`: what its members do.
-    `call(block, copy, addresses of the BUFFERS …)` and `call_on(block, copy, table)`: a copy of the program, with the
-    addresses of the table in their places, is run; `lead_on(block, copy, table, team)`: it is led.
+    """`call(block, copy, addresses of the BUFFERS …)`: a copy of the program, with the addresses in their places, is
+    run by OpenMP's threads, or where it is for one thread, by that. `lead_on(block, copy, table, team)`: it is led, by
+    a team of our own, on the addresses of a table; `follow(team, thread)`: what the team's members do.
     """
     waiting = _waiting(module, target)
     work = _work(module)
     lead = _lead(module, work, waiting, target)
     run = _run(module, lead, _follow(module, work, waiting))
     place = _place(module)
-
-    f = Function(module, "call_on", "*block *copy *table", "float32")
-    f.call(place, block=f.pointer("block"), copy=f.pointer("copy"), table=f.pointer("table"))
-    f.call(run, block=f.pointer("copy"))
-    f.done()
-    call_on = f
 
     f = Function(module, "lead_on", "*block *copy *table *team", "float32", result=I64)
     f.call(place, block=f.pointer("block"), copy=f.pointer("copy"), table=f.pointer("table"))
@@ -183,7 +166,8 @@ def _build(module: ir.Module, target: Target) -> None:
     table = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
     for n, name in enumerate(BUFFERS):
         table.at(n).put(f.integer(name).value)
-    f.call(call_on, block=f.pointer("block"), copy=f.pointer("copy"), table=table)
+    f.call(place, block=f.pointer("block"), copy=f.pointer("copy"), table=table)
+    f.call(run, block=f.pointer("copy"))
     f.done(f.const(0).value)
 
 
@@ -266,41 +250,21 @@ def _waiting(module: ir.Module, target: Target) -> Function:
     sleepers. So whichever comes first, the other one sees it.
     """
     f = Function(module, "wait", "*word number equal *sleepers *team", "float32", internal=True)
-    b, word, sleepers = f.builder, _Shared(f.pointer("word", I64)), _Shared(f.pointer("sleepers", I64))
-    members = _Members(f, f.pointer("team", I64))
+    word, sleepers = _Shared(f.pointer("word", I64)), _Shared(f.pointer("sleepers", I64))
+    equal = f.integer("equal").compare("!=", 0)
 
-    def over(seen: Int) -> Any:
-        same = f.choose(seen.compare("==", f.integer("number")), 1, 0)
-        return same.compare("==", f.integer("equal"))
+    def goes_on(seen: Int) -> Value:
+        return f.builder.icmp_unsigned("!=", seen.compare("==", f.integer("number")), equal)
 
-    before = b.block
-    look, on, rest, nap, sleep, awake, done = (
-        b.append_basic_block(name) for name in ("look", "on", "rest", "nap", "sleep", "awake", "done")
-    )
-    b.branch(look)
-    b.position_at_end(look)
-    looks = b.phi(I64)
-    looks.add_incoming(ir.Constant(I64, 0), before)
-    b.cbranch(over(word.now()), done, on)
-    b.position_at_end(on)
-    f.pause(target.x86)
-    more = Int(b, looks) + 1
-    looks.add_incoming(more.value, on)
-    b.cbranch(more.compare("<", _LOOKS), look, rest)
-
-    b.position_at_end(rest)
+    with f.loop(_LOOKS):
+        with f.if_(f.builder.not_(goes_on(word.now()))):
+            f.done()
+        f.pause(target.x86)
     sleepers.plus(1)
-    b.branch(nap)
-    b.position_at_end(nap)
-    seen = word.now()
-    b.cbranch(over(seen), awake, sleep)
-    b.position_at_end(sleep)
-    members.sleep(word.place, seen)
-    b.branch(nap)
-    b.position_at_end(awake)
+    with f.while_([word.now()], goes_on) as nap:
+        _Members(f, f.pointer("team", I64)).sleep(word.place, nap.index)
+        nap.carry([word.now()])
     sleepers.plus(-1)
-    b.branch(done)
-    b.position_at_end(done)
     f.done()
     return f
 
@@ -335,7 +299,7 @@ def _work(module: ir.Module) -> Function:
 
 
 def _lead(module: ir.Module, work: Function, waiting: Function, target: Target) -> Function:
-    f = Function(module, "lead", "*block *team", "float32")
+    f = Function(module, "lead", "*block *team", "float32", internal=True)
     b, block, members = f.builder, f.pointer("block", I64), _Members(f, f.pointer("team", I64))
     leader_sleeps = members["leader_sleeps"].place
     members.team.at(_TEAM["block"]).put(block.number().value)
@@ -364,27 +328,19 @@ def _lead(module: ir.Module, work: Function, waiting: Function, target: Target) 
 
 def _follow(module: ir.Module, work: Function, waiting: Function) -> Function:
     f = Function(module, "follow", "*team thread", "float32")
-    b, members = f.builder, _Members(f, f.pointer("team", I64))
-    ticket, inside = members["ticket"], members["inside"]
-    before, again, come, leave = b.block, *(b.append_basic_block(name) for name in ("again", "come", "leave"))
-    b.branch(again)
-    b.position_at_end(again)
-    last = b.phi(I64)
-    last.add_incoming(ir.Constant(I64, 0), before)
-    sleepers = members["sleepers"].place
-    f.call(waiting, word=ticket.place, number=Int(b, last), equal=0, sleepers=sleepers, team=members.team)
-    now = ticket.now()
-    b.cbranch(now.compare("==", _OVER), leave, come)
-    b.position_at_end(come)
-    inside.plus(1)  # before the entry is read: the leader takes the entry away before it looks who is inside
-    entry = members["entry"].now()
-    with f.if_(entry.compare("!=", 0)):
-        f.call(work, team=members.team, entry=f.address(entry, I64), thread=f.integer("thread"))
-    with f.if_(inside.plus(-1).compare("==", 0)):
-        members.wake(inside.place, "leader_sleeps")
-    last.add_incoming(now.value, b.block)
-    b.branch(again)
-    b.position_at_end(leave)
+    members = _Members(f, f.pointer("team", I64))
+    ticket, inside, sleepers = members["ticket"], members["inside"], members["sleepers"].place
+    with f.while_([f.const(0)], lambda last: last.compare("!=", _OVER)) as each:
+        f.call(waiting, word=ticket.place, number=each.index, equal=0, sleepers=sleepers, team=members.team)
+        now = ticket.now()
+        with f.if_(now.compare("!=", _OVER)):
+            inside.plus(1)  # before the entry is read: the leader takes the entry away before it looks who is inside
+            entry = members["entry"].now()
+            with f.if_(entry.compare("!=", 0)):
+                f.call(work, team=members.team, entry=f.address(entry, I64), thread=f.integer("thread"))
+            with f.if_(inside.plus(-1).compare("==", 0)):
+                members.wake(inside.place, "leader_sleeps")
+        each.carry([now])
     f.done()
     return f
 
@@ -407,7 +363,7 @@ def _run(module: ir.Module, lead: Function, follow: Function) -> Function:
     f.done()
     in_team = f
 
-    f = Function(module, "run", "*block", "float32")
+    f = Function(module, "run", "*block", "float32", internal=True)
     b, block = f.builder, f.pointer("block", I64)
     threads = block.at(_THREADS).integer()
     with f.if_else(threads.compare("==", 1)) as (alone, together):
@@ -435,7 +391,7 @@ def _code() -> runtime.Code:
     def build(module: ir.Module) -> None:
         _build(module, here)
 
-    return runtime.code("team", build, ["run", "call", "call_on", "lead", "lead_on", "follow"], here)
+    return runtime.code("team", build, ["call", "lead_on", "follow"], here)
 
 
 def ready(prepared: T) -> T:
@@ -483,11 +439,6 @@ class Team:
         """The process's team of so many threads, the caller included."""
         return Team(threads)
 
-    def lead(self, block: int) -> None:
-        """Run the program at this address as it is."""
-        with self._busy:
-            _function("lead", 2)(block, self._address)
-
     def lead_on(self, address: int, copy: int, table: int) -> None:
         """Run the program at `address` on the buffers of a table; its copy goes to `copy`."""
         with self._busy:
@@ -507,8 +458,8 @@ def call(
     work: int,
     zeros: int,
 ) -> None:
-    """Run a program made by `with_addresses`, which lies at `address`, on these BUFFERS; its copy goes to `copy`.
-    (One parameter for each: gathering them would take as long as the call.)"""
+    """Run a program, which lies at `address`, on these BUFFERS; its copy goes to `copy`. (One parameter for each:
+    gathering them would take as long as the call.)"""
     if block.item(0) or not _needs_team(block):
         _caller()(address, copy, x, w, y, bias, residual, packed, work, zeros)
     else:
@@ -516,31 +467,9 @@ def call(
         Team.of(int(block[_THREADS])).lead_on(address, copy, ctypes.addressof(table))
 
 
-def run(block: _Block) -> None:
-    """Run a program as it is. Tasks' counters are used up by that: where kernels have any, it can be run once."""
-    team = block[_HEADER.index("team")]
-    block[team : team + _TEAM_NUMBERS] = _new_team()
-    for _, start, threads in phases(block):
-        for share in range(threads):
-            first = start - COUNTERS * (share + 1)
-            block[first + _TAKEN] = block[first + _DONE] = 0
-    if _needs_team(block):
-        Team.of(int(block[_THREADS])).lead(ctypes.addressof(block))
-    else:
-        _function("run", 1)(ctypes.addressof(block))
-
-
-def _needs_team(block: _Block) -> bool:
+def _needs_team(block: NDArray[np.int64]) -> bool:
     """Whether it is for several threads, and there is no OpenMP runtime."""
     return bool(not block[0] and block[_THREADS] > 1)
-
-
-def phases(block: _Block) -> Iterator[tuple[int, int, int]]:
-    """Kernel, where its arguments begin, and threads."""
-    for phase in range(block[_HEADER.index("phases")]):
-        first = len(_HEADER) + len(_PHASE) * phase
-        kernel_address, start, threads, _ = block[first : first + len(_PHASE)]
-        yield int(kernel_address), int(start), int(threads)
 
 
 def clocks(copy: int, count: int) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from . import disk
+from .. import disk
 from .geometry import Problem
 from .plan import Job
 from .target import costs_file

@@ -8,6 +8,7 @@
   in `autograd`;
 - `plans`: a pass of certain sizes, planned once; `kept`: packed weights, kept for as long as they are those of the
   weights;
+- `unchanged`, `fingerprint`: whether dictionaries and memory are what they were, asked in machine code;
 - `arguments`, `layout`: what a call says, and how its tensors lie in memory;
 - `by_engine`, `by_torch`: who computes: all that is asked of the engine, and what PyTorch's own convolution does.
 """

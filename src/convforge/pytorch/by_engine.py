@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.fingerprint import fingerprint
 from ..engine.geometry import Problem
 from ..engine.kernels.epilogue import Epilogue
 from ..engine.passes import prepare
@@ -17,18 +16,14 @@ from ..engine.runtime import CannotLoad, memory
 from ..engine.select import choose
 from ..engine.target import host_features as cpu_features
 from ..engine.team import ready
-from ..engine.unchanged import Counted, Held
 from ..spec import Conv2dSpec
 from .arguments import Geometry, Sizes, out_size
 
 __all__ = [
     "CannotLoad",
-    "Counted",
-    "Held",
     "Prepared",
     "Problem",
     "cpu_features",
-    "fingerprint",
     "forward",
     "input_gradient",
     "memory",

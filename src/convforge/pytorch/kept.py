@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..errors import UserError
-from .by_engine import CannotLoad, Prepared, fingerprint, memory
+from .by_engine import CannotLoad, Prepared, memory
+from .fingerprint import fingerprint
 
 # Forward and input gradient, each by an algorithm for small images and one for large ones.
 _FORMS_OF_A_TENSOR = 4

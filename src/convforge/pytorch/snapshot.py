@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .by_engine import Counted, Held
+from .unchanged import Counted, Held
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _INSIDE = ("_parameters", "_buffers", "_modules", *_HOOKS)

@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.disk import cache_folder, only_ours
+from ..disk import cache_folder, only_ours
 
 MOST_BYTES = 512 << 20
 """All entries together."""

@@ -29,9 +29,7 @@ static void check(int ok, const char *what) {
 /* What the program takes for an OpenMP runtime. */
 
 static _Thread_local int thread;
-static int team;
 static int thread_number(void) { return thread; }
-static int thread_count(void) { return team; }
 
 struct member { void (*body)(void *); void *data; int thread; };
 static void *started(void *given) {
@@ -46,12 +44,11 @@ static void parallel(void (*body)(void *), void *data, unsigned threads, unsigne
     pthread_t other[MOST_THREADS];
     struct member members[MOST_THREADS];
     check(threads <= MOST_THREADS, "too many threads");
-    team = threads;
-    for (int n = 0; n < team; n++) {
+    for (unsigned n = 0; n < threads; n++) {
         members[n] = (struct member){body, data, n};
         check(!pthread_create(&other[n], NULL, started, &members[n]), "a thread does not start");
     }
-    for (int n = 0; n < team; n++) pthread_join(other[n], NULL);
+    for (unsigned n = 0; n < threads; n++) pthread_join(other[n], NULL);
 }
 
 static char paths[MOST_KERNELS][256], symbols[MOST_KERNELS][64];
@@ -85,7 +82,7 @@ static void run(char **names) {
     int64_t header = word(job), a_phase = word(job), phases = word(job), system_call = word(job);
     int64_t length = word(job);
     int64_t *program = (int64_t *)bytes(job, length * 8);
-    program[0] = (int64_t)parallel, program[1] = (int64_t)thread_number, program[2] = (int64_t)thread_count;
+    program[0] = (int64_t)parallel, program[1] = (int64_t)thread_number;
     program[system_call] = (int64_t)syscall, program[system_call + 1] = SYS_futex;
     for (int64_t phase = 0; phase < program[phases]; phase++) {
         int64_t *kernel = &program[header + a_phase * phase];

@@ -75,7 +75,7 @@ def cycles(job: Job, slidings: Iterable[Sliding]) -> float:
         v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, job.lanes)
         count, taps = ceil_div(h.out, target.tile_rows), v.kernel * h.kernel
         rows = largest_tile(h.out, target.tile_rows)
-        tile = RegisterTile.of(target, job.dtype, (rows, ""), (target.tile_vectors, ""), lanewise=True)
+        tile = RegisterTile(rows, "", target.tile_vectors, "", job.lanes, target.registers, lanewise=True)
         tiles = s.images * v.out * count * ceil_div(vectors, target.tile_vectors)
         inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
         total += tiles * (taps * tile.cycles + _CYCLES_A_TILE)
@@ -91,7 +91,7 @@ def cycles_of_weight_gradient(job: Job, s: Sliding) -> float:
     """What it takes: x and dy copied, and for each pixel a step of each row of taps."""
     target = job.target
     v, h, vectors = s.vertical, s.horizontal, ceil_div(s.all_channels, job.lanes)
-    tile = RegisterTile.of(target, job.dtype, (h.kernel, ""), (target.tile_vectors, ""), lanewise=True)
+    tile = RegisterTile(h.kernel, "", target.tile_vectors, "", job.lanes, target.registers, lanewise=True)
     inputs, outputs = s.images * v.size * h.size, s.images * v.out * h.out
     steps = outputs * v.kernel * ceil_div(vectors, target.tile_vectors)
     total = steps * tile.cycles * _STEPS_LONGER

@@ -212,7 +212,7 @@ class Direct(Plan):
         phases = sum(each.sliding.taps > 0 for each in self.blocked)
         return Nest(
             levels,
-            RegisterTile.of(target, job.dtype, (rows, "result pixels"), (vectors, "result channels"), s.lanewise),
+            RegisterTile(rows, "result pixels", vectors, "result channels", job.lanes, target.registers, s.lanewise),
             held,
             Inner(build, f"forward_{rows}x{vectors}", (s.lanewise,)),
             note=f"the largest of {phases} phases of the stride, which run one after the other" if phases > 1 else "",
@@ -295,11 +295,11 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
     f, a = kernel(module, "sliding", dtype, SLIDING)
     scratch = f.address(thread_scratch(f, a))
     blocks = a["images"] * a["groups"] * a["row_blocks"] * a["column_blocks"]
-    none_yet = f.const(-1).value
+    none_yet = f.const(-1)
     each_packs = a["each_packs"].compare("!=", 0)
     taps = a["kernel_h"] * a["kernel_w"] * a["depth"]
     with tasks(f, blocks * a["panels"], carry=[none_yet, none_yet]) as task:
-        packed_block, packed_panel = (Int(f.builder, value) for value in task.values)
+        packed_block, packed_panel = task.values
         index = f.choose(each_packs, task.index % blocks, task.index // a["panels"])
         panel_index = f.choose(each_packs, task.index // blocks, task.index % a["panels"])
         block = Block(f, a, index, lanes)
@@ -313,7 +313,7 @@ def build(module: ir.Module, dtype: str, target: Target, lanewise: bool = False,
         weights = f.pick(each_packs, scratch.at(a["packed"]), all_packed)
         x = f.pick(a["in_place"].compare("!=", 0), block.input_in_place(), scratch)
         _panel(block, p, x, weights, scratch, panel, forward, copy)
-        task.carry([index.value, panel_index.value])
+        task.carry([index, panel_index])
     f.done()
 
 

@@ -180,7 +180,7 @@ class Division:
         )
         return Nest(
             levels,
-            RegisterTile.of(target, job.dtype, (rows, weights), (vectors, f"{lanes} channels"), s.lanewise),
+            RegisterTile(rows, weights, vectors, f"{lanes} channels", job.lanes, target.registers, s.lanewise),
             held,
             Inner(build, f"gradient_{rows}x{vectors}", (s.lanewise,)),
             after="add up the splits, and bring the sums into the layout of the weights",

@@ -137,13 +137,16 @@ class Cut:
         units, most_units = ceil_div(self.width, unit), most // unit
         return ceil_div(units, most_units), min(largest_tile(units, most_units) * unit, self.width)
 
-    def step(self, outputs: int, lanes: int) -> TileStep:
-        """What a tile of so many outputs in each of its rows takes for a listed row that all of them meet."""
+    def tile(self, job: Job) -> RegisterTile:
+        """The largest tile, and what it takes for a listed row that all of its outputs meet."""
+        (_, outputs), lanes = self.tiles(job.target), job.lanes
         products, _ = self.form.products(outputs)
         inputs, weights = len({m for _, m, _ in products}), len({j for _, _, j in products}) * self.form.height
         depth = self.group.depth
         read = weights * (depth - 1) + inputs * self.group.loads(lanes, depth)
-        return TileStep(len(products) * depth * self.form.height, weights, read)
+        step = TileStep(len(products) * depth * self.form.height, weights, read)
+        sums = self.form.height * outputs
+        return RegisterTile(sums, "result pixels", 1, "result channels", lanes, job.target.registers, step=step)
 
 
 # What the model of cycles is made of, measured on one core of Zen 5.
@@ -154,9 +157,8 @@ def cycles(job: Job, cut: Cut) -> float:
     """What it takes: the steps of all tiles, and x's and y's way through the caches, which does not hide behind them;
     where the weights are not kept, packing them as well."""
     s, target, lanes, size = job.problem.forward(), job.target, job.lanes, job.size
-    group, (count, outputs) = cut.group, cut.tiles(target)
+    group, tile, (count, _) = cut.group, cut.tile(job), cut.tiles(target)
     rows = s.vertical.kernel / (s.vertical.stride if job.backward else 1)
-    tile = RegisterTile.of(target, job.dtype, (outputs * cut.form.height, ""), (1, ""), step=cut.step(outputs, lanes))
     row = tile.cycles
     if group.depth > 1 and group.outputs < lanes:
         row += tile.multiply_adds / s.horizontal.kernel * _CYCLES_A_SHUFFLE
@@ -199,19 +201,8 @@ class Grouped(Plan):
             Held("weights of a chunk of channels", cut.chunk * weights, "L1"),
             Held("the input rows of an output row", s.vertical.kernel * read[1] * read[3] * size),
         )
-        step = cut.step(outputs, lanes)
-        return Nest(
-            levels,
-            RegisterTile.of(
-                job.target, job.dtype, (height * outputs, "result pixels"), (1, "result channels"), step=step
-            ),
-            held,
-            Inner(
-                build,
-                _name((height, outputs), cut.form.edges(job.target, cut.group)[0]),
-                (cut.group, cut.form),
-            ),
-        )
+        name = _name((height, outputs), cut.form.edges(job.target, cut.group)[0])
+        return Nest(levels, cut.tile(job), held, Inner(build, name, (cut.group, cut.form)))
 
     def prepared(self, name: str) -> Prepared:
         job, cut, size, lanes = self.job, self.cut, self.job.size, self.job.lanes
@@ -402,13 +393,13 @@ class _Rows:
         two, taps = self.count.compare("==", 2), a["kernel_h"]
         ends, count, begin = list[Int](), f.const(0), f.const(0)
         for end in (f.choose(two, a["shift"], taps), taps, f.choose(two, taps + a["shift"], taps)):
-            with f.loop(end, start=begin, carry=[count.value]) as tap:
-                count = Int(f.builder, tap.values[0])
+            with f.loop(end, start=begin, carry=[count]) as tap:
+                (count,) = tap.values
                 met, inside = self._met(self.first, tap.index)
                 rows.at(count * 2).put(x.at(met * a["x_h"]).number().value)
                 rows.at(count * 2 + 1).put((tap.index * row_weights).value)
-                tap.carry([f.choose(inside, count + 1, count).value])
-            count, begin = Int(f.builder, tap.values[0]), end
+                tap.carry([f.choose(inside, count + 1, count)])
+            (count,), begin = tap.values, end
             ends.append(count)
         return ends
 

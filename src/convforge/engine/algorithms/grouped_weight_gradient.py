@@ -89,12 +89,13 @@ class _Split:
         cut = (rows_a_tile, tap_rows, depths, columns, splits, chunks, block_rows, sums_bytes, inside, inside_end)
         return cls(group, vectors, h.kernel, *cut)
 
-    def step(self, stride: int, lanes: int) -> TileStep:
-        """What a tile takes for its neighbouring output pixels."""
-        depth = len(self.depths[0])
+    def tile(self, job: Job) -> RegisterTile:
+        """The largest tile, and what it takes for its neighbouring output pixels."""
+        stride, lanes, depth = job.problem.stride[1], job.lanes, len(self.depths[0])
         inputs = self.rows_a_tile * len({n * stride + j for n in range(self.columns) for j in range(self.width)})
-        products = self.rows_a_tile * self.width * depth * self.columns
-        return TileStep(products, self.columns, inputs * self.group.loads(lanes, depth))
+        weights = self.rows_a_tile * self.width * depth
+        step = TileStep(weights * self.columns, self.columns, inputs * self.group.loads(lanes, depth))
+        return RegisterTile(weights, "weights", 1, "output channels", lanes, job.target.registers, step=step)
 
 
 _CYCLES_A_BORDER_SUM = 2.0
@@ -108,12 +109,12 @@ _GRADIENT_BYTES_A_CYCLE = 12.0
 def cycles(job: Job, split: _Split) -> float:
     """What it takes: the steps of all tiles of taps over all pixels, and x's and dy's way through the caches."""
     s, target = job.problem.forward(), job.target
-    columns, depths = split.columns, split.depths
-    sums = (split.rows_a_tile * split.width * len(depths[0]), "")
-    tile = RegisterTile.of(target, job.dtype, sums, (1, ""), step=split.step(s.horizontal.stride, job.lanes))
-    tiles = split.vectors * (split.tap_rows // split.rows_a_tile) * len(depths)
+    tile = split.tile(job)
+    tiles = split.vectors * (split.tap_rows // split.rows_a_tile) * len(split.depths)
     border = s.horizontal.out - (split.inside_end - split.inside)
-    row = s.horizontal.out / columns * tile.cycles + border * tile.sums * _CYCLES_A_BORDER_SUM + _CYCLES_A_PIXEL_ROW
+    row = (
+        s.horizontal.out / split.columns * tile.cycles + border * tile.sums * _CYCLES_A_BORDER_SUM + _CYCLES_A_PIXEL_ROW
+    )
     computing = s.images * s.vertical.out * tiles * row
     collecting = split.sums_bytes / _GRADIENT_BYTES_A_CYCLE
     together = traffic.bytes_of(job.problem)
@@ -128,7 +129,7 @@ class GroupedWeightGradient(Plan):
 
     @property
     def nest(self) -> Nest:
-        job, split, target, size, lanes = self.job, self.split, self.job.target, self.job.size, self.job.lanes
+        job, split, size, lanes = self.job, self.split, self.job.size, self.job.lanes
         s = job.problem.forward()
         v, h = s.vertical, s.horizontal
         columns, depths = split.columns, split.depths
@@ -155,10 +156,9 @@ class GroupedWeightGradient(Plan):
             ),
             Held("the sums of all splits", split.sums_bytes),
         )
-        sums = (split.rows_a_tile * split.width * len(depths[0]), "weights")
         return Nest(
             levels,
-            RegisterTile.of(target, job.dtype, sums, (1, "output channels"), step=split.step(h.stride, lanes)),
+            split.tile(job),
             held,
             Inner(build, "gradient_tile_0", (split.group, split.rows_a_tile, split.width, h.stride)),
             after="add the sums of the splits" if split.splits > 1 else "",

@@ -259,8 +259,8 @@ class Planar(Plan):
         phases = p.phases[0] * p.phases[1]
         return Nest(
             levels,
-            RegisterTile.of(
-                job.target, job.dtype, (rows, "result channels"), (vectors, "result pixels"), factor="weight"
+            RegisterTile(
+                rows, "result channels", vectors, "result pixels", job.lanes, job.target.registers, factor="weight"
             ),
             held,
             Inner(build, f"planar_{rows}x{vectors}", (rows,)),
@@ -321,17 +321,17 @@ def build(module: ir.Module, dtype: str, target: Target, rows: int, activation: 
     f, a = kernel(module, "planar", dtype, PLANAR)
     scratch = f.address(thread_scratch(f, a))
     blocks = a["images"] * a["row_blocks"] * a["column_blocks"]
-    with tasks(f, blocks * a["row_groups"], carry=[f.const(-1).value]) as task:
+    with tasks(f, blocks * a["row_groups"], carry=[f.const(-1)]) as task:
         index, group = task.index // a["row_groups"], task.index % a["row_groups"]
         block = _Block(f, a, index, group, rows, lanes)
-        packed = Int(f.builder, task.values[0])
+        (packed,) = task.values
         with f.if_(index.compare("!=", packed)):
             block.pack_planes(scratch, copy, packed.compare("<", 0))
         block.spread_bias(scratch.at(a["bias_at"]))
         block.slide(scratch, tile_of, most)
         block.finish(scratch, copy, activation)
         block.bring_back(scratch.at(a["staged_at"]), copy)
-        task.carry([index.value])
+        task.carry([index])
     f.done()
 
 
@@ -452,16 +452,16 @@ def _tile(module: ir.Module, dtype: str, lanes: int, rows: int, vectors: int) ->
     y_r, base_r, base_v = f.integers("y_r base_r base_v")
     tile = Tile(rows, vectors, lanes)  # its rows are output channels here, and its vectors pixels
     sums = tile.filled_with([f.zeros(lanes)] * vectors)
-    with f.loop(c_count, carry=[x.value, w.value, *sums]) as c:
-        plane = Pointer(f.builder, c.values[0], f.float)
-        with f.loop(i_count, carry=[plane.value, *c.values[1:]]) as i:
-            line = Pointer(f.builder, i.values[0], f.float)
-            with f.loop(j_count, carry=[line.value, *i.values[1:]]) as j:
-                here, weights = (Pointer(f.builder, value, f.float) for value in j.values[:2])
-                sums = tile.multiply(f, weights, 1, here, j.values[2:])
-                j.carry([here.at(x_j).value, weights.at(rows).value, *sums])
-            i.carry([line.at(x_i).value, *j.values[1:]])
-        c.carry([plane.at(x_c).value, *i.values[1:]])
+    with f.loop(c_count, carry=[x, w, *sums]) as c:
+        plane = c.values[0]
+        with f.loop(i_count, carry=c.values) as i:
+            line = i.values[0]
+            with f.loop(j_count, carry=i.values) as j:
+                here, weights, *sums = j.values
+                sums = tile.multiply(f, weights.at, here, sums)
+                j.carry([here.at(x_j), weights.at(rows), *sums])
+            i.carry([line.at(x_i), *j.values[1:]])
+        c.carry([plane.at(x_c), *i.values[1:]])
     for (r, v), total in zip(tile.places, c.values[2:], strict=True):
         y.at(y_r * r + v * lanes).put(f.add(total, base.at(base_r * r + base_v * v).vector(lanes)))
     f.done()

@@ -218,7 +218,7 @@ class PointwiseWeightGradient(Plan):
         collected = "add up the splits, and bring the sums into the layout of the weights"
         return Nest(
             levels,
-            RegisterTile.of(target, job.dtype, (rows, f"{rows_are} channels"), (vectors, f"{lanes} channels")),
+            RegisterTile(rows, f"{rows_are} channels", vectors, f"{lanes} channels", job.lanes, target.registers),
             held,
             Inner(build, f"outer_{rows}x{vectors}"),
             after="" if self.straight else collected,

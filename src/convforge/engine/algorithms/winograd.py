@@ -245,7 +245,7 @@ class Winograd(Plan):
         )
         return Nest(
             levels,
-            RegisterTile.of(target, job.dtype, (rows, "tiles"), (vectors, "result channels"), False),
+            RegisterTile(rows, "tiles", vectors, "result channels", job.lanes, target.registers),
             held,
             Inner(build, f"product_{rows}x{vectors}", (shape, "")),
             after=f"y: transform M back into the {m}×{m} pixels of each tile, after every panel",

@@ -283,7 +283,7 @@ class WinogradWeightGradient(Plan):
         after = f"dw: transform S back into the {r}×{r} weights, after the last chunk"
         return Nest(
             levels,
-            RegisterTile.of(target, job.dtype, (rows, "input channels"), (vectors, "output channels"), False),
+            RegisterTile(rows, "input channels", vectors, "output channels", lanes, target.registers),
             held,
             Inner(build, f"product_{rows}x{vectors}", (shape,)),
             after=f"{after}; add up the splits" if d.splits > 1 else after,

@@ -133,8 +133,22 @@ class Pointer:
         return Int(self.builder, self.builder.ptrtoint(self.value, I64))
 
 
+def _bare(value: Carried) -> Value:
+    return value.value if isinstance(value, (Int, Pointer)) else value
+
+
+def _like(carried: Carried, value: Value) -> Carried:
+    if isinstance(carried, Pointer):
+        return Pointer(carried.builder, value, carried.element)
+    return Int(carried.builder, value) if isinstance(carried, Int) else value
+
+
 def _bytes(element: Any) -> int:
     return element.width // 8 if isinstance(element, ir.IntType) else (8 if isinstance(element, ir.DoubleType) else 4)
+
+
+Carried: TypeAlias = Any
+"""What loops carry on: an `Int`, a `Pointer` or a `Value`, which comes back as what it was."""
 
 
 @dataclass(slots=True)
@@ -143,10 +157,10 @@ class Loop:
     once the loop is closed, as they came out of it."""
 
     index: Int
-    values: list[Value]
-    following: list[Value] | None = None
+    values: list[Carried]
+    following: list[Carried] | None = None
 
-    def carry(self, values: Sequence[Value]) -> None:
+    def carry(self, values: Sequence[Carried]) -> None:
         """What the next iteration finds in `values`."""
         self.following = list(values)
 
@@ -211,33 +225,34 @@ class Function:
     # --- control ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def loop(self, stop: IntLike, start: IntLike = 0, step: IntLike = 1, carry: Sequence[Value] = ()) -> Iterator[Loop]:
+    def loop(
+        self, stop: IntLike, start: IntLike = 0, step: IntLike = 1, carry: Sequence[Carried] = ()
+    ) -> Iterator[Loop]:
         """`for index in range(start, stop, step)`; runs not at all where start ≥ stop."""
-        with self.while_(
-            [self._lift(start), *carry], lambda index: Int(self.builder, index).compare("<", stop)
-        ) as each:
-            index, *values = each.values
-            loop = Loop(Int(self.builder, index), values)
+        begin = Int(self.builder, self._lift(start))
+        with self.while_([begin, *carry], lambda index: index.compare("<", stop)) as each:
+            loop = Loop(each.index, each.values[1:])
             yield loop
-            each.carry([(loop.index + step).value, *(loop.following or ())])
+            each.carry([loop.index + step, *(loop.following or ())])
         loop.values = each.values[1:]
 
     @contextmanager
-    def while_(self, start: Sequence[Value], goes_on: Callable[[Value], Value]) -> Iterator[Loop]:
-        """The body again and again, while that holds of the first of the values that it carries on."""
+    def while_(self, start: Sequence[Carried], goes_on: Callable[[Int], Value]) -> Iterator[Loop]:
+        """The body again and again, while that holds of the first of what it carries on, an integer."""
         b = self.builder
         before = b.block
         head, body, done = (b.append_basic_block(name) for name in ("loop", "body", "done"))
         b.branch(head)
         b.position_at_end(head)
-        phis = [b.phi(value.type) for value in start]
-        b.cbranch(goes_on(phis[0]), body, done)
+        phis = [b.phi(_bare(value).type) for value in start]
+        values = [_like(value, phi) for value, phi in zip(start, phis, strict=True)]
+        b.cbranch(goes_on(values[0]), body, done)
         b.position_at_end(body)
-        each = Loop(Int(b, phis[0]), phis)
+        each = Loop(values[0], values)
         yield each
         for phi, first, following in zip(phis, start, each.following or (), strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(following, b.block)
+            phi.add_incoming(_bare(first), before)
+            phi.add_incoming(_bare(following), b.block)
         b.branch(head)
         b.position_at_end(done)
 
@@ -282,18 +297,20 @@ class Function:
             raise AssertionError(f"{callee.function.name} takes {callee.names}, not {list(arguments)}")
         return [self._lift(arguments[name]) for name in callee.names]
 
-    def only_if(self, condition: Value, values: Sequence[Value], changed: Callable[[], Sequence[Value]]) -> list[Value]:
+    def only_if(
+        self, condition: Value, values: Sequence[Carried], changed: Callable[[], Sequence[Carried]]
+    ) -> list[Carried]:
         """`changed()` where the condition holds, else `values`; the code of `changed` then does not run at all."""
         b = self.builder
         before = b.block
         with b.if_then(condition):
             results = changed()
             inside = b.block
-        phis = [b.phi(value.type) for value in values]
+        phis = [b.phi(_bare(value).type) for value in values]
         for phi, value, result in zip(phis, values, results, strict=True):
-            phi.add_incoming(value, before)
-            phi.add_incoming(result, inside)
-        return phis
+            phi.add_incoming(_bare(value), before)
+            phi.add_incoming(_bare(result), inside)
+        return [_like(value, phi) for value, phi in zip(values, phis, strict=True)]
 
     def done(self, result: Value = None) -> None:
         """The function's end, with what it returns."""
@@ -534,7 +551,7 @@ COUNTERS = 8
 
 
 @contextmanager
-def tasks(f: Function, total: Int, carry: Sequence[Value] = ()) -> Iterator[Loop]:
+def tasks(f: Function, total: Int, carry: Sequence[Carried] = ()) -> Iterator[Loop]:
     """The loop over those of `total` tasks that this thread of a kernel does; they may come in any order.
 
     Each thread has a part of them (`share`), which it does from the first on, so that from call to call it meets what
@@ -550,13 +567,12 @@ def tasks(f: Function, total: Int, carry: Sequence[Value] = ()) -> Iterator[Loop
         whose = f.choose(around.compare("<", threads), around, around - threads)
         first, end = share(total, whose, threads)
         counters = arguments.at((whose - threads) * COUNTERS)
-        with f.while_([first.value, *other.values], lambda _: counters.count().compare("<", end - first)) as each:
-            mine, *values = each.values
+        with f.while_([first, *other.values], lambda _: counters.count().compare("<", end - first)) as each:
             others = other.index.compare("!=", 0)
-            (index,) = f.only_if(others, [mine], lambda: [(end - 1 - counters.at(1).count()).value])
-            task = Loop(Int(f.builder, index), values)
+            (index,) = f.only_if(others, [each.index], lambda: [end - 1 - counters.at(1).count()])
+            task = Loop(index, each.values[1:])
             yield task
-            each.carry([(each.index + 1).value, *(task.following or ())])
+            each.carry([each.index + 1, *(task.following or ())])
         other.carry(each.values[1:])
     task.values = other.values
 

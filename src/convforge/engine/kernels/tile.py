@@ -86,16 +86,16 @@ class Tile:
     @contextmanager
     def run(self, f: Function, first: list[Pointer]) -> Iterator[tuple[Loop, list[Pointer]]]:
         """A loop over the `many` tiles of a call, whose body carries these pointers on from tile to tile."""
-        with f.loop(f.integer("many"), carry=[pointer.value for pointer in first]) as each:
-            yield each, [Pointer(f.builder, value, f.float) for value in each.values]
+        with f.loop(f.integer("many"), carry=first) as each:
+            yield each, each.values
 
-    def multiply(self, f: Function, x: Pointer, row_step: Int | int, w: Pointer, sums: list[Value]) -> list[Value]:
-        """One step: sums[r, v] + x[r·row_step] · w[v], where lanewise x has vectors like w."""
+    def multiply(self, f: Function, x: Callable[[int], Pointer], w: Pointer, sums: list[Value]) -> list[Value]:
+        """One step: sums[r, v] + x(r) · w[v], where lanewise x has vectors like w."""
         weights = [w.at(v * self.lanes).vector(self.lanes) for v in range(self.vectors)]
         results = []
         # Row by row, so that one register after the other serves as the broadcast input.
         for r in range(self.rows):
-            here = x.at(row_step * r)
+            here = x(r)
             if self.lanewise:
                 inputs = [here.at(v * self.lanes).vector(self.lanes) for v in range(self.vectors)]
             else:
@@ -128,27 +128,24 @@ class Tile:
         starts = [x.at(distance * n) for n in range(0, apart, _PLACES_A_POINTER)]
         further = distance * self.steps if transposed else self.steps
         line, line_step, lines = ahead or (x, f.const(0), 0)
-        moving = [w, *starts, *([line] if ahead else [])]
-        whole = count // self.steps * self.steps
-        with f.loop(whole, step=self.steps, carry=[*(pointer.value for pointer in moving), *sums]) as c:
-            w, *rest = (Pointer(f.builder, value, f.float) for value in c.values[: len(moving)])
-            places, asked = rest[: len(starts)], rest[len(starts) :]
+        whole, moving = count // self.steps * self.steps, [w, *starts, *([line] if ahead else [])]
+        with f.loop(whole, step=self.steps, carry=[*moving, *sums]) as c:
+            (w, *places), sums = c.values[: len(moving)], c.values[len(moving) :]
+            line = places.pop() if ahead else line
             for n in range(lines):
-                f.prefetch(asked[0].at(line_step * n))
-            sums = c.values[len(moving) :]
+                f.prefetch(line.at(line_step * n))
             for step in range(self.steps):
-                weights = [w.at(step * self.width + v * self.lanes).vector(self.lanes) for v in range(self.vectors)]
-                for r in range(self.rows):
+
+                def place(r: int, step: int = step, places: list[Pointer] = places) -> Pointer:
                     far, near = (step, r) if transposed else (r, step)
-                    place = places[far // _PLACES_A_POINTER].at(distance * (far % _PLACES_A_POINTER))
-                    factor, first = f.splat(place.at(near).scalar(), self.lanes), r * self.vectors
-                    for v in range(self.vectors):
-                        sums[first + v] = f.fma(factor, weights[v], sums[first + v])
+                    return places[far // _PLACES_A_POINTER].at(distance * (far % _PLACES_A_POINTER)).at(near)
+
+                sums = self.multiply(f, place, w.at(step * self.width), sums)
             following = [w.at(self.steps * self.width), *(place.at(further) for place in places)]
-            following += [pointer.at(line_step * lines) for pointer in asked]
-            c.carry([*(pointer.unexplained().value for pointer in following), *sums])
-        w = Pointer(f.builder, c.values[0], f.float)
-        return self._multiply_rest(f, x, distance, w, whole, count, c.values[len(moving) :], transposed)
+            following += [line.at(line_step * lines)] if ahead else []
+            c.carry([*(pointer.unexplained() for pointer in following), *sums])
+        w, sums = c.values[0], c.values[len(moving) :]
+        return self._multiply_rest(f, x, distance, w, whole, count, sums, transposed)
 
     def _multiply_rest(
         self, f: Function, x: Pointer, distance: Int, w: Pointer, first: Int | int, count: Int, sums: list[Value],
@@ -156,11 +153,12 @@ class Tile:
     ) -> tuple[Pointer, list[Value]]:  # fmt: skip
         """The steps from `first` on, one by one."""
         step, row_step = (distance, 1) if transposed else (1, distance)
-        with f.loop(count, start=first, carry=[w.value, *sums]) as c:
-            w = Pointer(f.builder, c.values[0], f.float)
-            sums = self.multiply(f, x.at(c.index * step), row_step, w, c.values[1:])
-            c.carry([w.at(self.width).value, *sums])
-        return Pointer(f.builder, c.values[0], f.float), c.values[1:]
+        with f.loop(count, start=first, carry=[w, *sums]) as c:
+            (w, *sums), here = c.values, x.at(c.index * step)
+            sums = self.multiply(f, lambda r: here.at(row_step * r), w, sums)
+            c.carry([w.at(self.width), *sums])
+        w, *sums = c.values
+        return w, sums
 
     def masks(self, f: Function, channels: Int) -> list[Value]:
         """Of each vector, the lanes below `channels`."""
@@ -269,13 +267,13 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
             with f.if_(f.integer("output_ahead").compare("!=", 0)), f.loop(tile.rows) as row:
                 for v in range(tile.vectors):
                     f.prefetch(y.at(y_step * (row.index + tile.rows) + v * tile.lanes), write=True)
-            with f.loop(u_count, carry=[w.value, *tile.filled_with(biases)]) as tap_row:
+            with f.loop(u_count, carry=[w, *tile.filled_with(biases)]) as tap_row:
                 with f.loop(v_count, carry=tap_row.values) as tap_run:
                     run = x.at(tap_row.index * x_u + tap_run.index * x_v)
-                    weights = Pointer(f.builder, tap_run.values[0], f.float)
+                    weights, *sums = tap_run.values
                     asked = ahead.at((tap_row.index * v_count + tap_run.index) * ahead_run), ahead_step, lines
-                    weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, tap_run.values[1:], asked)
-                    tap_run.carry([weights.value, *sums])
+                    weights, sums = tile.multiply_run(f, run, pixel_step, weights, length, sums, asked)
+                    tap_run.carry([weights, *sums])
                 tap_row.carry(tap_run.values)
             tile.store(
                 f, tap_row.values[1:], (y, y_step), (base, base_step), base_step.compare("!=", 0), channels,
@@ -285,7 +283,7 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
                 with f.if_(finished.compare("!=", 0)):
                     f.call(finish_stored, y=y, y_step=y_step, rows=tile.rows, channels=channels.at_most(tile.width))
             steps = pixel_step * tile.rows, y_step * tile.rows, base_step * tile.rows, f.integer("ahead_tile")
-            each.carry([pointer.at(step).value for pointer, step in zip((x, y, base, ahead), steps, strict=True)])
+            each.carry([pointer.at(step) for pointer, step in zip((x, y, base, ahead), steps, strict=True)])
         f.done()
         return f
 
@@ -326,19 +324,19 @@ def gradient_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool
         x_p, x_q, p_count, q_count, dw_step, channels, add = f.integers("x_p x_q p_count q_count dw_step channels add")
         zeros = tile.filled_with([f.zeros(tile.lanes)] * tile.vectors)
         with tile.run(f, f.pointers("x dw")) as (each, (x, dw)):
-            with f.loop(p_count, carry=[f.pointer("dy").value, *zeros]) as p:
-                row, dy_row = x.at(p.index * x_p), Pointer(f.builder, p.values[0], f.float)
+            with f.loop(p_count, carry=[f.pointer("dy"), *zeros]) as p:
+                (dy_row, *sums), row = p.values, x.at(p.index * x_p)
                 if lanewise:
-                    with f.loop(q_count, carry=[row.value, *p.values]) as q:
-                        pixel, dy_row = (Pointer(f.builder, value, f.float) for value in q.values[:2])
-                        sums = tile.multiply(f, pixel, f.integer("row_step"), dy_row, q.values[2:])
-                        q.carry([pixel.at(x_q).value, dy_row.at(tile.width).value, *sums])
+                    with f.loop(q_count, carry=[row, dy_row, *sums]) as q:
+                        pixel, dy_row, *sums = q.values
+                        sums = tile.multiply(f, lambda r: pixel.at(f.integer("row_step") * r), dy_row, sums)
+                        q.carry([pixel.at(x_q), dy_row.at(tile.width), *sums])
                     p.carry(q.values[1:])
                 else:
-                    dy_row, sums = tile.multiply_run(f, row, x_q, dy_row, q_count, p.values[1:], transposed=True)
-                    p.carry([dy_row.value, *sums])
+                    dy_row, sums = tile.multiply_run(f, row, x_q, dy_row, q_count, sums, transposed=True)
+                    p.carry([dy_row, *sums])
             tile.store(f, p.values[1:], (dw, dw_step), (dw, dw_step), add.compare("!=", 0), channels)
-            each.carry([x.at(f.integer("row_step") * tile.rows).value, dw.at(dw_step * tile.rows).value])
+            each.carry([x.at(f.integer("row_step") * tile.rows), dw.at(dw_step * tile.rows)])
         f.done()
         return f
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convforge.engine.fingerprint import fingerprint
+from convforge.pytorch.fingerprint import fingerprint
 
 AT_ONCE = [0, 4, 60, 508, 512, 516, 5 * 2048, 7 * 2048 + 20, 256 << 10]
 IN_PIECES = [(256 << 10) + 4, 300_000, (1 << 20) + 36]

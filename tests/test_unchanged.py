@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from convforge.engine import unchanged
-from convforge.engine.unchanged import Counted, Held
+from convforge.pytorch import unchanged
+from convforge.pytorch.unchanged import Counted, Held
 
 Dictionary = dict[Any, Any]
 
