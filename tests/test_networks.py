@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import convforge
 from convforge.pytorch.backend import convforge as backend
@@ -530,7 +531,7 @@ def test_transforms_modes_and_subclasses() -> None:
     with Watching():
         fast(x)
     assert len(seen) > 4
-    with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
+    with FlopCounterMode(display=False) as counted:
         fast(x)
     assert counted.get_total_flops() > 0
 
@@ -716,7 +717,7 @@ def test_odd_models_are_called_as_often_as_they_are_called(name: str) -> None:
 def test_what_cannot_be_captured_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         tried.append(1)
         raise ZeroDivisionError("something of Python's own")
 
@@ -732,7 +733,9 @@ def test_what_cannot_be_captured_is_tried_once(monkeypatch: pytest.MonkeyPatch) 
 def test_a_network_that_gives_other_numbers_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = made(), randn(1, 3, 16, 16)
     fast, right = convforge.optimize(model), convforge.graph.capture.captured  # type: ignore[attr-defined]
-    monkeypatch.setattr("convforge.pytorch.networks.captured", lambda twin, *given: right(made(seed=9), *given))
+    monkeypatch.setattr(
+        "convforge.pytorch.networks.captured", lambda twin, *given, **how: right(made(seed=9), *given, **how)
+    )
     for _ in range(2):
         assert_layers(fast, model, x, why="other numbers")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import convforge
-from convforge.graph.capture import CannotCapture, capture, captured
+from convforge.graph.capture import CannotCapture, _traced, capture, captured
 from convforge.graph.network import Network
 from convforge.graph.nodes import Graph, GraphError
 from convforge.graph.passes import optimized
@@ -45,9 +45,19 @@ def randomised(module: nn.Module) -> nn.Module:
 
 
 def same(module: nn.Module, *shapes: tuple[int, ...], batches: tuple[int, ...] = (1, 3)) -> Graph:
-    """Captures a module and compares with it, in float64, its graph, before and after the passes, and the network."""
+    """Captures a module and compares with it, in float64, its graph, before and after the passes, and the network; and
+    so with the graph that it is followed to without torch.export, where it can be."""
     randomised(module)
-    graph = capture(module, *(torch.randn(shape) for shape in shapes))
+    examples = [torch.randn(shape) for shape in shapes]
+    graph = capture(module, *examples)
+    compared(module, graph, shapes, batches)
+    followed = _traced(module, examples)
+    if followed is not None:
+        compared(module, followed.graph, shapes, batches)
+    return graph
+
+
+def compared(module: nn.Module, graph: Graph, shapes: Sequence[tuple[int, ...]], batches: tuple[int, ...]) -> None:
     twice, network = copy.deepcopy(module).double(), Network(graph, threads=2)
     for batch in batches:
         inputs = [torch.randn(batch, *shape[1:], dtype=torch.float64) for shape in shapes]
@@ -63,7 +73,6 @@ def same(module: nn.Module, *shapes: tuple[int, ...], batches: tuple[int, ...] =
         for made, wanted in zip(network(*(x.float().numpy() for x in inputs)), expected, strict=True):
             assert made.shape == wanted.shape
             assert np.linalg.norm(made - wanted.numpy()) <= 1e-5 * max(float(np.linalg.norm(wanted.numpy())), 1e-3)
-    return graph
 
 
 def names(graph: Graph) -> list[str]:

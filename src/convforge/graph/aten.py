@@ -787,6 +787,7 @@ CONVERTERS: dict[str, Converter] = {
     "scaled_dot_product_attention": _attention,
     # norms
     "batch_norm": _batch_norm,
+    "native_batch_norm": lambda b, a: [_batch_norm(b, a), None, None],
     "_native_batch_norm_legit_no_training": lambda b, a: [_batch_norm(b, a | {"training": False}), None, None],
     "layer_norm": _layer_norm,
     "native_layer_norm": lambda b, a: [_layer_norm(b, a), None, None],
@@ -795,9 +796,11 @@ CONVERTERS: dict[str, Converter] = {
     "instance_norm": _instance_norm,
     # pooling and reductions
     "max_pool2d": _pooling("max"),
+    "max_pool2d_with_indices": lambda b, a: [_pooling("max")(b, a), None],
     "avg_pool2d": _pooling("average"),
     "avg_pool3d": _average_of_neighbours,
     "adaptive_avg_pool2d": _adaptive("average"),
+    "_adaptive_avg_pool2d": _adaptive("average"),
     "adaptive_max_pool2d": lambda b, a: [_adaptive("max")(b, a), None],
     "mean": _reduce("mean"),
     "sum": _reduce("sum"),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
 
+    from .tracing import Program
+
 
 _LONGEST = 200
 """Letters of torch's reasons, which may have expressions of any length in them."""
@@ -68,10 +70,33 @@ def capture(module: torch.nn.Module, *examples: Any) -> Graph:
     return captured(module, *examples).graph
 
 
-def captured(module: torch.nn.Module, *examples: Any) -> Captured:
-    """`capture`, and with it how outputs become what the module returns."""
-    tried = _open_batch(module, examples)
+def captured(module: torch.nn.Module, *examples: Any, compared: bool = False) -> Captured:
+    """`capture`, and with it how outputs become what the module returns.
+
+    Where answers are `compared` with the module's own whenever inputs of other sizes come, it is followed by ourselves
+    (`tracing.py`), if that can be done, which takes a tenth of the time.
+    """
+    tried = _traced(module, examples) if compared else None
+    tried = tried or _open_batch(module, examples)
     return tried if tried is not None else _captured(module, examples, _exported(module, examples, None))
+
+
+def _traced(module: torch.nn.Module, examples: Sequence[Any]) -> Captured | None:
+    """Without torch.export; None where it is not as simple as that."""
+    from .tracing import traced
+
+    try:
+        with _quiet():
+            walk = _Walk(traced(module, examples), type(module).__name__).run()
+        return _for_examples(Captured(walk.graph(), walk.rebuilt()), examples)
+    except Exception:  # whatever happens in the user's module, and torch's own many: torch.export will say it
+        return None
+
+
+def _for_examples(found: Captured, examples: Sequence[torch.Tensor]) -> Captured:
+    """For the examples' own batch."""
+    shapes = {name: tuple(x.shape) for name, x in zip(found.graph.inputs, examples, strict=True)}
+    return replace(found, graph=found.graph.with_input(shapes))
 
 
 def _open_batch(module: torch.nn.Module, examples: Sequence[Any]) -> Captured | None:
@@ -91,9 +116,7 @@ def _open_batch(module: torch.nn.Module, examples: Sequence[Any]) -> Captured | 
         exported = _exported(module, batch, open_sizes)
         if not _any_batch(exported):
             return None
-        found = _captured(module, batch, exported)
-        shapes = {name: tuple(x.shape) for name, x in zip(found.graph.inputs, examples, strict=True)}
-        return replace(found, graph=found.graph.with_input(shapes))
+        return _for_examples(_captured(module, batch, exported), examples)
     except (CannotCapture, GraphError):
         return None
 
@@ -102,7 +125,7 @@ def _exported(module: torch.nn.Module, examples: Sequence[Any], dynamic: Any) ->
     import torch
 
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), _without_prints():
             return torch.export.export(module, tuple(examples), dynamic_shapes=dynamic)
     except Exception as error:  # whatever happens in the user's module, and torch's own many
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -113,18 +136,27 @@ def _exported(module: torch.nn.Module, examples: Sequence[Any], dynamic: Any) ->
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what torch logs, warns of and prints on its way: what matters comes as an exception."""
-    from torch.export import _trace
-
-    log, printing = logging.getLogger("torch"), vars(_trace)
+    log = logging.getLogger("torch")
     level = log.level
     log.setLevel(logging.CRITICAL)
-    printing["print"] = lambda *_, **__: None  # it prints all of a graph that it gives up
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch prints graphs that it cannot finish
             warnings.simplefilter("ignore")
             yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def _without_prints() -> Iterator[None]:
+    """torch.export prints all of a graph that it gives up."""
+    from torch.export import _trace
+
+    printing = vars(_trace)
+    printing["print"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
         printing.pop("print", None)
 
 
@@ -150,16 +182,16 @@ def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: Export
 
     model = type(module).__name__
     try:
-        walk = _Walk(exported, model).run()
+        walk = _Walk(_program(exported, model), model).run()
     except (_InOtherWords, CannotCapture) as first:
         simpler = _simpler(exported)
         refused = isinstance(first, CannotCapture)
         if refused and not simpler:
             raise
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), _without_prints():
             exported = exported.run_decompositions(simpler)
         try:
-            walk = _Walk(exported, model).run()
+            walk = _Walk(_program(exported, model), model).run()
         except _InOtherWords:
             raise CannotCapture(
                 f"{model} cannot be captured: it has graphs inside the graph that torch keeps."
@@ -185,6 +217,25 @@ _ROUNDED = {"upsample_bicubic2d"}
 """Operators that torch says by others less exactly: with weights in float32 for numbers in float64."""
 
 
+def _program(exported: ExportedProgram, model: str) -> Program:
+    import torch
+    from torch.export.graph_signature import InputKind
+
+    from .tracing import Program, State
+
+    everything = {**dict(exported.state_dict), **dict(exported.constants)}
+    state = {}
+    for spec in exported.graph_signature.input_specs:
+        name = getattr(spec.arg, "name", "")
+        if spec.kind == InputKind.USER_INPUT:
+            continue
+        tensor = everything.get(spec.target or "")
+        if not isinstance(tensor, torch.Tensor):
+            raise CannotCapture(f"{model} cannot be captured: it has {name!r}, which is no tensor.")
+        state[name] = State(spec.target or "", tensor, spec.kind == InputKind.CONSTANT_TENSOR)
+    return Program(exported.graph, state, exported.call_spec.out_spec)
+
+
 class _InOtherWords(Exception):
     """torch must say it without changes in place, as where a changed value is read under another name, and without
     graphs inside the graph, as `torch.autocast` makes them."""
@@ -207,8 +258,8 @@ class _Walk:
     our graph (`values`). A tensor made of parameters is a value, too, because the parameters may change.
     """
 
-    def __init__(self, exported: ExportedProgram, model: str) -> None:
-        self.exported, self.model = exported, model
+    def __init__(self, program: Program, model: str) -> None:
+        self.program, self.model = program, model
         self.builder = Builder()
         self.inputs: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
@@ -220,11 +271,11 @@ class _Walk:
         """The first of the nodes that are one and the same tensor: what is done to one in place, all show."""
         self.memory: dict[fx.Node, fx.Node] = {}
         """The first of those that may lie in the same memory."""
-        self.place = {node: i for i, node in enumerate(exported.graph.nodes)}
+        self.place = {node: i for i, node in enumerate(program.graph.nodes)}
 
     def run(self) -> _Walk:
         self._placeholders()
-        for node in self.exported.graph.nodes:
+        for node in self.program.graph.nodes:
             if node.op == "call_function":
                 self._operator(node)
             elif node.op == "get_attr":
@@ -235,36 +286,31 @@ class _Walk:
 
     def _placeholders(self) -> None:
         import torch
-        from torch.export.graph_signature import InputKind
 
-        nodes = {node.name: node for node in self.exported.graph.nodes if node.op == "placeholder"}
-        names = {node.name for node in self.exported.graph.nodes}
-        everything = {**dict(self.exported.state_dict), **dict(self.exported.constants)}
-        for spec in self.exported.graph_signature.input_specs:
-            node = nodes[getattr(spec.arg, "name", "")]
-            if spec.kind == InputKind.USER_INPUT:
-                if not isinstance(node.meta.get("val"), torch.Tensor):
+        names = {node.name for node in self.program.graph.nodes}
+        for node in self.program.graph.find_nodes(op="placeholder"):
+            made, state = node.meta.get("val"), self.program.state.get(node.name)
+            if state is None:
+                if not isinstance(made, torch.Tensor):
                     continue  # a number or None: it is in the operators' arguments
-                if not node.meta["val"].is_floating_point():
+                if not made.is_floating_point():
                     raise CannotCapture(
-                        f"{self.model} cannot be captured: its input {node.name!r} has {node.meta['val'].dtype}, and "
-                        "only floating-point tensors are known."
+                        f"{self.model} cannot be captured: its input {node.name!r} has {made.dtype}, and only "
+                        "floating-point tensors are known."
                     )
-                self.inputs[node.name] = _sizes(node)
-                self.values[node] = Value(node.name, _sizes(node))
-            elif spec.target is not None and isinstance(everything.get(spec.target), torch.Tensor):
-                tensor, self.state[node] = everything[spec.target], spec.target
-                if spec.kind == InputKind.CONSTANT_TENSOR or not tensor.is_floating_point():
-                    self.actual[node] = tensor.clone()  # which a view of it may change
-                    continue
-                name = spec.target
-                while name in names:
-                    name += "_"
-                self.builder.constants[name] = array_of(tensor)
-                self.sources[name] = spec.target
-                self.values[node] = Value(name, tuple(tensor.shape))
-            else:
-                raise CannotCapture(f"{self.model} cannot be captured: it has {node.name!r}, which is no tensor.")
+                self.inputs[node.name] = self._sizes(made)
+                self.values[node] = Value(node.name, self._sizes(made))
+                continue
+            self.state[node] = state.name
+            if state.constant or not state.tensor.is_floating_point():
+                self.actual[node] = state.tensor.clone()  # which a view of it may change
+                continue
+            name = state.name
+            while name in names:
+                name += "_"
+            self.builder.constants[name] = array_of(state.tensor)
+            self.sources[name] = state.name
+            self.values[node] = Value(name, tuple(state.tensor.shape))
 
     def graph(self) -> Graph:
         """What was found, without the parameters that nothing reads."""
@@ -286,15 +332,15 @@ class _Walk:
         return graph
 
     def _returned(self) -> list[fx.Node]:
-        (output,) = self.exported.graph.find_nodes(op="output")
+        (output,) = self.program.graph.find_nodes(op="output")
         return [item for item in output.args[0] if item is not None]
 
     def rebuilt(self) -> Callable[[Sequence[Any]], Any]:
         from torch.utils import _pytree as pytree
 
-        (output,) = self.exported.graph.find_nodes(op="output")
+        (output,) = self.program.graph.find_nodes(op="output")
         there = [item is not None for item in output.args[0]]
-        tree = self.exported.call_spec.out_spec
+        tree = self.program.tree
 
         def rebuilt(outputs: Sequence[Any]) -> Any:
             given = iter(outputs)
@@ -354,10 +400,10 @@ class _Walk:
     def _keep(self, node: fx.Node, result: Any, made: Any, changed: fx.Node | None) -> None:
         if isinstance(result, str):
             result = self._renamed(result, node.name)
-            self.values[node] = Value(result, tuple(made.shape))
+            self.values[node] = Value(result, self._sizes(made))
         else:
             self.values[node] = [
-                None if name is None else Value(name, tuple(part.shape))
+                None if name is None else Value(name, self._sizes(part))
                 for name, part in zip(result, made, strict=False)
             ]
         if changed is not None:
@@ -427,14 +473,12 @@ class _Walk:
         return f"the operator {_name(node.target)}{inside}"
 
     def _arguments(self, node: fx.Node) -> dict[str, Any]:
-        """By the names of the operator's schema, with its usual values."""
+        from .tracing import arguments
+
         target: Any = node.target
         if not hasattr(target, "_schema"):
             raise CannotCapture(f"{self.model} cannot be captured: {self._where(node)} has no node in our graphs.")
-        wanted = target._schema.arguments
-        given = {argument.name: value for argument, value in zip(wanted, node.args, strict=False)} | dict(node.kwargs)
-        usual = {argument.name: argument.default_value for argument in wanted if argument.has_default_value()}
-        return usual | given
+        return arguments(target, node.args, node.kwargs)
 
     def _converted(self, argument: Any) -> Any:
         """Tensors as values, sizes as integers or symbols."""
@@ -464,7 +508,10 @@ class _Walk:
     def _sized(self, made: Any) -> Any:
         if isinstance(made, tuple | list):
             return [self._sized(part) for part in made]
-        return Value("", () if made is None else tuple(made.shape))
+        return Value("", () if made is None else self._sizes(made))
+
+    def _sizes(self, tensor: torch.Tensor) -> tuple[Any, ...]:
+        return self.program.sizes_of(tensor)
 
 
 def _name(target: Any) -> str:

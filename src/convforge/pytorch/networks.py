@@ -399,7 +399,7 @@ class Networks:
                 raise _Refused("it holds tensors in lists or other objects, where nobody would notice that they change")
             vars(twin).pop("_call_impl", None)
             examples = [torch.zeros(x.shape, dtype=x.dtype) for x in inputs]
-            graph = captured(twin, *examples)
+            graph = captured(twin, *examples, compared=True)
         return _Size(graph, Network(graph.graph, _get_num_threads(), dtype=_name(inputs[0].dtype)))
 
 
