@@ -1,7 +1,7 @@
 """From a module of LLVM IR to machine code, and memory to work in: compile, keep on disk, lend.
 
 Compiled code is kept in memory for the life of the process and on disk between processes. A cache entry's name is a
-hash of everything the code depends on (the engine's own source, llvmlite and LLVM versions, the target with its CPU
+hash of everything the code depends on (the source of all kernels, llvmlite and LLVM versions, the target with its CPU
 features, the kernel and its parameters); its content carries a hash of name and code together. An entry that does not
 match, for whatever reason, is compiled again and never executed; a folder that others could write to is not used.
 """
@@ -137,9 +137,11 @@ def _load(object_code: bytes, kernels: Sequence[str]) -> Code:
 
 
 def _hash_of_source() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    """Of everything that kernels are written with: the engine, and what networks have between convolutions."""
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for folder in (here, here.parent / "graph" / "kernels"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

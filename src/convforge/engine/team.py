@@ -515,6 +515,14 @@ def call(
         Team.of(int(block[_THREADS])).lead_on(address, copy, ctypes.addressof(table))
 
 
+def call_on(block: NDArray[np.int64], address: int, copy: int, table: int) -> None:
+    """As `call`, on the buffers of a table, which are as many as the program has."""
+    if block.item(0) or not _needs_team(block):
+        _function("call_on", 3)(address, copy, table)
+    else:
+        Team.of(int(block[_THREADS])).lead_on(address, copy, table)
+
+
 def run(block: _Block) -> None:
     """Run a program as it is. Tasks' counters are used up by that: where kernels have any, it can be run once."""
     team = block[_HEADER.index("team")]
