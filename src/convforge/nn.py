@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .pytorch.modules import Conv2d, ConvTranspose2d
+from .pytorch.modules import BatchNorm2d, Conv2d, ConvTranspose2d
 from .pytorch.whole import Whole as Whole
 
-__all__ = ["Conv2d", "ConvTranspose2d"]
+__all__ = ["BatchNorm2d", "Conv2d", "ConvTranspose2d"]

@@ -6,6 +6,7 @@ immutable, so threads may run the same one at the same time.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -65,10 +66,18 @@ class Program:
     """
 
     def __init__(self, steps: tuple[Step, ...], work_bytes: int = 0, buffers: tuple[str, ...] = team.BUFFERS) -> None:
-        self.steps, self.work_bytes = steps, work_bytes
+        self.steps, self.work_bytes, self.buffers = steps, work_bytes, buffers
         self.block = team.program(steps, buffers)
         self.address = int(self.block.ctypes.data)
         self.bytes = self.block.nbytes  # at most, of the copy that a call works on
+
+    def run(self, *addresses: int) -> None:
+        """Run it by itself on these buffers, in the order of `buffers`; that of "work", which is lent here, is 0."""
+        work, alive = runtime.workspace(self.work_bytes + self.bytes)
+        table = (ctypes.c_int64 * len(addresses))(*addresses)
+        table[self.buffers.index("work")] = work
+        team.call_on(self.block, self.address, work + self.work_bytes, ctypes.addressof(table))
+        del alive
 
     def preceded_by(self, steps: tuple[Step, ...], work_bytes: int = 0) -> Program:
         """The same, with these steps before it."""

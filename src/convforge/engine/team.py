@@ -162,12 +162,17 @@ def _build(module: ir.Module, target: Target) -> None:
     f.call(lead, block=f.pointer("copy"), team=f.pointer("team"))
     f.done(f.const(0).value)
 
+    on_table = Function(module, "call_on", "*block *copy *table", "float32")
+    f = on_table
+    f.call(place, block=f.pointer("block"), copy=f.pointer("copy"), table=f.pointer("table"))
+    f.call(run, block=f.pointer("copy"))
+    f.done()
+
     f = Function(module, "call", f"*block *copy {' '.join(BUFFERS)}", "float32", result=I64)
     table = Pointer(f.builder, f.builder.alloca(I64, len(BUFFERS)), I64)
     for n, name in enumerate(BUFFERS):
         table.at(n).put(f.integer(name).value)
-    f.call(place, block=f.pointer("block"), copy=f.pointer("copy"), table=table)
-    f.call(run, block=f.pointer("copy"))
+    f.call(on_table, block=f.pointer("block"), copy=f.pointer("copy"), table=table)
     f.done(f.const(0).value)
 
 
@@ -391,7 +396,7 @@ def _code() -> runtime.Code:
     def build(module: ir.Module) -> None:
         _build(module, here)
 
-    return runtime.code("team", build, ["call", "lead_on", "follow"], here)
+    return runtime.code("team", build, ["call", "call_on", "lead_on", "follow"], here)
 
 
 def ready(prepared: T) -> T:
@@ -465,6 +470,14 @@ def call(
     else:
         table = (ctypes.c_int64 * len(BUFFERS))(x, w, y, bias, residual, packed, work, zeros)
         Team.of(int(block[_THREADS])).lead_on(address, copy, ctypes.addressof(table))
+
+
+def call_on(block: NDArray[np.int64], address: int, copy: int, table: int) -> None:
+    """As `call`, on the buffers of a table, which are as many as the program has."""
+    if block.item(0) or not _needs_team(block):
+        _function("call_on", 3)(address, copy, table)
+    else:
+        Team.of(int(block[_THREADS])).lead_on(address, copy, table)
 
 
 def _needs_team(block: NDArray[np.int64]) -> bool:

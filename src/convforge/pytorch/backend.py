@@ -1,5 +1,7 @@
 """`torch.compile(model, backend="convforge")`: a captured graph as a whole network where nobody asks for gradients, and
-its convolutions on the engine everywhere else. The rest of the graph runs as torch runs it.
+its convolutions and batch norms on the engine everywhere else: batch norm with the sum and the activation behind it as
+one operation, forward and backward. The rest of the graph runs as torch runs it. (Inductor for that rest, with these
+operators, took ResNet-18's training step from 356 to 401 ms, and nine minutes to compile.)
 
 PyTorch finds the backend by the entry point `torch_dynamo_backends` of the installed package.
 """
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from .functional import conv2d, conv_transpose2d
+from .fusing import fuse_batch_norms
 from .modules import Conv2d, ConvTranspose2d
 from .networks import NOTHING, Networks
 
@@ -47,6 +50,7 @@ def convforge(graph: fx.GraphModule, example_inputs: list[Any]) -> Callable[...,
             convolutions += isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))
             if type(module) in _MODULES:
                 graph.set_submodule(node.target, _on_engine(module))
+    fuse_batch_norms(graph.graph)
     graph.recompile()
     recorded = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in example_inputs)
     places = _places(graph, example_inputs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from ..engine import target
 from ..engine.geometry import Problem
 from ..engine.kernels.epilogue import Epilogue
 from ..engine.passes import prepare
@@ -16,17 +17,20 @@ from ..engine.runtime import CannotLoad, memory
 from ..engine.select import choose
 from ..engine.target import host_features as cpu_features
 from ..engine.team import ready
+from ..graph.kernels import batch_norm
 from ..spec import Conv2dSpec
 from .arguments import Geometry, Sizes, out_size
 
 __all__ = [
     "CannotLoad",
+    "NormPlan",
     "Prepared",
     "Problem",
     "cpu_features",
     "forward",
     "input_gradient",
     "memory",
+    "norm",
     "problem",
     "weight_gradient",
     "why",
@@ -87,6 +91,42 @@ def input_gradient(of: Problem, threads: int, bias: bool, exact: bool, keep: boo
 def weight_gradient(of: Problem, threads: int, exact: bool) -> Prepared:
     """w's gradient, from x and y's."""
     return ready(prepare(of, Pass.WEIGHT_GRADIENT, threads, exact))
+
+
+# Batch norm, and what a network does to it next.
+
+
+class NormPlan:
+    """Of images of one size: its two programs."""
+
+    def __init__(self, of: batch_norm.Normalisation, threads: int) -> None:
+        here = target.current()
+        self._forward = ready(batch_norm.forward(of, here, threads))
+        self._backward = batch_norm.backward(of, here, threads)
+        self.saved = len(batch_norm.SAVED), of.channels
+        """The shape of what the forward program keeps for the backward one."""
+        self.eps, self.fixed, self.residual, self.activation = of.eps, of.fixed, of.residual, of.activation
+        self.masked_by_output = of.residual and bool(of.activation)
+        """Whether the backward program reads the output, and writes the residual's gradient."""
+
+    def forward(
+        self, x: int, residual: int, y: int, weight: int, bias: int, saved: int, mean: int, var: int, momentum: float
+    ) -> None:
+        """On these addresses."""
+        self._forward.run(x, residual, y, weight, bias, saved, mean, var, 0, batch_norm.bits(momentum))
+
+    def backward(self, g: int, x: int, y: int, dx: int, dh: int, saved: int, dweight: int, dbias: int) -> None:
+        """On these addresses."""
+        self._backward.run(g, x, y, dx, dh, saved, dweight, dbias, 0)
+
+
+def norm(
+    rows: int, channels: int, dtype: str, eps: float, activation: str, residual: bool, affine: bool, running: bool,
+    fixed: bool, threads: int,
+) -> NormPlan:  # fmt: skip
+    """Its plan, so that `CannotLoad` is raised here or not at all."""
+    of = batch_norm.Normalisation(rows, channels, dtype, eps, activation, residual, affine, running, fixed)
+    return NormPlan(of, threads)
 
 
 def why(spec: Conv2dSpec, size: tuple[int, int], threads: int, exact: bool, transposed: bool = False) -> str:

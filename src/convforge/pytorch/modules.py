@@ -1,4 +1,4 @@
-"""`Conv2d` and `ConvTranspose2d`, torch's modules on convforge's engine."""
+"""`Conv2d`, `ConvTranspose2d` and `BatchNorm2d`, torch's modules on convforge's engine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch.nn.modules.utils import _pair
 from ..errors import UserError
 from ..spec import Sides, as_padding, same_half_pad, strided_same_error
 from .arguments import resolve_padding
+from .batch_norm import batch_norm
 from .functional import conv2d, conv_transpose2d
 
-__all__ = ["Conv2d", "ConvTranspose2d"]
+__all__ = ["BatchNorm2d", "Conv2d", "ConvTranspose2d"]
 
 _is_scripting: Any = torch.jit.is_scripting  # type: ignore[attr-defined]
 _BEYOND_TORCH = ("same_half", "same_ceil")
@@ -141,3 +142,38 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         return conv_transpose2d(
             input, self.weight, self.bias, self.stride, padding, output_padding, self.groups, self.dilation
         )
+
+
+class BatchNorm2d(torch.nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` with its arguments and `state_dict`, computed by convforge for images in channels_last.
+
+    >>> import torch
+    >>> layer = BatchNorm2d(64)
+    >>> layer(torch.ones(2, 64, 56, 56)).shape
+    torch.Size([2, 64, 56, 56])
+    """
+
+    __module__ = "convforge.nn"
+
+    def __prepare_scriptable__(self) -> torch.nn.BatchNorm2d:
+        """Asked by `torch.jit.script`: torch's own, of the same parameters."""
+        plain = torch.nn.BatchNorm2d.__new__(torch.nn.BatchNorm2d)
+        plain.__dict__ = self.__dict__
+        return plain
+
+    def forward(self, input: Tensor) -> Tensor:
+        image: Any = input
+        if isinstance(image, torch.fx.Proxy):  # torch.fx.symbolic_trace does not look into torch's own, either
+            tracer: Any = image.tracer
+            traced: Tensor = tracer.create_proxy("call_module", tracer.path_of_module(self), (image,), {})
+            return traced
+        self._check_input_dim(input)
+        tracked = self.training and self.track_running_stats
+        factor = self.momentum
+        if tracked and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            factor = 1.0 / float(self.num_batches_tracked) if factor is None else factor
+        known = tracked or not self.training  # or else the statistics are neither used nor updated
+        mean, var = (self.running_mean, self.running_var) if known else (None, None)
+        training = self.training or (self.running_mean is None and self.running_var is None)
+        return batch_norm(input, mean, var, self.weight, self.bias, training, factor or 0.0, self.eps)

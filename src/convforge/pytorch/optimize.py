@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..spec import Conv2dSpec, Pair, transposed_output_size
 from . import by_engine
 from .kept import bytes_kept_for
-from .modules import Conv2d, ConvTranspose2d
+from .modules import BatchNorm2d, Conv2d, ConvTranspose2d
 from .plans import settings
 from .sixteen import torch_is_faster
 from .whole import give, take, whole_of
@@ -69,6 +69,8 @@ def optimize(model: torch.nn.Module, *, whole: bool = True) -> torch.nn.Module:
     for module in fast.modules():
         if isinstance(module, _ConvNd) and _why_not(module) is None:
             _swap(module)
+        elif type(module) is torch.nn.BatchNorm2d:
+            module.__class__ = BatchNorm2d
     if whole and any(isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) for module in fast.modules()):
         give(fast)
     else:
@@ -149,6 +151,8 @@ class Report(tuple[LayerReport, ...]):
     """The layers of a model in order, and what became of the whole network; prints as a table."""
 
     network: NetworkReport | None = None
+    batch_norms: int = 0
+    """How many are the engine's where images come in channels_last."""
 
     def __str__(self) -> str:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -162,6 +166,9 @@ class Report(tuple[LayerReport, ...]):
             console.print(table)
             swapped = sum(layer.on_engine for layer in self)
             console.print(f"{swapped} of {len(self)} convolutions on the engine")
+            if self.batch_norms:
+                norms = f"{self.batch_norms} batch norm{'s' * (self.batch_norms != 1)}"
+                console.print(f"{norms} on the engine, for images in channels_last")
             kept_bytes = sum(layer.kept_bytes for layer in self)
             if kept_bytes:
                 console.print(f"{kept_bytes / 1e6:,.1f} MB of packed weights are kept for them")
@@ -205,6 +212,7 @@ def report(model: torch.nn.Module) -> Report:
         raise UserError(f"report takes a torch.nn.Module, not {type(model).__name__}.")
     compiled = _is_compiled(model)
     made = Report(_compiled_layers(model) if compiled else _layers(model))
+    made.batch_norms = sum(isinstance(module, BatchNorm2d) for module in model.modules())
     made.network = NetworkReport(False, _COMPILED) if compiled else _network(model)
     return made
 
