@@ -129,7 +129,7 @@ def test_programs_run_by_a_team_where_there_is_no_openmp(monkeypatch: pytest.Mon
 
     with_openmp = Problem(Normalisation(1031, 64, "float32", 1e-5, "relu"))
     with_openmp.run()
-    monkeypatch.setattr(team, "_openmp", lambda: None)
+    monkeypatch.setattr(team, "_openmp", lambda: (0, 0))
     without = Problem(with_openmp.of)
     without.run()
     assert without.y.tobytes() == with_openmp.y.tobytes()
