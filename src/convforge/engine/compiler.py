@@ -133,7 +133,7 @@ def _machine(target: Target) -> llvm.TargetMachine:
         llvm.initialize_all_asmprinters()
         description = llvm.Target.from_triple(target.triple)
     return description.create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
+        cpu=target.cpu, features=target.features, opt=1, reloc="pic", codemodel="small"
     )
 
 
