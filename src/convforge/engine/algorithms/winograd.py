@@ -353,9 +353,10 @@ def cycles(job: Job, tiled: Tiled, division: Division, kept: bool, from_memory: 
     if v_in_l3:
         seen = min(1.0, _SEEN_OF_A_ROW * target.tile_rows)
         products += seen * v_bytes * division.chunks * own_panels / l3
-    # Groups that do not fill a vector are loaded and stored in parts, four times as slowly.
+    # What does not fill a vector is loaded and stored in parts, four times as slowly: of groups, and of 3 channels.
     few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
-    total = products + mine * (inputs + outputs) * few * cycles_of_transform(shape)
+    few_inputs = 4 if s.channels < lanes else few
+    total = products + mine * (inputs * few_inputs + outputs * few) * cycles_of_transform(shape)
     if v_in_l3:
         total += 2 * v_bytes * division.chunks / l3
     if not kept:
