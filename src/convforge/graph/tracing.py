@@ -17,7 +17,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -181,7 +181,7 @@ def _result(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     name = target._schema.name.partition("::")[2]
     if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], Tensor):
         return args[0]
-    tensors = list(_tensors((args, kwargs)))
+    tensors = list(_every(Tensor, (args, kwargs)))
     if name not in CONVERTERS or not tensors or len({tensor.dtype for tensor in tensors}) > 1:
         return target(*args, **kwargs)
     values = {id(tensor): Value(f"{n}", tuple(tensor.shape)) for n, tensor in enumerate(tensors)}
@@ -202,14 +202,18 @@ def _result(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return empty(made) if isinstance(made, str) else tuple(map(empty, made))
 
 
-def _tensors(arguments: Any) -> Iterator[Tensor]:
-    if isinstance(arguments, Tensor):
+_T = TypeVar("_T")
+
+
+def _every(kind: type[_T], arguments: Any) -> Iterator[_T]:
+    """Those of a kind among arguments, in their order, however deep."""
+    if isinstance(arguments, kind):
         yield arguments
     elif isinstance(arguments, tuple | list):
         for item in arguments:
-            yield from _tensors(item)
+            yield from _every(kind, item)
     elif isinstance(arguments, dict):
-        yield from _tensors(list(arguments.values()))
+        yield from _every(kind, list(arguments.values()))
 
 
 _WHOLE = {F.linear: aten.linear.default, F.scaled_dot_product_attention: aten.scaled_dot_product_attention.default}
@@ -397,7 +401,7 @@ class _Agreed:
             if call.target._schema.name.endswith("_"):
                 needed.add(number)
             if number in needed:
-                needed |= {p.number for p in _places((call.args, call.kwargs)) if p.of == "call"}
+                needed |= {p.number for p in _every(_Place, (call.args, call.kwargs)) if p.of == "call"}
         return needed
 
     def program(self, names: Sequence[str]) -> Program:
@@ -423,16 +427,6 @@ class _Agreed:
                 one_of.meta["val"] = result
         graph.output(tuple(None if place is None else nodes[place] for place in self.first.outputs))
         return Program(graph, state, self.first.tree, self.sizes)
-
-
-def _places(arguments: Any) -> Iterator[_Place]:
-    if isinstance(arguments, _Place):
-        yield arguments
-    elif isinstance(arguments, tuple | list):
-        for item in arguments:
-            yield from _places(item)
-    elif isinstance(arguments, dict):
-        yield from _places(list(arguments.values()))
 
 
 def _with_nodes(arguments: Any, nodes: dict[_Place, fx.Node]) -> Any:
