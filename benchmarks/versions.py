@@ -40,7 +40,7 @@ class Version:
         sys.modules[name] = package
         self._modules = {
             part: importlib.import_module(f"{name}.{part}")
-            for part in ("spec", "engine.geometry", "engine.passes", "engine.plan", "engine.runtime")
+            for part in ("spec", "engine.geometry", "engine.passes", "engine.plan", "native.runtime")
         }
 
     def run(self, layer: Any, which: str, threads: int, tensors: dict[str, Any]) -> Callable[[], None]:
@@ -53,7 +53,7 @@ class Version:
         problem = part["engine.geometry"].Problem.of(spec, layer.batch, layer.size)
         kept = which == "forward"
         prepared = part["engine.passes"].prepare(problem, part["engine.plan"].Pass(which), threads, kept=kept)
-        address, memory = part["engine.runtime"].memory(prepared.packed_bytes) if kept else (0, None)
+        address, memory = part["native.runtime"].memory(prepared.packed_bytes) if kept else (0, None)
         addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
         if kept:
             prepared.pack(addresses["w"], address)

@@ -33,28 +33,27 @@ ROOMS = {
     "graph": (2.5, "networks: nodes, passes, capture"),
     "engine": (1.5, "passes, the choice of a plan"),
     "engine.algorithms": (1.5, "job → plan, one a file"),
-    "engine.plan": (1.5, "Job, Plan, Program, their runtime"),
-    "engine.kernels": (1.5, "IR, register tile, transforms"),
-    "engine.target": (1.5, "the CPU and a pass, in numbers"),
+    "engine.plan": (1.5, "Job, Plan, what a plan prepares"),
+    "engine.kernels": (1.5, "register tile, packing, transforms"),
+    "engine.geometry": (1.5, "a pass, in numbers"),
+    "native": (1.5, "machine code: IR, cache, threads"),
     "definition": (1.5, "spec, reference, errors, precision"),
 }
 """Each with its column in the drawing, and what it is for. Files beside these are in the room of their folder; the
 root's own are the definition."""
 
 _NOT_DRAWN = {"__main__"}
-_PLAN = {"plan", "nest", "program", "runtime", "builtin", "team", "compiler", "linker", "traffic"}
+_PLAN = {"plan", "nest", "prepared", "traffic"}
 """Files of the engine that algorithms are written with."""
-_TARGET = {"target", "geometry"}
-"""Those that kernels are written with."""
 
 
 def room_of(module: str) -> str:
-    """The room of a module, by its name below the package: 'engine.kernels.ir' is in 'engine.kernels'."""
+    """The room of a module, by its name below the package: 'native.ir' is in 'engine.kernels'."""
     parts = module.split(".")
     if parts[0] == "engine" and len(parts) > 1:
         if parts[1] in ("algorithms", "kernels"):
             return f"engine.{parts[1]}"
-        return "engine.plan" if parts[1] in _PLAN else "engine.target" if parts[1] in _TARGET else "engine"
+        return "engine.plan" if parts[1] in _PLAN else "engine.geometry" if parts[1] == "geometry" else "engine"
     if parts[0] == "nn":  # the public name of PyTorch's side
         return "pytorch"
     return parts[0] if parts[0] in ROOMS else "definition"

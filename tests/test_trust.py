@@ -125,7 +125,7 @@ def test_what_cannot_be_linked_is_computed_by_torch_with_one_warning() -> None:
         import llvmlite.binding as llvm
         import torch
         import convforge
-        from convforge.engine import runtime
+        from convforge.native import runtime
 
         def link(*_):
             raise RuntimeError("no memory in reach")

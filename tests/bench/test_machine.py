@@ -6,7 +6,7 @@ import pytest
 
 from convforge.bench import machine
 from convforge.bench.machine import Machine
-from convforge.engine import target
+from convforge.native import target
 
 
 @pytest.mark.parametrize("name", target.available())

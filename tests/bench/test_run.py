@@ -22,9 +22,9 @@ from convforge.bench.machine import Machine
 from convforge.bench.peers import Peer, PeerError, onnx_model
 from convforge.bench.run import Settings, measure
 from convforge.bench.timing import interleaved
-from convforge.engine import target
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.plan import Pass
+from convforge.native import target
 
 QUICK = Settings(threads=2, seconds=0.0)
 LIMITS = Machine("test", 2, 100e9, 10e9, 50e9)

@@ -17,7 +17,7 @@ from convforge.cli import tune as verb
 from convforge.engine import tuned
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass
-from convforge.engine.program import Prepared
+from convforge.engine.prepared import Prepared
 from convforge.engine.select import choose
 
 LAYER = "8,9x9,12,3x3,padding=1"

@@ -48,7 +48,7 @@ def main() -> None:
     from oracle import Case, check
 
     from convforge import Conv2dSpec
-    from convforge.engine import runtime
+    from convforge.native import runtime
 
     runtime.workspace(1 << 20)
     crowd()

@@ -17,8 +17,8 @@ from convforge import Conv2dSpec, engine, reference
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Algorithm, Job, Pass, Plan
 from convforge.engine.select import Choice, considered
-from convforge.engine.target import Target
 from convforge.errors import UserError
+from convforge.native.target import Target
 
 Array = np.ndarray[Any, Any]
 

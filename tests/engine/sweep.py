@@ -25,7 +25,7 @@ def main(count: int, seed: int, threads: int | None = None) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     from oracle import check, some_case
 
-    from convforge.engine import target
+    from convforge.native import target
 
     choose = random.Random(seed)
     unclear = []

@@ -12,8 +12,8 @@ import pytest
 from oracle import Case, Data, agree
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import runtime, team
-from convforge.engine.program import most_threads
+from convforge.engine.prepared import most_threads
+from convforge.native import runtime, team
 
 Array = np.ndarray[Any, Any]
 

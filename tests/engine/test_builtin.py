@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from llvmlite import ir
 
-from convforge.engine import runtime
-from convforge.engine import target as targets
-from convforge.engine.kernels.ir import I64, Function
+from convforge.native import runtime
+from convforge.native import target as targets
+from convforge.native.ir import I64, Function
 
 LAST = 2**64 - 1
 
@@ -95,8 +95,8 @@ def test_other_threads_run_meanwhile() -> None:
 
 OUTLIVING = """
 import ctypes, gc, sys
-from convforge.engine import runtime, target
-from convforge.engine.kernels.ir import I64, Function
+from convforge.native import runtime, target
+from convforge.native.ir import I64, Function
 
 def build(module):
     f = Function(module, "same", "n", "float32", result=I64)
@@ -104,7 +104,7 @@ def build(module):
 
 code = runtime.code("test of a function that outlives its module", build, ["same"], target.current())
 same = runtime.python_function("same", code["same"], 1)
-vars(sys.modules.pop("convforge.engine.builtin")).clear()  # as the interpreter does when it ends
+vars(sys.modules.pop("convforge.native.builtin")).clear()  # as the interpreter does when it ends
 gc.collect()
 others = [(ctypes.c_char * 32).from_buffer_copy(b"\\xff" * 32) for _ in range(1000)]
 assert same(7) == 7 and same.__name__ == "same", same

@@ -17,7 +17,7 @@ from convforge.bench.layers import parse
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass
 from convforge.engine.select import considered
-from convforge.engine.target import Target
+from convforge.native.target import Target
 
 TIMINGS = sorted((Path(__file__).parent / "timings").glob("*.json"))
 

@@ -12,12 +12,12 @@ from oracle import applies, choices
 
 from convforge.bench import costs
 from convforge.bench.layers import parse
-from convforge.engine import target as targets
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass, Plan
 from convforge.engine.select import choose, considered
-from convforge.engine.target import USUAL, Costs
+from convforge.native import target as targets
+from convforge.native.target import USUAL, Costs
 
 LAYERS = (
     "64,28,64,3,padding=1,groups=64", "32,30,32,3,stride=2,padding=1,groups=32", "40,20,40,5,padding=2,groups=40",

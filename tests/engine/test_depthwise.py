@@ -9,9 +9,10 @@ import pytest
 from oracle import Case, Data, agree, check_each, choices
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import Problem, passes, target
+from convforge.engine import Problem, passes
 from convforge.engine.algorithms import groups
 from convforge.engine.plan import Pass
+from convforge.native import target
 
 NHWC = ("NHWC", "NCHW", "NHWC")
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from oracle import BOUND, Case, Data, applies, embed, error, written
 
 from convforge import Conv2dSpec, UserError, engine, reference
-from convforge.engine import runtime, target
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.kernels import functions
-from convforge.engine.kernels.ir import Arguments, kernel
 from convforge.engine.plan import Algorithm, Pass
+from convforge.native import runtime, target
+from convforge.native.ir import Arguments, kernel
 
 Array = np.ndarray[Any, Any]
 

@@ -20,7 +20,7 @@ from convforge.engine.geometry import Problem
 from convforge.engine.kernels.epilogue import Epilogue
 from convforge.engine.passes import prepare
 from convforge.engine.plan import Pass
-from convforge.engine.program import Prepared
+from convforge.engine.prepared import Prepared
 
 Array = np.ndarray[Any, Any]
 

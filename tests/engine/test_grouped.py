@@ -6,9 +6,10 @@ import pytest
 from oracle import Case, check_each
 
 from convforge import Conv2dSpec
-from convforge.engine import Problem, select, target
+from convforge.engine import Problem, select
 from convforge.engine.algorithms.groups import Group
 from convforge.engine.plan import Job, Pass
+from convforge.native import target
 
 NHWC = ("NHWC", "NHWC", "NHWC")
 

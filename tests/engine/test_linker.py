@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from llvmlite import ir
 
-from convforge.engine import compiler, linker, runtime
-from convforge.engine.kernels.ir import I64
-from convforge.engine.target import arm64, current
+from convforge.native import compiler, linker, runtime
+from convforge.native.ir import I64
+from convforge.native.target import arm64, current
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="elsewhere LLVM links for itself"

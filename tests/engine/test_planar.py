@@ -9,10 +9,10 @@ import pytest
 from oracle import LAYOUTS, Case, check, choices, some_case
 
 from convforge import Conv2dSpec, UserError
-from convforge.engine import target
 from convforge.engine.algorithms import planar
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Pass, Refusal
+from convforge.native import target
 
 
 def check_planar(case: Case) -> int:

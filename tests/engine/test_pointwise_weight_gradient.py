@@ -12,13 +12,17 @@ from convforge.engine.algorithms import pointwise_weight_gradient
 from convforge.engine.algorithms.pointwise_weight_gradient import PointwiseWeightGradient
 from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass
+from convforge.native.target import Target
 
 NHWC = ("NHWC", "NHWC", "NHWC")
+AVX2 = Target("avx2", "", "", 32, 16, 6, 2, 32 << 10, 512 << 10, 32 << 20)
 
 
-def planned(spec: Conv2dSpec, size: tuple[int, int], threads: int, channels_last: bool = True) -> object:
+def planned(
+    spec: Conv2dSpec, size: tuple[int, int], threads: int, channels_last: bool = True, target: Target | None = None
+) -> object:
     problem = Problem.of(spec, 1, size, channels_last=channels_last)
-    return pointwise_weight_gradient.plan(Job.of(problem, Pass.WEIGHT_GRADIENT, threads))
+    return pointwise_weight_gradient.plan(Job.of(problem, Pass.WEIGHT_GRADIENT, threads, target=target))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -50,14 +54,16 @@ def test_products(
 
 def test_every_way_to_divide_the_work_is_taken() -> None:
     """Few pixels are not split; many are, where the gradient is small; lanes may be of either side."""
-    few, many = planned(Conv2dSpec(256, 512, 1), (3, 3), 2), planned(Conv2dSpec(24, 64, 1), (112, 112), 2)
+    few = planned(Conv2dSpec(256, 512, 1), (3, 3), 2, target=AVX2)
+    many = planned(Conv2dSpec(24, 64, 1), (112, 112), 2, target=AVX2)
     assert isinstance(few, PointwiseWeightGradient)
     assert isinstance(many, PointwiseWeightGradient)
     assert few.cut.splits == 1
     assert few.straight
     assert many.cut.splits == 2
     assert not many.straight
-    narrow, wide = planned(Conv2dSpec(32, 24, 1), (56, 56), 2), planned(Conv2dSpec(24, 32, 1), (56, 56), 2)
+    narrow = planned(Conv2dSpec(32, 24, 1), (56, 56), 2, target=AVX2)
+    wide = planned(Conv2dSpec(24, 32, 1), (56, 56), 2, target=AVX2)
     assert isinstance(narrow, PointwiseWeightGradient)
     assert isinstance(wide, PointwiseWeightGradient)
     assert narrow.turned

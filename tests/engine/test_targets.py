@@ -6,7 +6,7 @@ import pytest
 from processes import python, sweep
 
 from convforge import UserError
-from convforge.engine import target
+from convforge.native import target
 
 SPECS = 250
 

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 import convforge
 from convforge import Conv2dSpec, engine
-from convforge.engine import runtime
-from convforge.engine.kernels.ir import I64, Arguments, Int, kernel, tasks
-from convforge.engine.program import Prepared, Program, Step
-from convforge.engine.target import current
+from convforge.engine.prepared import Prepared
+from convforge.native import runtime
+from convforge.native.ir import I64, Arguments, Int, kernel, tasks
+from convforge.native.program import Program, Step
+from convforge.native.target import current
 
 SPEC = Conv2dSpec(16, 24, 3, padding=1)
 

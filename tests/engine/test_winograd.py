@@ -14,8 +14,7 @@ from oracle import LAYOUTS, Case, Data, agree, check, choices
 
 from convforge import Conv2dSpec, engine, reference
 from convforge.bench.layers import parse
-from convforge.engine import passes, runtime
-from convforge.engine import target as targets
+from convforge.engine import passes
 from convforge.engine.algorithms import winograd_weight_gradient
 from convforge.engine.algorithms.winograd_weight_gradient import Division, divided
 from convforge.engine.geometry import Problem
@@ -23,6 +22,8 @@ from convforge.engine.kernels.cook_toom import POINTS, Matrix, short_convolution
 from convforge.engine.kernels.winograd_tiles import Shape, Tiled
 from convforge.engine.plan import Job, Pass
 from convforge.errors import UserError
+from convforge.native import runtime
+from convforge.native import target as targets
 
 TILES = ("winograd 4×4", "winograd 2×2")
 NHWC = ("NHWC", "NHWC", "NHWC")

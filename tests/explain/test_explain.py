@@ -12,7 +12,6 @@ from rich.console import Console
 
 from convforge.bench.layers import parse
 from convforge.bench.machine import Machine
-from convforge.engine import target as targets
 from convforge.engine.geometry import Problem
 from convforge.engine.kernels.tile import STEPS
 from convforge.engine.nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile
@@ -21,6 +20,7 @@ from convforge.engine.select import considered
 from convforge.explain.assembly import find, inner_loop
 from convforge.explain.gather import Considered, Explanation, PassExplained
 from convforge.explain.text import as_text
+from convforge.native import target as targets
 
 # How many times fewer products than the definition, by kernel and algorithm.
 WINOGRAD = {(3, "winograd 4×4"): 4, (3, "winograd 2×2"): 2.25, (5, "winograd 2×2 of 5×5"): 100 / 36}

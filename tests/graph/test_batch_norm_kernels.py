@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from convforge.engine import target as targets
 from convforge.graph.kernels import batch_norm
 from convforge.graph.kernels.batch_norm import Normalisation, bits
+from convforge.native import target as targets
 
 SIZES = [(2, 1), (5, 3), (37, 16), (257, 33), (1031, 64), (70, 600)]
 """Rows and channels: less than a vector, not a multiple of one, several blocks and a rest."""
@@ -125,7 +125,7 @@ def test_what_is_not_a_number_is_passed_on() -> None:
 
 
 def test_programs_run_by_a_team_where_there_is_no_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
-    from convforge.engine import team
+    from convforge.native import team
 
     with_openmp = Problem(Normalisation(1031, 64, "float32", 1e-5, "relu"))
     with_openmp.run()

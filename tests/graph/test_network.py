@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from convforge import Conv2dSpec
-from convforge.engine import target as targets
 from convforge.graph.network import Network
 from convforge.graph.nodes import BatchNorm, Convolution, Graph, Node, Reduce, Unary
+from convforge.native import target as targets
 
 
 def graph(seed: int) -> Graph:

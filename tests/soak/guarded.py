@@ -18,11 +18,13 @@ import numpy as np
 from oracle import BOUND, SENTINEL, Case, Data, agree
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import passes, runtime, team
+from convforge.engine import passes
 from convforge.engine.arrays import address
 from convforge.engine.kernels.epilogue import Epilogue
 from convforge.engine.plan import Algorithm, Pass
-from convforge.engine.program import LINE, Prepared
+from convforge.engine.prepared import Prepared
+from convforge.native import runtime, team
+from convforge.native.program import LINE
 from convforge.pytorch.fingerprint import fingerprint
 
 from .apart import announced, say, whole

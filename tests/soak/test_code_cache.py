@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convforge.engine import runtime, target
-from convforge.engine.kernels.ir import I64, Arguments, kernel
+from convforge.native import runtime, target
+from convforge.native.ir import I64, Arguments, kernel
 
 from .conftest import Soak
 
@@ -292,7 +292,7 @@ def test_entries_that_are_damaged_while_they_are_read(cache: Cache, entry: Path,
 WRITER = """
 import os, sys
 from pathlib import Path
-from convforge.engine import runtime
+from convforge.native import runtime
 entry = runtime._Entry(Path(sys.argv[1]))
 print(flush=True)
 content = os.urandom(16 << 20)

@@ -15,7 +15,8 @@ from oracle import Case, Data, check
 from processes import python
 
 import convforge
-from convforge.engine import passes, runtime
+from convforge.engine import passes
+from convforge.native import runtime
 
 from .conftest import Soak
 from .draws import CORNERS, cases
@@ -138,7 +139,7 @@ from soak.draws import CORNERS
 if sys.argv[1] == "torch":
     import torch
     torch.set_num_threads(1)
-from convforge.engine import runtime
+from convforge.native import runtime
 
 cases = [replace(case, threads=1) for case in CORNERS[:int(sys.argv[4])]]
 known = [(case, Data.of(case)) for case in cases]

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from convforge.engine import target
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.plan import Pass
+from convforge.native import target
 
 from .apart import tried_apart
 from .conftest import Soak

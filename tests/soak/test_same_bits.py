@@ -24,11 +24,12 @@ from processes import answer
 
 import convforge
 from convforge import Conv2dSpec, UserError, engine
-from convforge.engine import passes, runtime
+from convforge.engine import passes
 from convforge.engine.algorithms import ALGORITHMS
 from convforge.engine.arrays import address
 from convforge.engine.kernels.epilogue import Epilogue
 from convforge.engine.plan import Algorithm, Pass
+from convforge.native import runtime
 
 from .conftest import Soak
 from .draws import CORNERS, cases

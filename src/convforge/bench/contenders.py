@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import Problem, runtime
+from ..engine import Problem
 from ..engine.passes import prepare
 from ..engine.plan import Pass
-from ..engine.program import Prepared
+from ..engine.prepared import Prepared
+from ..native import runtime
 from ..pytorch import by_torch, functional
 from ..pytorch.kept import freeze
 from .layers import Layer

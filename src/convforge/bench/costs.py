@@ -14,11 +14,12 @@ import numpy as np
 from llvmlite import ir
 
 from .. import disk
-from ..engine import runtime
-from ..engine import target as targets
-from ..engine.kernels.ir import I64, Arguments, Int, kernel
-from ..engine.program import Prepared, Program, Step
-from ..engine.target import Costs
+from ..engine.prepared import Prepared
+from ..native import runtime
+from ..native import target as targets
+from ..native.ir import I64, Arguments, Int, kernel
+from ..native.program import Program, Step
+from ..native.target import Costs
 from .limits import bandwidth, fma_peak
 
 _PHASES, _TRIES = 50, 40

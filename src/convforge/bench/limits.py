@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from llvmlite import ir
 
-from ..engine import runtime
-from ..engine import target as targets
-from ..engine.kernels.ir import Arguments, kernel, share
-from ..engine.program import Prepared, Program, Step
+from ..engine.prepared import Prepared
+from ..native import runtime
+from ..native import target as targets
+from ..native.ir import Arguments, kernel, share
+from ..native.program import Program, Step
 
 _STEPS = 80_000  # a quarter of a millisecond: long beside a fork and join
 _PEAK = Arguments("")  # they are the numbers themselves

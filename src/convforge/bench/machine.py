@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch  # noqa: F401  its OpenMP must be there before the engine looks for one
 
-from ..engine import target
+from ..native import target
 from .limits import bandwidth, fma_peak
 
 __all__ = ["Machine", "fma_peak", "measure", "memory_bandwidth"]

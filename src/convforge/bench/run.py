@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from ..engine import target
 from ..engine.algorithms import ALGORITHMS
 from ..engine.nest import many
 from ..engine.plan import Job, Pass
 from ..engine.select import choose, considered
 from ..errors import UserError
+from ..native import target
 from ..precision import set_precision
 from . import machine, memory
 from .contenders import CHANNELS_LAST, OURS, PLAIN, Work, relative_error

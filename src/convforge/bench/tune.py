@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import runtime, tuned
+from ..engine import tuned
 from ..engine.geometry import Problem
 from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
-from ..engine.program import LINE, Prepared
+from ..engine.prepared import Prepared
 from ..engine.select import considered
+from ..native import runtime
+from ..native.program import LINE
 from . import machine
 from .layers import Layer
 from .run import QUIET, check_fits

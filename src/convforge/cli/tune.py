@@ -97,8 +97,8 @@ def register(app: typer.Typer) -> None:
         from ..bench import layers as notation
         from ..bench import tune as tuning
         from ..bench.table import WIDTH
-        from ..engine import target
         from ..models.sizes import parse_shape
+        from ..native import target
         from .bench import parse_passes
         from .console import progress
 

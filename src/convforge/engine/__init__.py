@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..native.runtime import usable_threads
 from ..spec import Conv2dSpec, Pair
 from .arrays import address, check_output, check_steps, readable
 from .geometry import Problem
 from .kernels.epilogue import Epilogue
 from .passes import prepare
 from .plan import Pass
-from .program import most_threads
-from .runtime import usable_threads
+from .prepared import most_threads
 
 __all__ = ["Problem", "bias_gradient", "conv2d", "input_gradient", "weight_gradient"]
 

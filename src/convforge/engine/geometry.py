@@ -25,8 +25,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ..native.target import DTYPE_BYTES, Target
 from ..spec import Conv2dSpec, ceil_div, kernel_extent, round_up
-from .target import DTYPE_BYTES, Target
 
 Strides = tuple[int, int, int, int]
 

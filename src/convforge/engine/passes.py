@@ -6,13 +6,13 @@ import math
 from dataclasses import replace
 from functools import lru_cache
 
+from ..native.target import Target, current
 from .algorithms.direct import clear_weights
 from .geometry import Problem
 from .kernels.epilogue import NOTHING, Epilogue
 from .plan import Job, Pass
-from .program import Prepared
+from .prepared import Prepared
 from .select import choose
-from .target import Target, current
 
 
 def prepare(

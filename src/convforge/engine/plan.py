@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from ..native import target as targets
+from ..native.program import Place
+from ..native.target import DTYPE_BYTES, Target
 from ..spec import ceil_div
-from . import target as targets
 from .geometry import Problem, Sliding
 from .kernels.epilogue import NOTHING, Epilogue
 from .nest import Nest
-from .program import Place, Prepared, worth
-from .target import DTYPE_BYTES, Target
+from .prepared import Prepared, worth
 
 
 class Pass(StrEnum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..errors import UserError
+from ..native.target import USUAL
 from . import tuned
 from .algorithms import ALGORITHMS
 from .plan import Algorithm, Job, Pass, Plan, Refusal
-from .target import USUAL
 
 _ONE_FORMAT = Refusal("adds up in an order that it has in some memory formats only; exact results are the same in all")
 _REARRANGES = Refusal("adds and multiplies in another order than the definition, which exact precision rules out")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
+from ..native.target import DTYPE_BYTES, Target
 from .geometry import Problem
-from .target import DTYPE_BYTES, Target
 
 _OF_L2 = 14 / 48
 _OF_L3 = 16 / 20

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 
 from .. import disk
+from ..native.target import costs_file
 from .geometry import Problem
 from .plan import Job
-from .target import costs_file
 
 _NAME = "choices.json"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ..engine import compiler, runtime
 from ..engine.nest import Inner
-from ..engine.target import Target
+from ..native import compiler, runtime
+from ..native.target import Target
 
 # Fused on x86-64 and arm64; without FMA the products.
 _MULTIPLY_ADD = re.compile(r"\s*(vfn?m(add|sub)\w+|fml[as]|v?mul[ps][sd])\b")

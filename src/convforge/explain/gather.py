@@ -14,13 +14,13 @@ from ..bench.layers import Layer
 from ..bench.machine import Machine
 from ..bench.run import ALL, Settings, check_algorithm, check_fits
 from ..bench.timing import burst, interleaved
-from ..engine import target as targets
 from ..engine.nest import Nest
 from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
 from ..engine.select import choose, considered
-from ..engine.target import Target
 from ..errors import UserError
+from ..native import target as targets
+from ..native.target import Target
 from .assembly import InnerLoop, inner_loop
 
 

@@ -14,7 +14,7 @@ from ..bench.layers import Layer
 from ..bench.machine import Machine
 from ..bench.table import duration, limits_sentence
 from ..engine.nest import Nest, RegisterTile, many
-from ..engine.target import USUAL, Costs, Target
+from ..native.target import USUAL, Costs, Target
 from ..planning.table import human, human_bytes
 from .assembly import InnerLoop
 from .gather import Explanation, PassExplained

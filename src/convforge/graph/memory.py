@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..engine.target import LINE
+from ..native.target import LINE
 from ..spec import round_up
 
 

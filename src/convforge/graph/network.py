@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import target as targets
-from ..engine.program import Program
-from ..engine.runtime import memory, usable_threads
-from ..engine.target import LINE
-from ..engine.team import Team, clocks
+from ..native import target as targets
+from ..native.program import Program
+from ..native.runtime import memory, usable_threads
+from ..native.target import LINE
+from ..native.team import Team, clocks
 from ..spec import round_up
 from .addresses import address_of
 from .lowering import Line, Lowered, lower, moved

@@ -1,6 +1,6 @@
 """Where a network's time goes: a row for each node that takes steps, what it took beside what the model says.
 
-The members of a team note the CPU's time stamp as each step ends (`engine/team.py`), so looking costs nothing.
+The members of a team note the CPU's time stamp as each step ends (`native/team.py`), so looking costs nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..engine.target import Target
+from ..native.target import Target
 from .lowering import Line
 
 _CALLS = 31

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.program import Prepared
-from ..engine.runtime import memory
+from ..engine.prepared import Prepared
+from ..native.runtime import memory
 from .mapped import let_go, still
 
 _Fill = Callable[[NDArray[Any] | None, int], None]

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from ..engine.program import most_threads
+from ..engine.prepared import most_threads
 from ..errors import UserError
 from ..graph.network import Array, Network
 from ..graph.nodes import Graph, GraphError, Node, Reshape, Softmax

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import torch
 
-from ..engine import target
 from ..engine.geometry import Problem
 from ..engine.kernels.epilogue import Epilogue
 from ..engine.passes import prepare
 from ..engine.plan import Job, Pass
-from ..engine.program import Prepared
-from ..engine.runtime import CannotLoad, memory
+from ..engine.prepared import Prepared
 from ..engine.select import choose
-from ..engine.target import host_features as cpu_features
-from ..engine.team import ready
 from ..graph.kernels import batch_norm
+from ..native import target
+from ..native.runtime import CannotLoad, memory
+from ..native.target import host_features as cpu_features
+from ..native.team import ready
 from ..spec import Conv2dSpec
 from .arguments import Geometry, Sizes, out_size
 

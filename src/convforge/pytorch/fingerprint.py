@@ -23,10 +23,10 @@ from functools import cache, lru_cache
 
 from llvmlite import ir
 
-from ..engine import runtime, team
-from ..engine import target as targets
-from ..engine.kernels.ir import I32, I64, Arguments, Function, Int, Pointer, Value, kernel, tasks
-from ..engine.program import Program, step
+from ..native import runtime, team
+from ..native import target as targets
+from ..native.ir import I32, I64, Arguments, Function, Int, Pointer, Value, kernel, tasks
+from ..native.program import Program, step
 
 _CHAINS = 4
 _WIDE_MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ by the golden ratio: bits without pattern

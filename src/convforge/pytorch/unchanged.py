@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ..engine import runtime
-from ..engine import target as targets
-from ..engine.kernels.ir import I32, I64, PTR, VOID, Value
+from ..native import runtime
+from ..native import target as targets
+from ..native.ir import I32, I64, PTR, VOID, Value
 
 _LINE = 64
 _LINES = 4

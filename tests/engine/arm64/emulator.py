@@ -1,6 +1,6 @@
 """Passes prepared for arm64, compiled, linked and run by an emulator: the very programs that run on such a machine.
 
-While passes are prepared, `engine.target.current` is arm64 and `engine.runtime.code` writes libraries instead of
+While passes are prepared, `native.target.current` is arm64 and `native.runtime.code` writes libraries instead of
 loading code: a kernel's "address" is its line in a list, which the harness replaces by the address it has there.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from convforge.engine import runtime, target, team
-from convforge.engine.linker import parted
-from convforge.engine.program import Prepared
+from convforge.engine.prepared import Prepared
+from convforge.native import runtime, target, team
+from convforge.native.linker import parted
 
 Array = np.ndarray[Any, Any]
 

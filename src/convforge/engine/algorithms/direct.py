@@ -38,12 +38,14 @@ from functools import cached_property
 
 from llvmlite import ir
 
+from ...native.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
+from ...native.program import LINE, Layout, Program, Step, code, step
+from ...native.target import DTYPE_BYTES, Target
 from ...spec import ceil_div
 from .. import traffic
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, runs_of_tiles, thread_scratch
 from ..kernels.epilogue import NOTHING
-from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import (
     CHANNELS_A_TASK,
@@ -57,8 +59,7 @@ from ..kernels.pack_weights import (
 from ..kernels.tile import Tiles, asked_ahead, forward_tiles, lines_a_round
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
-from ..program import LINE, Layout, Prepared, Program, Step, code, step
-from ..target import DTYPE_BYTES, Target
+from ..prepared import Prepared
 
 SLIDING = Arguments(
     BLOCK_ARGUMENTS

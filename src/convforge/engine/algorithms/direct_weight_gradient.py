@@ -31,17 +31,18 @@ from functools import cached_property
 
 from llvmlite import ir
 
+from ...native.ir import Arguments, Function, Int, Pointer, indices, kernel, share, tasks
+from ...native.program import Layout, Program, Step, code, step
+from ...native.target import Target
 from ...spec import ceil_div
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, runs_of_tiles, thread_scratch
-from ..kernels.ir import Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
 from ..kernels.tile import Tiles, gradient_tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
-from ..program import Layout, Prepared, Program, Step, code, step
-from ..target import Target
+from ..prepared import Prepared
 from . import pointwise_weight_gradient
 
 ACCUMULATE = Arguments(

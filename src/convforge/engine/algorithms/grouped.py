@@ -53,16 +53,17 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from ...native.ir import I64, Arguments, Function, Int, IntLike, Pointer, Value, kernel, share, tasks
+from ...native.program import LINE, Layout, Program, code, step
+from ...native.target import Target
 from ...spec import ceil_div, round_up
 from .. import traffic
 from ..kernels.blocks import thread_scratch
 from ..kernels.functions import apply
-from ..kernels.ir import I64, Arguments, Function, Int, IntLike, Pointer, Value, kernel, share, tasks
 from ..kernels.transforms import NO_RESIDUAL
 from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, largest_tile, shared_out
 from ..plan import Job, Plan, Refusal
-from ..program import LINE, Layout, Prepared, Program, code, step
-from ..target import Target
+from ..prepared import Prepared
 from .groups import Group
 
 PACK = Arguments("w w_g w_k w_c w_i w_j channels kernel_h weights")

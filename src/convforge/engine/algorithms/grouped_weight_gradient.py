@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from ...native.ir import I32, I64, Arguments, Function, Loop, Pointer, Value, kernel, share, tasks
+from ...native.program import Layout, Program, code, step
+from ...native.target import Target
 from ...spec import ceil_div, round_up
 from .. import traffic
-from ..kernels.ir import I32, I64, Arguments, Function, Loop, Pointer, Value, kernel, share, tasks
 from ..kernels.pack import fill_zeros
 from ..nest import Held, Inner, Level, Nest, RegisterTile, TileStep, many, shared_out
 from ..plan import Job, Plan, Refusal
-from ..program import Layout, Prepared, Program, code, step
-from ..target import Target
+from ..prepared import Prepared
 from .groups import Group
 
 CORRELATE = Arguments(

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...native.ir import Function, Int, Pointer, Value
 from ...spec import ceil_div
 from ..geometry import Problem
-from ..kernels.ir import Function, Int, Pointer, Value
 from ..plan import PRODUCTS_A_SUM, Job, Refusal
 
 

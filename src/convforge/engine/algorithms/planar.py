@@ -41,18 +41,19 @@ from functools import cached_property
 
 from llvmlite import ir
 
+from ...native.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
+from ...native.program import LINE, Layout, Program, code, step
+from ...native.target import Target
 from ...spec import ceil_div, round_up
 from .. import traffic
 from ..geometry import Axis, Problem, Sliding
 from ..kernels.blocks import IMAGE_ARGUMENTS, Block, thread_scratch, tiles
 from ..kernels.functions import apply
-from ..kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.tile import Tile
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
-from ..program import LINE, Layout, Prepared, Program, code, step
-from ..target import Target
+from ..prepared import Prepared
 
 PACK_WEIGHTS = Arguments(
     "w w_k w_c w_i w_j outputs phase_outputs phases_h phases_w channels kernel_h kernel_w taps_h taps_w turned weights"

@@ -36,17 +36,18 @@ from functools import cached_property
 
 from llvmlite import ir
 
+from ...native.ir import Arguments, Function, Int, Pointer, Value, indices, kernel, share, tasks
+from ...native.program import Layout, Program, code, step
+from ...native.target import DTYPE_BYTES, LINE, Target
 from ...spec import ceil_div
 from ..geometry import Sliding
 from ..kernels.blocks import thread_scratch
-from ..kernels.ir import Arguments, Function, Int, Pointer, Value, indices, kernel, share, tasks
 from ..kernels.pack import copy_function
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel, panels_of
 from ..kernels.tile import STEPS, Tile, Tiles
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan
-from ..program import Layout, Prepared, Program, code, step
-from ..target import DTYPE_BYTES, LINE, Target
+from ..prepared import Prepared
 
 ACCUMULATE = Arguments(
     "x x_n x_h x_w y y_n y_h y_w images height width channels outputs panels tiles blocks row_blocks "

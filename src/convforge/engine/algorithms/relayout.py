@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...native.program import Layout, Step, step
 from .. import traffic
 from ..geometry import Sliding
 from ..kernels.pack import REORDER
 from ..plan import Job
-from ..program import Layout, Step, step
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,11 +47,13 @@ from typing import Any
 
 from llvmlite import ir
 
+from ...native.ir import I64, Arguments, Function, Int, Pointer, indices, kernel, share, tasks
+from ...native.program import LINE, Layout, Program, code, step
+from ...native.target import Target
 from ...spec import ceil_div, round_up
 from ..geometry import scratch_pitch
 from ..kernels.blocks import runs_of_tiles, thread_scratch
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Function, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import Panel, pack_function
 from ..kernels.tile import asked_ahead, filled, lines_a_round, product_tiles
@@ -68,8 +70,7 @@ from ..kernels.winograd_tiles import (
 )
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
-from ..program import LINE, Layout, Prepared, Program, code, step, zeros_for
-from ..target import Target
+from ..prepared import Prepared, zeros_for
 from . import relayout
 from .relayout import Dense
 

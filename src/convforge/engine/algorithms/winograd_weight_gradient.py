@@ -48,10 +48,13 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from ...native.ir import I64, Arguments, Int, Pointer, indices, kernel, share, tasks
+from ...native.program import Layout, Program, code, step
+from ...native.runtime import KEPT_BYTES
+from ...native.target import Target
 from ...spec import ceil_div
 from ..kernels.blocks import runs_of_tiles, thread_scratch
 from ..kernels.cook_toom import short_convolution
-from ..kernels.ir import I64, Arguments, Int, Pointer, indices, kernel, share, tasks
 from ..kernels.pack import copy_function, reorder
 from ..kernels.pack_weights import COLLECT, Panel, collect_kernel
 from ..kernels.tile import product_tiles
@@ -59,9 +62,7 @@ from ..kernels.transforms import NO_RESIDUAL, gather_function, locate_function, 
 from ..kernels.winograd_tiles import TABLE, TILE_ARGUMENTS, Shape, Tiled, locate_input, locate_output, transform_images
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import Job, Plan, Refusal
-from ..program import Layout, Prepared, Program, code, step, zeros_for
-from ..runtime import KEPT_BYTES
-from ..target import Target
+from ..prepared import Prepared, zeros_for
 from .relayout import Dense
 from .winograd import OF_MEMORY, cycles_of_transform, in_tiles
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .ir import Function, Int, Pointer, indices
+from ...native.ir import Function, Int, Pointer, indices
 from .pack import fill_zeros
 
 # The numbers that describe the images and the blocks of their outputs. Strides count elements.

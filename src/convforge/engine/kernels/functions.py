@@ -28,7 +28,7 @@ from decimal import Decimal
 from llvmlite import ir
 
 from ...errors import UserError
-from .ir import Function, Value, Vector
+from ...native.ir import Function, Value, Vector
 
 
 def spelled(name: str, parameters: Sequence[float] = ()) -> str:

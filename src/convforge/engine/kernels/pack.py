@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from .ir import Arguments, Function, Int, IntLike, Pointer, indices, kernel, tasks
+from ...native.ir import Arguments, Function, Int, IntLike, Pointer, indices, kernel, tasks
 
 REORDER = Arguments("of of_n of_c of_h of_w to to_n to_c to_h to_w images channels height width")
 

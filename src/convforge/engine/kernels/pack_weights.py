@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from ...native.ir import Arguments, Function, Int, IntLike, Pointer, indices, kernel, tasks
 from ...spec import ceil_div
 from ..geometry import Sliding
-from .ir import Arguments, Function, Int, IntLike, Pointer, indices, kernel, tasks
 from .pack import fill_zeros
 from .tile import filled
 

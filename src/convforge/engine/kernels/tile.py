@@ -24,9 +24,9 @@ from typing import TypeVar
 
 from llvmlite import ir
 
-from ..target import DTYPE_BYTES, LINE, Target
+from ...native.ir import Function, Int, Loop, Pointer, Value
+from ...native.target import DTYPE_BYTES, LINE, Target
 from .functions import apply, is_long
-from .ir import Function, Int, Loop, Pointer, Value
 
 
 def filled(outputs: Int, lanes: int) -> Int:

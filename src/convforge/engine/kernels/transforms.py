@@ -23,9 +23,9 @@ from functools import partial
 
 from llvmlite import ir
 
+from ...native.ir import I64, Function, Int, Value
 from .cook_toom import Matrix
 from .functions import apply
-from .ir import I64, Function, Int, Value
 
 Element = Callable[[int, int], Value]
 

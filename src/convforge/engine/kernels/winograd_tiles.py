@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ...native.ir import Function, Int, Pointer, indices
 from ...spec import ceil_div
 from ..geometry import Axis, Sliding
-from .ir import Function, Int, Pointer, indices
 
 # The numbers that describe the images, of one layout (channels side by side), and how they are cut into tiles.
 TILE_ARGUMENTS = (

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ...engine.kernels.functions import apply
-from ...engine.kernels.ir import Arguments, Function, Int, Pointer, Value, Vector, kernel, tasks
-from ...engine.program import Layout, Program, code, step
-from ...engine.target import DTYPE_BYTES, Target
+from ...native.ir import Arguments, Function, Int, Pointer, Value, Vector, kernel, tasks
+from ...native.program import Layout, Program, code, step
+from ...native.target import DTYPE_BYTES, Target
 from ...spec import ceil_div
 from .loops import worth
 

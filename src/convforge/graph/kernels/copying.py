@@ -5,8 +5,8 @@ from __future__ import annotations
 from llvmlite import ir
 
 from ...engine.kernels.pack import REORDER, copy_function, reorder
-from ...engine.program import Step, code, step
-from ...engine.target import DTYPE_BYTES, Target
+from ...native.program import Step, code, step
+from ...native.target import DTYPE_BYTES, Target
 from ..tensor import Tensor
 from .elementwise import elementwise
 from .loops import worth

@@ -12,9 +12,9 @@ from typing import TypeAlias
 from llvmlite import ir
 
 from ...engine.kernels.functions import apply
-from ...engine.kernels.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
-from ...engine.program import Step, code, step
-from ...engine.target import DTYPE_BYTES, Target
+from ...native.ir import Arguments, Function, Int, Pointer, Value, kernel, tasks
+from ...native.program import Step, code, step
+from ...native.target import DTYPE_BYTES, Target
 from ..tensor import Tensor
 from .loops import Rows, worth
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...engine.runtime import usable_threads
+from ...native.runtime import usable_threads
 from ...spec import ceil_div
 from ..tensor import Strides, Tensor
 

@@ -13,9 +13,9 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from ...engine.kernels.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, tasks
-from ...engine.program import Place, Step, code, step
-from ...engine.target import DTYPE_BYTES, Target
+from ...native.ir import I64, Arguments, Function, Int, Pointer, Value, kernel, tasks
+from ...native.program import Place, Step, code, step
+from ...native.target import DTYPE_BYTES, Target
 from ...spec import ceil_div
 from ..operations import AdaptivePooling, Pooling
 from ..tensor import Tensor

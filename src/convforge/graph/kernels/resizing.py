@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from ...engine.kernels.ir import I64, Arguments, Function, Int, Value, kernel, tasks
-from ...engine.program import Place, Step, code, step
-from ...engine.target import DTYPE_BYTES, Target
+from ...native.ir import I64, Arguments, Function, Int, Value, kernel, tasks
+from ...native.program import Place, Step, code, step
+from ...native.target import DTYPE_BYTES, Target
 from ..tensor import Tensor
 from .loops import worth
 

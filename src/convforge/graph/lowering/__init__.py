@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...engine.program import Step
-from ...engine.target import Target
+from ...native.program import Step
+from ...native.target import Target
 from .. import operations as ops
 from ..nodes import Graph, Node
 from ..store import Store

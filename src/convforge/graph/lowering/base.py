@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ...engine.program import Place, Step
-from ...engine.target import DTYPE_BYTES, Target
+from ...native.program import Place, Step
+from ...native.target import DTYPE_BYTES, Target
 from .. import operations as ops
 from ..kernels.copying import copying
 from ..kernels.elementwise import Expression, elementwise

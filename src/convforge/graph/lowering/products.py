@@ -15,7 +15,7 @@ from ...engine.kernels.epilogue import Epilogue
 from ...engine.kernels.functions import spelled
 from ...engine.passes import prepare
 from ...engine.plan import Pass
-from ...engine.program import Place
+from ...native.program import Place
 from .. import operations as ops
 from ..kernels.elementwise import Expression, elementwise
 from ..nodes import Node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...engine.program import Step
+from ...native.program import Step
 from .. import operations as ops
 from ..kernels.copying import copying
 from ..nodes import Node

@@ -15,7 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .kernels.ir import I32, I64, PTR, VOID
+from .ir import I32, I64, PTR, VOID
 
 _METH_FASTCALL = 0x80
 

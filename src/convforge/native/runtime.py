@@ -160,7 +160,7 @@ def _load_by_llvm(files: Sequence[bytes], kernels: Sequence[str]) -> Code:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-WRITERS = ("engine", "graph/kernels", "pytorch", "bench")
+WRITERS = ("native", "engine", "graph/kernels", "pytorch", "bench")
 """The folders of the package with all that writes code."""
 
 

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from ..spec import round_up
 from . import runtime
 from . import target as targets
-from .kernels.ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer, Value
+from .ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer, Value
 from .runtime import compiling
 from .target import Target
 
