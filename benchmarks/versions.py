@@ -38,10 +38,9 @@ class Version:
         package = ModuleType(name)
         package.__path__ = [str(source)]
         sys.modules[name] = package
-        self._modules = {
-            part: importlib.import_module(f"{name}.{part}")
-            for part in ("spec", "engine.geometry", "engine.passes", "engine.plan", "native.runtime")
-        }
+        runtime = "native.runtime" if (source / "native").is_dir() else "engine.runtime"
+        places = ("spec", "engine.geometry", "engine.passes", "engine.plan", runtime)
+        self._modules = {place.rpartition(".")[2]: importlib.import_module(f"{name}.{place}") for place in places}
 
     def run(self, layer: Any, which: str, threads: int, tensors: dict[str, Any]) -> Callable[[], None]:
         """A call of the pass on these tensors, ready to be repeated."""
@@ -50,10 +49,10 @@ class Version:
             s.in_channels, s.out_channels, s.kernel_size, stride=s.stride, padding=s.padding, dilation=s.dilation,
             groups=s.groups,
         )  # fmt: skip
-        problem = part["engine.geometry"].Problem.of(spec, layer.batch, layer.size)
+        problem = part["geometry"].Problem.of(spec, layer.batch, layer.size)
         kept = which == "forward"
-        prepared = part["engine.passes"].prepare(problem, part["engine.plan"].Pass(which), threads, kept=kept)
-        address, memory = part["native.runtime"].memory(prepared.packed_bytes) if kept else (0, None)
+        prepared = part["passes"].prepare(problem, part["plan"].Pass(which), threads, kept=kept)
+        address, memory = part["runtime"].memory(prepared.packed_bytes) if kept else (0, None)
         addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
         if kept:
             prepared.pack(addresses["w"], address)
