@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -32,6 +32,35 @@ FLOATS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 Value: TypeAlias = Any  # llvmlite is untyped; a Value is an ir.Value
 
 
+# Constants belong to no module, and their text is written once for all that use them. A module of tiles has 3,000
+# vectors of constants, nearly all of them the same ones; made anew, they are a third of the time that Python takes.
+
+
+@cache
+def _integer(kind: Any, number: int) -> Value:
+    return ir.Constant(kind, number)
+
+
+@cache
+def _integers(kind: Any, numbers: tuple[int, ...]) -> Value:
+    return ir.Constant(ir.VectorType(kind, len(numbers)), [_integer(kind, number) for number in numbers])
+
+
+@cache
+def _undefined(kind: Any, lanes: int) -> Value:
+    return ir.Constant(ir.VectorType(kind, lanes), ir.Undefined)
+
+
+def everywhere(kind: Any, lanes: int, number: float) -> Value:
+    """A vector of one number."""
+    return _everywhere(kind, lanes, float(number).hex())  # which tells −0 from 0
+
+
+@cache
+def _everywhere(kind: Any, lanes: int, number: str) -> Value:
+    return ir.Constant(ir.VectorType(kind, lanes), [float.fromhex(number)] * lanes)
+
+
 class Int:
     """A 64-bit integer at run time; arithmetic with Python's operators, constants folded where both are known."""
 
@@ -41,7 +70,7 @@ class Int:
         self.builder, self.value = builder, value
 
     def _lift(self, other: IntLike) -> Value:
-        return other.value if isinstance(other, Int) else ir.Constant(I64, other)
+        return other.value if isinstance(other, Int) else _integer(I64, other)
 
     def _new(self, value: Value) -> Int:
         return Int(self.builder, value)
@@ -96,7 +125,7 @@ class Pointer:
         """The address `offset` elements on."""
         if _is(offset, 0):
             return self
-        index = offset.value if isinstance(offset, Int) else ir.Constant(I64, offset)
+        index = offset.value if isinstance(offset, Int) else _integer(I64, offset)
         return Pointer(self.builder, self.builder.gep(self.value, [index], source_etype=self.element), self.element)
 
     # Loads and stores promise only the element's own alignment: users pass any address, and on every CPU of the last
@@ -210,14 +239,14 @@ class Function:
         return Pointer(self.builder, self.builder.inttoptr(value.value, PTR), element or self.float)
 
     def const(self, number: int) -> Int:
-        return Int(self.builder, ir.Constant(I64, number))
+        return Int(self.builder, _integer(I64, number))
 
     def vector(self, value: Value) -> Vector:
         """A vector to calculate with."""
         return Vector(self, value)
 
     def zeros(self, lanes: int) -> Value:
-        return ir.Constant(ir.VectorType(self.float, lanes), [0.0] * lanes)
+        return everywhere(self.float, lanes, 0.0)
 
     def scalar_zero(self) -> Value:
         return ir.Constant(self.float, 0.0)
@@ -317,7 +346,7 @@ class Function:
         self.builder.ret_void() if result is None else self.builder.ret(result)
 
     def _lift(self, value: Int | Pointer | int) -> Value:
-        return ir.Constant(I64, value) if isinstance(value, int) else value.value
+        return _integer(I64, value) if isinstance(value, int) else value.value
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
@@ -338,20 +367,18 @@ class Function:
 
     def splat(self, value: Value, lanes: int) -> Value:
         """A scalar in every lane."""
-        vector = ir.VectorType(value.type, lanes)
-        first = self.builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
-        return self.shuffle(first, ir.Constant(vector, ir.Undefined), [0] * lanes)
+        nothing = _undefined(value.type, lanes)
+        first = self.builder.insert_element(nothing, value, _integer(I32, 0))
+        return self.shuffle(first, nothing, [0] * lanes)
 
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """Lanes picked from a (0 …) and b (len(a) …)."""
-        mask = ir.Constant(ir.VectorType(I32, len(lanes)), [ir.Constant(I32, lane) for lane in lanes])
-        return self.builder.shuffle_vector(a, b, mask)
+        return self.builder.shuffle_vector(a, b, _integers(I32, tuple(lanes)))
 
     def first_lanes(self, count: Int, lanes: int) -> Value:
         """A mask of the lanes below `count`."""
-        vector = ir.VectorType(I64, lanes)
         wide = self.splat(count.value, lanes)
-        return self.builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), wide)
+        return self.builder.icmp_signed("<", _integers(I64, tuple(range(lanes))), wide)
 
     def lanes_from(self, first: Int, lanes: int) -> Value:
         """A mask of the lanes from `first` on."""
@@ -398,7 +425,7 @@ class Function:
 
     def prefetch(self, pointer: Pointer, *, write: bool = False) -> None:
         """Ask for the cache line at an address, to read or to write it soon. Any address will do, even a wrong one."""
-        how = (ir.Constant(I32, n) for n in (int(write), 3, 1))
+        how = (_integer(I32, n) for n in (int(write), 3, 1))
         self._intrinsic("llvm.prefetch.p0", VOID, pointer.value, *how)
 
     def pause(self, x86: bool) -> None:
@@ -442,7 +469,7 @@ class Vector:
         return int(self.value.type.count)
 
     def _lift(self, other: VectorLike) -> Value:
-        return other.value if isinstance(other, Vector) else ir.Constant(self.value.type, [other] * self.lanes)
+        return other.value if isinstance(other, Vector) else everywhere(self.value.type.element, self.lanes, other)
 
     def _new(self, value: Value) -> Vector:
         return Vector(self.f, value)

@@ -88,6 +88,11 @@ class Target:
         return self.lanes(dtype) * self.tile_vectors
 
     @property
+    def mask_registers(self) -> bool:
+        """Whether loads and stores of some lanes only are as quick as those of all: AVX-512's are."""
+        return self.vector_bytes == 64
+
+    @property
     def x86(self) -> bool:
         """Whether it is x86-64, whose loads add up two registers and a constant by themselves; else arm64."""
         return "aarch64" not in self.triple and platform.machine().lower() not in ("arm64", "aarch64")

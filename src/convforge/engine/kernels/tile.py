@@ -68,6 +68,8 @@ class Tile:
     lanewise: bool = False
     steps: int = 1
     """Of a round of the innermost loop."""
+    mask_registers: bool = False
+    """Whether a masked load or store is as quick as a whole one."""
 
     @property
     def width(self) -> int:
@@ -177,32 +179,37 @@ class Tile:
         """The sums, with what stands at `base` added to them where there is one, and finished, go `to` where they
         belong; both are an address and the distance between rows. Of each row the first `channels` numbers, or all.
 
-        Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop.
+        Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop. Where the CPU has
+        registers for masks, all vectors are: a sixth less code to make, at the same speed.
         """
 
         def with_base(masks: Sequence[Value | None]) -> list[Value]:
             before = [f.load(base[0].at(base[1] * r + v * self.lanes), self.lanes, masks[v]) for r, v in self.places]
             return [f.add(total, number) for total, number in zip(sums, before, strict=True)]
 
-        def put(masks: Sequence[Value | None]) -> None:
+        def put(sums: list[Value], masks: Sequence[Value | None]) -> None:
             for (r, v), total in zip(self.places, sums, strict=True):
                 f.store(to[0].at(to[1] * r + v * self.lanes), total, masks[v])
 
         no_masks = [None] * self.vectors
         if channels is None:
             sums = f.only_if(has_base, sums, lambda: with_base(no_masks))
-            put(no_masks)
+            put(sums, no_masks)
             return
         masks = self.masks(f, channels)
+        if self.mask_registers:
+            sums = f.only_if(has_base, sums, lambda: with_base(masks))
+            put(finish(sums) if finish else sums, masks)
+            return
         whole, cut = channels.compare(">=", self.width), channels.compare("<", self.width)
         sums = f.only_if(f.all_of(has_base, whole), sums, lambda: with_base(no_masks))
         sums = f.only_if(f.all_of(has_base, cut), sums, lambda: with_base(masks))
         sums = finish(sums) if finish else sums
         with f.if_else(whole) as (full, partial):
             with full:
-                put(no_masks)
+                put(sums, no_masks)
             with partial:
-                put(masks)
+                put(sums, masks)
 
 
 class Tiles:
@@ -213,7 +220,9 @@ class Tiles:
         # Of whole panels only: fewer vectors are for the last output channels, and code takes time to make.
         panel, steps = target.tile_vectors, STEPS if target.x86 else 1
         self._made = {
-            self._selector(r, v): make(Tile(r, v, self.lanes, lanewise, steps if v == panel else 1))
+            self._selector(r, v): make(
+                Tile(r, v, self.lanes, lanewise, steps if v == panel else 1, target.mask_registers)
+            )
             for v in range(1, target.tile_vectors + 1)
             for r in range(1, most_rows + 1)
         }

@@ -23,7 +23,7 @@ from functools import partial
 
 from llvmlite import ir
 
-from ...native.ir import I64, Function, Int, Value
+from ...native.ir import I64, Function, Int, Value, everywhere
 from .cook_toom import Matrix
 from .functions import apply
 
@@ -94,7 +94,7 @@ def weighted_sum(f: Function, terms: Iterable[tuple[float, Value]]) -> Value:
 
 
 def _constant(like: Value, number: float) -> Value:
-    return ir.Constant(like.type, [number] * like.type.count)
+    return everywhere(like.type.element, like.type.count, number)
 
 
 def on_both_axes(f: Function, matrix: Matrix, size: int, element: Element) -> list[list[Value]]:
