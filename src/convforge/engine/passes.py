@@ -24,6 +24,7 @@ def prepare(
     kept: bool = False,
     finish: Epilogue = NOTHING,
     target: Target | None = None,
+    cold: bool = False,
 ) -> Prepared:
     """y = activation(x ⋆ w + bias + residual), where `finish` says which of these there are; x's gradient, into `x`,
     from y's gradient, in `y`, and w; or w's gradient, into `w`, from x and y's gradient, in `y`.
@@ -31,10 +32,10 @@ def prepare(
     The bias is a number a channel of what is written: x's gradient may have one, and an activation, too, for it is what
     a transposed convolution computes. The residual has y's shape and lies in memory as y does; it may be y itself.
     `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name; `kept` says that
-    the caller keeps the packed weights; `target` is this CPU where none is given.
+    the caller keeps the packed weights; `cold`, that they come from memory; `target` is this CPU where none is given.
     """
     kept = kept and which is not Pass.WEIGHT_GRADIENT
-    return _prepared(problem, which, threads, exact, algorithm, kept, finish, target or current())
+    return _prepared(problem, which, threads, exact, algorithm, kept, finish, target or current(), cold)
 
 
 @lru_cache(maxsize=3 * 4096)
@@ -47,8 +48,9 @@ def _prepared(
     kept: bool,
     finish: Epilogue,
     target: Target,
+    cold: bool,
 ) -> Prepared:
-    job = Job.of(problem, which, threads, kept, finish, target)
+    job = Job.of(problem, which, threads, kept, finish, target, cold)
     choice = choose(job, exact, algorithm)
     prepared = replace(choice.plan.prepared(choice.algorithm.name), cycles=choice.plan.cycles)
     if kept:

@@ -51,7 +51,8 @@ class Job:
     """A pass to be done: on which tensors, on which CPU, by how many threads.
 
     `kept` says that the caller keeps the weights' packed form between calls, so that a larger one costs less; `finish`,
-    what is done to the sums before they are stored.
+    what is done to the sums before they are stored; `cold`, that the weights come from memory, as they do in a network,
+    where other layers were computed since.
     """
 
     problem: Problem
@@ -60,6 +61,7 @@ class Job:
     threads: int
     kept: bool = False
     finish: Epilogue = NOTHING
+    cold: bool = False
 
     @classmethod
     def of(
@@ -70,10 +72,11 @@ class Job:
         kept: bool = False,
         finish: Epilogue = NOTHING,
         target: Target | None = None,
+        cold: bool = False,
     ) -> Job:
         """With no more threads than there is work for; on this CPU, or for another `target`."""
         macs = sum(s.macs for s in which.slidings(problem))
-        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish)
+        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish, cold)
 
     @cached_property
     def slidings(self) -> tuple[Sliding, ...]:

@@ -129,8 +129,9 @@ def _cuts(job: Job, s: Sliding) -> Iterator[Cut]:
     in_place = even and s.horizontal.x_step * job.size <= target.l1_bytes // _LINES_IN_PLACE
     for splits in range(1, job.threads + 1):
         for chunks in range(1, min(panels, job.threads // splits) + 1):
-            slices = min(tiles, job.threads // (splits * chunks))
-            cut = Cut(splits, chunks, slices, rows, columns, min(held, panels), in_place)
+            slices, in_chunk = min(tiles, job.threads // (splits * chunks)), ceil_div(panels, chunks)
+            at_once = ceil_div(in_chunk, ceil_div(in_chunk, held))
+            cut = Cut(splits, chunks, slices, rows, columns, at_once, in_place)
             if splits <= cut.blocks(s):
                 yield cut
 

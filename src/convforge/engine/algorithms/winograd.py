@@ -34,7 +34,8 @@ the layers with small images took twice as long there. `divided` weighs one agai
 - many channels, small images: shares. U (37 MB at 512×512) is streamed once, each panel of it to one core.
 
 The weights, as panels (`pack_weights.py`), are transformed to U: [group][panel][ξ][c][lane]. In inference that is done
-once and kept; in training each thread transforms its own panels, for itself, when it comes to them. If all its tiles
+once and kept; or the panels are, where it takes less time to make U of them again than to wait for all of it: see
+`Weights`. In training each thread transforms its own panels, for itself, when it comes to them. If all its tiles
 are one chunk, that is U of one panel in the place of the one before, and U never goes to memory at all.
 
 Tiles are numbered through all images, so the register tile's 14 rows are full even for images of four tiles.
@@ -43,6 +44,7 @@ Tiles are numbered through all images, so the register tile's 14 rows are full e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from llvmlite import ir
@@ -81,13 +83,14 @@ TRANSFORM_WEIGHTS = Arguments(
 SLIDING = Arguments(
     TILE_ARGUMENTS
     + "weights bias bias_step residual pitch v m u u_step u_channels piece part each_packs splits shares chunks "
-    "w w_g w_k w_c w_i w_j past_caches ask"
+    "w w_g w_k w_c w_i w_j past_caches ask taps"
     # pitch: numbers a row of V; v, m, u, part: where they are in each thread's scratch; each_packs: whether U is
-    # made there, from w; u_step: numbers from a panel's U to the next; u_channels: input channels that U has room for;
-    # piece: those whose products are summed at once; chunks: of a split; ask: whether U comes from beyond L2
+    # made there, from w or, where these are `taps`, from the weights; u_step: numbers from a panel's U to the next;
+    # u_channels: input channels that U has room for; piece: those whose products are summed at once; chunks: of a
+    # split; ask: whether U or the taps come from beyond L2
 )
 
-KERNELS = ("transform_weights", "reorder", "blocks")
+KERNELS = ("transform_weights", "pack_taps", "reorder", "blocks")
 
 _CHANNELS_A_PART = 32
 _PIECE = 64
@@ -100,9 +103,13 @@ def plan(job: Job, shape: Shape) -> Plan | Refusal:
     tiled = in_tiles(job, shape)
     if isinstance(tiled, Refusal):
         return tiled
-    division = divided(job, tiled, job.kept)
-    moving = relayout.cycles(job, tiled.sliding)
-    return Winograd(job, cycles(job, tiled, division, job.kept) + moving, tiled, division)
+    weights = [Weights.KEPT_U, Weights.KEPT_TAPS] if job.kept else [Weights.AS_THEY_ARE]
+    ways = [
+        (each, divided(job, tiled, each)) for each in weights if each is not Weights.KEPT_TAPS or in_pieces(job, tiled)
+    ]
+    prices = [cycles(job, tiled, division, each, job.cold) for each, division in ways]
+    price, (each, division) = min(zip(prices, ways, strict=True), key=lambda way: way[0])
+    return Winograd(job, price + relayout.cycles(job, tiled.sliding), tiled, division, each is Weights.KEPT_TAPS)
 
 
 def in_tiles(job: Job, shape: Shape) -> Tiled | Refusal:
@@ -119,6 +126,16 @@ def in_tiles(job: Job, shape: Shape) -> Tiled | Refusal:
     if any(axis.kernel != shape.taps for axis in (s.vertical, s.horizontal)):
         return Refusal(f"is for kernels of {shape.taps}×{shape.taps}")
     return Tiled(s, shape)
+
+
+class Weights(Enum):
+    """What a call is given of the weights."""
+
+    AS_THEY_ARE = "as they are"
+    KEPT_U = "transformed"
+    KEPT_TAPS = "as taps, in panels"
+    """Each piece of which becomes U in L2, just before it is multiplied. For 3×3 kernels U is 1.8 or 4 times as large;
+    where few tiles meet it and it comes from memory, that takes longer than to make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +155,8 @@ class Winograd(Plan):
 
     tiled: Tiled
     division: Division
+    taps: bool
+    """Whether packed weights are taps."""
 
     def prepared(self, name: str) -> Prepared:
         job, tiled, size, lanes, panel = self.job, self.tiled, self.job.size, self.job.lanes, self.job.panel
@@ -149,7 +168,8 @@ class Winograd(Plan):
         panels = ceil_div(s.outputs, panel)
 
         panel_numbers = shape.products * product_pitch(s.channels, panel, lanes)
-        packed_bytes = s.groups * panels * panel_numbers * size
+        u_bytes = s.groups * panels * panel_numbers * size
+        packed_bytes = s.groups * panels * _panel_of_taps(s.channels, shape, panel) * size if self.taps else u_bytes
         part_bytes = _part_bytes(shape, panel, size)
         pitch = scratch_pitch(round_up(s.channels, lanes), 1, size)
         numbers = job.numbers(s) | tiled.arguments(panel) | x.arguments("x") | y.arguments("y") | {"pitch": pitch}
@@ -159,9 +179,10 @@ class Winograd(Plan):
             "weights": ("packed", 0),
             "scratch": ("work", 0),
         }
-        to_memory = int(packed_bytes > _in_caches(job.target))
+        to_memory = int(u_bytes > _in_caches(job.target))
         transform = numbers | {"scratch_bytes": part_bytes, "past_caches": to_memory}
-        packing = step(kernels["transform_weights"], job.threads, TRANSFORM_WEIGHTS, transform, at)
+        brought = kernels["pack_taps" if self.taps else "transform_weights"]
+        packing = step(brought, job.threads, TRANSFORM_WEIGHTS, transform, at)
         before = x.copies(kernels["reorder"], job.threads, source, size)
         if job.finish.residual:
             residual = Dense.output(s, layout, size)
@@ -169,9 +190,11 @@ class Winograd(Plan):
             before += residual.copies(kernels["reorder"], job.threads, "residual", size)
         after = y.copies(kernels["reorder"], job.threads, result, size, back=True)
 
-        def program(kept: bool) -> Program:
-            """The steps where U is kept, or made by each thread for itself."""
-            division = self.division if kept == job.kept else divided(job, tiled, kept)
+        def program(packed: bool) -> Program:
+            """The steps where the weights are packed, or each thread takes them as they are."""
+            kept, taps = packed and not self.taps, packed and self.taps
+            weights = Weights.KEPT_TAPS if taps else Weights.KEPT_U if kept else Weights.AS_THEY_ARE
+            division = self.division if packed == job.kept else divided(job, tiled, weights)
             scratch = Layout()
             scratch.take(2 * TABLE_BYTES + panel * size)
             offsets = {
@@ -193,10 +216,10 @@ class Winograd(Plan):
                     offsets |= {"piece": _PIECE, "u_channels": _PIECE}
                     u_numbers = shape.products * product_pitch(_PIECE, panel, lanes)
                 offsets["u"] = scratch.take(u_numbers * size)
-            past_caches = division.chunks > 1 and packed_bytes * division.splits > _in_caches(job.target)
-            ask = kept and panel_numbers * size * ceil_div(panels, division.shares) > job.target.l2_bytes // 2
+            past_caches = division.chunks > 1 and u_bytes * division.splits > _in_caches(job.target)
+            ask = taps or (kept and panel_numbers * size * ceil_div(panels, division.shares) > job.target.l2_bytes // 2)
             sliding = numbers | offsets | {
-                "ask": int(ask),
+                "ask": int(ask), "taps": int(taps),
                 "each_packs": int(not kept), "past_caches": int(past_caches), "scratch_bytes": scratch.size,
                 "splits": division.splits, "shares": division.shares, "chunks": division.chunks,
             }  # fmt: skip
@@ -204,8 +227,8 @@ class Winograd(Plan):
             return Program((*before, blocks, *after), layout.size + scratch.size * job.threads)
 
         return Prepared(
-            name, job.threads, program(kept=True), Program((packing,), part_bytes * job.threads), packed_bytes,
-            zeros_for(s.all_channels), unpacked=program(kept=False),
+            name, job.threads, program(packed=True), Program((packing,), part_bytes * job.threads), packed_bytes,
+            zeros_for(s.all_channels), unpacked=program(packed=False),
         )  # fmt: skip
 
     @property
@@ -223,7 +246,7 @@ class Winograd(Plan):
                 s.groups * division.splits * division.shares,
                 "task",
                 f"{work}, shared out among {many(job.threads, 'thread')}",
-                "" if job.kept else "U: transform the weights of its panels",
+                "" if job.kept and not self.taps else "U: transform the weights of its panels",
             ),
             Level(
                 division.chunks,
@@ -239,7 +262,11 @@ class Winograd(Plan):
         )
         v_bytes, m_bytes = (shape.products * division.chunk * numbers * size for numbers in (pitch, panel))
         held = (
-            Held("U, all weights transformed", s.groups * panels * shape.products * s.channels * panel * size),
+            (
+                Held("all weights, packed", s.groups * panels * _panel_of_taps(s.channels, shape, panel) * size)
+                if self.taps
+                else Held("U, all weights transformed", s.groups * panels * shape.products * s.channels * panel * size)
+            ),
             Held("U of a panel and ξ", s.channels * vectors * target.vector_bytes, "L2"),
             Held("V of a chunk", v_bytes, "L2" if v_bytes + m_bytes < target.l2_bytes else ""),
             Held("M of a panel", m_bytes, "L2"),
@@ -258,6 +285,11 @@ def _part_bytes(shape: Shape, panel: int, size: int) -> int:
     return round_up(TABLE_BYTES + _CHANNELS_A_PART * shape.taps**2 * panel * size, LINE)
 
 
+def _panel_of_taps(channels: Any, shape: Shape, panel: int) -> Any:
+    """Numbers of a panel's weights, kept as taps in whole parts of the input channels."""
+    return (channels + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART * (_CHANNELS_A_PART * shape.taps**2 * panel)
+
+
 def _most_in_l3(job: Job, tiled: Tiled, threads: int) -> int:
     """Tiles of which M of a panel stays in L2 and V, of all threads, in L3."""
     products, l2_bytes = tiled.shape.products, job.target.l2_bytes
@@ -271,13 +303,13 @@ def in_pieces(job: Job, tiled: Tiled) -> bool:
     return tiled.count <= _most_in_l3(job, tiled, 1)
 
 
-def divided(job: Job, tiled: Tiled, kept: bool) -> Division:
+def divided(job: Job, tiled: Tiled, weights: Weights) -> Division:
     """The division of which `cycles` expects the least, with a kept U that comes from memory: so it does in a network,
     where other layers were computed since. A chunk is either so small that V and M stay in L2, or as large as M alone
     allows; then V comes from L3, once a panel, but U meets more tiles each time."""
     s, products, rows = tiled.sliding, tiled.shape.products, job.target.tile_rows
     most_in_l2 = job.target.l2_bytes * 2 // 5 // (products * (s.channels + job.panel) * job.size)
-    if not kept and in_pieces(job, tiled):
+    if weights is not Weights.KEPT_U and in_pieces(job, tiled):
         most_in_l2 = most_in_l3 = round_up(tiled.count, rows)
     else:
         most_in_l3 = _most_in_l3(job, tiled, job.threads)
@@ -289,7 +321,7 @@ def divided(job: Job, tiled: Tiled, kept: bool) -> Division:
         for most in {max(most // rows, 1) * rows for most in (most_in_l2, most_in_l3)}:
             chunks = ceil_div(mine, most)
             divisions.append(Division(splits, shares, ceil_div(mine, chunks), chunks))
-    return min(divisions, key=lambda division: cycles(job, tiled, division, kept, from_memory=kept))
+    return min(divisions, key=lambda division: cycles(job, tiled, division, weights, from_memory=job.kept))
 
 
 # What the model of `cycles` is made of: shares of the rates at which a core reads while it does nothing else
@@ -298,15 +330,17 @@ _OF_L3 = 12 / 20
 """What comes from L3 or goes there."""
 _ASKED_OF_MEMORY = 5 / 7
 """U from memory, where it is asked for while products are summed (Zen 3)."""
-_SEEN_OF_U, _SEEN_OF_A_ROW = 0.4, 1 / 15
-"""Of the way of U from L3, once a chunk, and of V, once a panel, where each row of a tile is a stream of its own; the
-rest goes on beside the products (Zen 3, six rows)."""
+_SEEN_OF_U = _SEEN_OF_V = 0.4
+"""Of the way of U from L3, once a chunk, and of V, once a panel; the rest goes on beside the products (Zen 3 and 5)."""
 OF_MEMORY = 3 / 7
 """Memory that is written for the first time, or comes from beyond L3."""
 _PACKING_OF_L3 = 14 / 20
 """Weights being transformed, where the caches hold the result."""
 _PACKING_OF_MEMORY = 6 / 7
 """The same where it goes to memory."""
+_CYCLES_OF_TAPS, _CYCLES_OF_A_PRODUCT = 25, 1.5
+"""Of a vector of taps that becomes U: at all and for each ξ, of which a line comes from L2 to L1 to be written, and
+another one leaves (Zen 5)."""
 
 
 def _in_caches(target: Target) -> int:
@@ -319,11 +353,13 @@ def cycles_of_transform(shape: Shape) -> float:
     return 3.8 * shape.products
 
 
-def cycles(job: Job, tiled: Tiled, division: Division, kept: bool, from_memory: bool = False) -> float:
+def cycles(job: Job, tiled: Tiled, division: Division, weights: Weights, from_memory: bool = False) -> float:
     """What the busiest thread takes: the products of each chunk or, where that takes longer, U's way from L3 or memory;
-    V's, in part; the transforms; and where U is not `kept`, the transform of its weights.
+    V's, in part; the transforms; and where U is not kept, the transform of its weights.
 
-    U comes from L3 if that has room; for the first chunk, where it is said so, `from_memory`."""
+    U, or the taps that it is made of, comes from L3 if that has room; for the first chunk, where it is said so,
+    `from_memory`."""
+    kept = weights is Weights.KEPT_U
     s, shape, target, size, lanes = tiled.sliding, tiled.shape, job.target, job.size, job.lanes
     mine = ceil_div(tiled.count, division.splits)
     panels = ceil_div(s.outputs, job.panel)
@@ -348,19 +384,24 @@ def cycles(job: Job, tiled: Tiled, division: Division, kept: bool, from_memory: 
     if not kept and in_pieces(job, tiled):
         product *= 1.05  # a sum to load and to store for each piece
         first = again = 0.0
+    if weights is Weights.KEPT_TAPS:
+        taps = shape.taps**2 * s.channels * outputs * lanes * size
+        in_l3 = shape.taps**2 * s.channels * s.outputs * size < target.l3_bytes
+        first = taps / (target.costs.memory * _ASKED_OF_MEMORY if from_memory or not in_l3 else l3)
     each = product / division.chunks
     products = max(each, first) + (division.chunks - 1) * (max(each, again) + _SEEN_OF_U * again)
     v_in_l3 = v_bytes > target.l2_bytes * 3 // 4
     if v_in_l3:
-        seen = min(1.0, _SEEN_OF_A_ROW * target.tile_rows)
-        products += seen * v_bytes * division.chunks * own_panels / l3
+        products += _SEEN_OF_V * v_bytes * division.chunks * own_panels / l3
     # What does not fill a vector is loaded and stored in parts, four times as slowly: of groups, and of 3 channels.
     few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
     few_inputs = 4 if s.channels < lanes else few
     total = products + mine * (inputs * few_inputs + outputs * few) * cycles_of_transform(shape)
     if v_in_l3:
         total += 2 * v_bytes * division.chunks / l3
-    if not kept:
+    if weights is Weights.KEPT_TAPS:
+        total += (_CYCLES_OF_TAPS + _CYCLES_OF_A_PRODUCT * shape.products) * s.channels * outputs
+    elif not kept:
         in_caches = in_passing or all_weights * division.splits <= _in_caches(target)
         rate = target.costs.l3 * _PACKING_OF_L3 if in_caches else target.costs.memory * _PACKING_OF_MEMORY
         total += u_bytes * (1 + shape.taps**2 / shape.products) / rate
@@ -378,6 +419,7 @@ def build(module: ir.Module, dtype: str, target: Target, shape: Shape, activatio
     reorder(module, dtype, copy)
     kernels = _Kernels(module, dtype, target, shape, activation, copy)
     kernels.transform_weights()
+    kernels.pack_taps()
     kernels.blocks()
 
 
@@ -418,20 +460,23 @@ class _Kernels:
         """U = G w Gᵀ of at most `_CHANNELS_A_PART` input channels of a panel: packed as [i][j][c][lane], which stays in
         L1, they are a patch of r×r "pixels" with c·lanes "channels".
 
-        `w` are the weights of the part's first channel, `to` its U, `step` is from one ξ to the next; `past_caches`,
-        whether U goes there, so that its lines are not read into one in order to be written.
+        `w` are the weights of the part's first channel, or `taps` is the address of them packed, `to` is its U, `step`
+        from one ξ to the next; `past_caches`, whether U goes there, so that its lines are not read into one in order to
+        be written.
         """
-        names = "*w w_k w_c w_i w_j channels outputs *to step scratch past_caches"
+        names = "*w w_k w_c w_i w_j taps channels outputs *to step scratch past_caches"
         f = Function(self.module, "transform_part", names, self.dtype, internal=True)
         strides = {name: f.integer(name) for name in ("w_k", "w_c", "w_i", "w_j")}
         w, to = f.pointers("w to")
         channels, outputs, step_, scratch, past_caches = f.integers("channels outputs step scratch past_caches")
-        table, packed = f.address(scratch, I64), f.address(scratch + TABLE_BYTES)
-        width, taps = filled(outputs, self.lanes), self.shape.taps
-        f.call(
-            self.pack, w=w, **strides, kernel_h=taps, kernel_w=taps, to=packed, room=_CHANNELS_A_PART,
-            channels=channels, outputs=outputs,
-        )  # fmt: skip
+        table, own = f.address(scratch, I64), f.address(scratch + TABLE_BYTES)
+        width, taps, unpacked = filled(outputs, self.lanes), self.shape.taps, f.integer("taps").compare("==", 0)
+        with f.if_(unpacked):
+            f.call(
+                self.pack, w=w, **strides, kernel_h=taps, kernel_w=taps, to=own, room=_CHANNELS_A_PART,
+                channels=channels, outputs=outputs,
+            )  # fmt: skip
+        packed = f.pick(unpacked, own, f.address(f.integer("taps")))
         tap = width * _CHANNELS_A_PART
         f.call(
             self.locate_taps, table=table, x=packed, x_h=tap * taps, x_w=tap, top=0, height=taps, left=0, width=taps,
@@ -451,15 +496,18 @@ class _Kernels:
 
     def transform_panel(
         self, f: Function, a: dict[str, Int], p: Panel, group: Int, first: Int, channels: Int, to: Pointer, pitch: Int,
-        scratch: Int,
+        scratch: Int, taps: Pointer | None = None,
     ) -> None:  # fmt: skip
         """U of `channels` input channels of a panel, from the `first` on, part by part; `to` is where that one's
-        begins."""
+        begins, and so is `taps`, where the weights are kept as these."""
         w = p.weights(f, a, group, first)
         with f.loop(channels, step=_CHANNELS_A_PART) as each:
+            packed = taps.at(each.index * self.shape.taps**2 * p.width).number() if taps else f.const(0)
+            if taps:
+                packed = f.choose(a["taps"].compare("!=", 0), packed, 0)
             f.call(
                 self.part, w=w.at(each.index * a["w_c"]), w_k=a["w_k"], w_c=a["w_c"], w_i=a["w_i"], w_j=a["w_j"],
-                channels=(channels - each.index).at_most(_CHANNELS_A_PART), outputs=p.outputs,
+                taps=packed, channels=(channels - each.index).at_most(_CHANNELS_A_PART), outputs=p.outputs,
                 to=to.at(each.index * p.width), step=pitch, scratch=scratch, past_caches=a["past_caches"],
             )  # fmt: skip
 
@@ -475,6 +523,24 @@ class _Kernels:
             to = f.address(a["weights"]).at((group * a["panels"] + index) * a_panel + first * p.width)
             pitch = product_pitch(a["channels"], p.width, self.lanes)
             self.transform_panel(f, a, p, group, first, channels, to, pitch, thread_scratch(f, a))
+        f.done()
+
+    def pack_taps(self) -> None:
+        """All weights as taps, to be kept: [group][panel][part of the input channels][i][j][c][lane]."""
+        f, a = kernel(self.module, "pack_taps", self.dtype, TRANSFORM_WEIGHTS)
+        parts, taps = (a["channels"] + (_CHANNELS_A_PART - 1)) // _CHANNELS_A_PART, self.shape.taps
+        with tasks(f, a["groups"] * a["panels"] * parts) as task:
+            group, index, part = indices(task.index, a["panels"], parts)
+            p, first = Panel.of(a, index, self.panel, self.lanes), part * _CHANNELS_A_PART
+            to = f.address(a["weights"]).at(
+                (group * a["panels"] + index) * _panel_of_taps(a["channels"], self.shape, self.panel)
+                + first * taps**2 * p.width
+            )
+            f.call(
+                self.pack, w=p.weights(f, a, group, first), w_k=a["w_k"], w_c=a["w_c"], w_i=a["w_i"], w_j=a["w_j"],
+                kernel_h=taps, kernel_w=taps, to=to, room=_CHANNELS_A_PART,
+                channels=(a["channels"] - first).at_most(_CHANNELS_A_PART), outputs=p.outputs,
+            )  # fmt: skip
         f.done()
 
     def transform_output(
@@ -523,21 +589,33 @@ class _Kernels:
                     m_step = odd_lines(count * p.width, lanes)
                     panel_u = u.at((index.index - first_panel) * a["u_step"])
                     u_pitch = product_pitch(a["u_channels"], p.width, lanes)
+                    all_taps = f.address(a["weights"]).at(
+                        (group * a["panels"] + index.index) * _panel_of_taps(a["channels"], self.shape, self.panel)
+                    )
                     with f.loop(a["channels"], step=a["piece"]) as piece:
                         channels = (a["channels"] - piece.index).at_most(a["piece"])
+                        piece_taps = all_taps.at(piece.index * self.shape.taps**2 * p.width)
                         # Where U has no room for all channels, each piece takes the place of the one before.
                         here = piece.index.at_most(a["u_channels"] - channels)
                         piece_u = panel_u.at(here * p.width)
                         with f.if_(f.all_of(a["each_packs"].compare("!=", 0), chunk.index.compare("==", 0))):
                             part = scratch + a["part"]
-                            self.transform_panel(f, a, p, group, piece.index, channels, piece_u, u_pitch, part)
+                            self.transform_panel(
+                                f, a, p, group, piece.index, channels, piece_u, u_pitch, part, piece_taps
+                            )
                         # M[ξ] += V[ξ] · U[ξ], of the piece: its first channels write M, the others add to it. Where U
-                        # does not stay in L2, that of the next ξ is asked for: by each tile its share.
-                        numbers = f.choose(a["ask"].compare("!=", 0), channels * p.width, 0)
+                        # does not stay in L2, that of the next ξ is asked for, or where it is made of taps a part of
+                        # the next piece's: by each tile its share.
+                        of_taps = a["taps"].compare("!=", 0)
+                        numbers = channels * p.width
+                        taps_a_xi = numbers * self.shape.taps**2 // products
+                        numbers = f.choose(a["ask"].compare("!=", 0), f.choose(of_taps, taps_a_xi, numbers), 0)
+                        next_taps = piece_taps.at(channels * self.shape.taps**2 * p.width)
                         with f.loop(products) as xi, runs_of_tiles(f, count, tile_rows) as (row, rows, many):
                             u_xi = piece_u.at(xi.index * u_pitch)
+                            following = f.pick(of_taps, next_taps.at(xi.index * taps_a_xi), u_xi.at(u_pitch))
                             ahead, ahead_step, ahead_tile = asked_ahead(
-                                u_xi.at(u_pitch), numbers, row, rows, count, channels, lines_a_round(rows, f.dtype)
+                                following, numbers, row, rows, count, channels, lines_a_round(rows, f.dtype)
                             )
                             self.products.call(
                                 f, rows, p.width, many=many,
