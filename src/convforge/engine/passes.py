@@ -25,6 +25,7 @@ def prepare(
     finish: Epilogue = NOTHING,
     target: Target | None = None,
     cold: bool = False,
+    spare: str = "",
 ) -> Prepared:
     """y = activation(x ⋆ w + bias + residual), where `finish` says which of these there are; x's gradient, into `x`,
     from y's gradient, in `y`, and w; or w's gradient, into `w`, from x and y's gradient, in `y`.
@@ -33,9 +34,10 @@ def prepare(
     a transposed convolution computes. The residual has y's shape and lies in memory as y does; it may be y itself.
     `exact` leaves out algorithms that rearrange the products; `algorithm` asks for one by its name; `kept` says that
     the caller keeps the packed weights; `cold`, that they come from memory; `target` is this CPU where none is given.
+    Code with the activation `spare` may be taken where there is to be none.
     """
     kept = kept and which is not Pass.WEIGHT_GRADIENT
-    return _prepared(problem, which, threads, exact, algorithm, kept, finish, target or current(), cold)
+    return _prepared(problem, which, threads, exact, algorithm, kept, finish, target or current(), cold, spare)
 
 
 @lru_cache(maxsize=3 * 4096)
@@ -49,8 +51,9 @@ def _prepared(
     finish: Epilogue,
     target: Target,
     cold: bool,
+    spare: str,
 ) -> Prepared:
-    job = Job.of(problem, which, threads, kept, finish, target, cold)
+    job = Job.of(problem, which, threads, kept, finish, target, cold, spare)
     choice = choose(job, exact, algorithm)
     prepared = replace(choice.plan.prepared(choice.algorithm.name), cycles=choice.plan.cycles)
     if kept:

@@ -52,7 +52,8 @@ class Job:
 
     `kept` says that the caller keeps the weights' packed form between calls, so that a larger one costs less; `finish`,
     what is done to the sums before they are stored; `cold`, that the weights come from memory, as they do in a network,
-    where other layers were computed since.
+    where other layers were computed since; `spare`, which activation the code may have that is not applied here, so
+    that layers without one run the same code as their neighbours.
     """
 
     problem: Problem
@@ -62,6 +63,7 @@ class Job:
     kept: bool = False
     finish: Epilogue = NOTHING
     cold: bool = False
+    spare: str = ""
 
     @classmethod
     def of(
@@ -73,10 +75,11 @@ class Job:
         finish: Epilogue = NOTHING,
         target: Target | None = None,
         cold: bool = False,
+        spare: str = "",
     ) -> Job:
         """With no more threads than there is work for; on this CPU, or for another `target`."""
         macs = sum(s.macs for s in which.slidings(problem))
-        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish, cold)
+        return cls(problem, which, target or targets.current(), worth(threads, macs), kept, finish, cold, spare)
 
     @cached_property
     def slidings(self) -> tuple[Sliding, ...]:

@@ -65,11 +65,11 @@ SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    + " each_packs packed w w_g w_k w_c w_i w_j input_ahead output_ahead"
+    + " each_packs packed w w_g w_k w_c w_i w_j input_ahead output_ahead activated"
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
     # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch; input_ahead:
     # whether a tile asks for the next tile's input, not for the weights of the next part of the sum; output_ahead:
-    # whether it asks for the next tile's output
+    # whether it asks for the next tile's output; activated: whether the code's activation is applied
 )
 CLEAR = Arguments("y y_n y_c y_h y_w images all_outputs out_height out_width")
 
@@ -142,7 +142,7 @@ class Direct(Plan):
         unpacked: list[Step] = []
         packed_layout, work_bytes, unpacked_bytes = Layout(), 0, 0
         lanewise = self.slidings[0].lanewise
-        kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation)
+        kernels = code(build, KERNELS, job.dtype, job.target, lanewise, job.finish.activation or job.spare)
         for each in self.blocked:
             s, blocks, panels = each.sliding, each.blocks, each.panels
             # Pixels of x that the kernel does not meet: their gradient is zero. What is to be added to it, or an
@@ -161,6 +161,7 @@ class Direct(Plan):
             slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
                 "panels": panels, "staging": staging, "scratch_bytes": scratch.size, "each_packs": 0, "packed": 0,
                 "input_ahead": int(self.input_ahead(each)), "output_ahead": int(self.output_ahead(each)),
+                "activated": int(job.finish.activation != ""),
             }  # fmt: skip
             steps.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
             # The slidings run one after the other and share the memory.
@@ -401,7 +402,7 @@ def _panel(
                 f, columns, p.width, many=many, x=pixel, x_u=a["slot_i"] * a["row_pitch"], x_v=a["run_step"],
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
-                channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, 1, 0),
+                channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, a["activated"], 0),
                 ahead=ahead, ahead_step=ahead_step, ahead_tile=ahead_tile, output_ahead=a["output_ahead"],
             )  # fmt: skip
     with f.if_(apart):

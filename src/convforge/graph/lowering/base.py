@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ...engine.kernels.functions import spelled
 from ...native.program import Place, Step
 from ...native.target import DTYPE_BYTES, Target
 from .. import operations as ops
@@ -83,9 +84,17 @@ class Lowering:
         self.zeros = 0
         self.made_by = {node.output: node for node in graph.nodes}
         self.readers = Counter(name for node in graph.nodes for name in node.inputs)
+        self.usual_activation = self._usual_activation()
         self._last_read = self._last_reads()
         self._place_outputs()
         self._place_concats()
+
+    def _usual_activation(self) -> str:
+        """The one that most layers have, of those that have any; "" if none has."""
+        operations = [node.operation for node in self.graph.nodes]
+        products = [one for one in operations if isinstance(one, (ops.Convolution, ops.Linear)) and one.activation]
+        words = Counter(spelled(one.activation.kind, one.activation.parameters) for one in products if one.activation)
+        return max(words, key=words.__getitem__, default="")
 
     # --- where values are to go ---------------------------------------------------------------------------------------
 

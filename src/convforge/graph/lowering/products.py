@@ -140,7 +140,15 @@ def _product(
     weights = lowering.graph.constants.get(names.get("w", ""))
     kept = weights is not None
     prepared = prepare(
-        problem, which, lowering.threads, lowering.exact, kept=kept, finish=finish, target=lowering.target, cold=kept
+        problem,
+        which,
+        lowering.threads,
+        lowering.exact,
+        kept=kept,
+        finish=finish,
+        target=lowering.target,
+        cold=kept,
+        spare=lowering.usual_activation,
     )
     steps = prepared.compute.steps if kept else (*prepared.weights.steps, *prepared.compute.steps)
     used = {name for step in steps for _, name, _ in step.addresses}
