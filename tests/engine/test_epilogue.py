@@ -131,6 +131,14 @@ def test_functions_of_the_c_library_are_its_own(name: str, dtype: str, forced: t
     np.testing.assert_allclose(applied(name, x, forced), wanted, rtol=8 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
 
 
+def test_the_coefficients_of_the_exponential_are_those_of_their_derivation() -> None:
+    with mpmath.workdps(40):
+        end = mpmath.log(2) / 2 * mpmath.mpf("1.001")
+        for to, digits in ((functions._FORMATS["float32"], 8), (functions._FORMATS["float64"], 16)):
+            powers = mpmath.chebyfit(lambda r: mpmath.exp(-r), [-end, end], len(to.minus))[::-1]
+            assert to.minus == pytest.approx([float(c) for c in powers], rel=10.0**-digits, abs=0)
+
+
 def test_the_coefficients_of_gelu_are_those_of_their_derivation() -> None:
     with mpmath.workdps(50):
         for to, digits in ((functions._FORMATS["float32"], 8), (functions._FORMATS["float64"], 16)):

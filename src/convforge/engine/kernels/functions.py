@@ -152,13 +152,15 @@ class _Format:
     """A floating-point format, and what e⁻ᵃ and Q need to be as accurate as it can say.
 
     `limit`: from a = limit on, a·e⁻ᵃ is less than half of the smallest denormal number. `terms`: of the power series of
-    eʳ; the first one left out is less than half a unit in the last place for |r| ≤ 0.4. `tail`: g, see `_upper_tail`.
+    eʳ; the first one left out is less than half a unit in the last place for |r| ≤ 0.4. `minus`: e⁻ʳ for
+    |r| ≤ (ln 2)/2, and `tail`: g, see `_upper_tail`, as powers by Chebyshev interpolation.
     """
 
     mantissa: int
     least_exponent: int
     limit: float
     terms: int
+    minus: tuple[float, ...]
     tail: tuple[float, ...]
 
     @property
@@ -170,6 +172,11 @@ class _Format:
     def rounding(self) -> float:
         """A sum with this has no room for fractions: it is rounded to an integer, which stands in its low bits."""
         return 1.5 * 2.0**self.mantissa
+
+    @property
+    def biased(self) -> float:
+        """The same where the integer is to stand there as an exponent does."""
+        return self.rounding + 1 - self.least_exponent
 
     @property
     def ln2(self) -> tuple[float, float]:
@@ -210,8 +217,7 @@ def _exp_of_minus(a: Vector, low: Vector | None, end: Value, to: _Format) -> _Ex
 
 def _power_of_two(n: Vector, to: _Format) -> Vector:
     """2ⁿ for an integer n: n + bias, from the low bits of a sum, moved to where the exponent is."""
-    bias = 1 - to.least_exponent
-    return (n + (to.rounding + bias)).shifted_left(to.mantissa)
+    return (n + to.biased).shifted_left(to.mantissa)
 
 
 def _polynomial(x: Vector, coefficients: list[float] | tuple[float, ...]) -> Vector:
@@ -279,11 +285,10 @@ def _one_and_exp_of_minus(x: Vector, to: _Format) -> Vector:
     Not |x|, for the sum of positive numbers loses nothing on either side of zero. r is minus that of `_exp_of_minus`.
     """
     high, rest = to.ln2
-    shifted = x.fma(-1 / math.log(2), to.rounding)
-    n = shifted - to.rounding
+    shifted = x.fma(-1 / math.log(2), to.biased)
+    n = shifted - to.biased
     r = n.fma(rest, n.fma(high, x))
-    p = _polynomial(r, [(-1) ** k / math.factorial(k) for k in range(to.terms)])
-    return p.fma(_power_of_two(n, to), 1.0)
+    return _polynomial(r, to.minus).fma(shifted.shifted_left(to.mantissa), 1.0)
 
 
 def _unless_far(x: Vector, to: _Format, usually: Vector, else_: Callable[[], Vector]) -> Vector:
@@ -368,14 +373,15 @@ _PARAMETERS = {"clip": 2, "leaky_relu": 1, "hardsigmoid": 2, "softplus": 1, "elu
 FUNCTIONS = {name: _PARAMETERS.get(name, 0) for name in (*ACTIVATIONS, *_SHORT, *_LONG)}
 """The names that `apply` knows, and how many parameters each takes."""
 
-# g(u) by Chebyshev interpolation between u(√(2·limit)) and 1, as powers of u: within 2.1e-8 (float32) and 1.1e-17
-# (float64) of it, relatively. tests/engine/test_epilogue.py computes the coefficients from the definition again.
+# e⁻ʳ is within 2.0e-9 (float32) and 3.2e-18 (float64) of it; g(u) between u(√(2·limit)) and 1, within 2.1e-8 and
+# 1.1e-17, relatively. tests/engine/test_epilogue.py computes the coefficients from the definitions again.
 _FORMATS = {
     "float32": _Format(
         mantissa=23,
         least_exponent=-126,
         limit=110.0,
         terms=8,
+        minus=(1.0, -1.00000004, 0.500000005, -0.166664145, 0.0416663516, -0.0083752102, 0.00139412131),
         tail=(
             0.0769193054, 0.143457547, 0.116068762, 0.080884226, 0.0478561647, 0.0234095074, 0.00898844781,
             0.00240093516, 0.000212859606, -0.000173072927, -2.46831425e-5,
@@ -386,6 +392,11 @@ _FORMATS = {
         least_exponent=-1022,
         limit=760.0,
         terms=14,
+        minus=(
+            1.0, -1.0, 0.50000000000000186, -0.16666666666666681, 0.041666666666486661, -0.0083333333333194903,
+            0.0013888888952696516, -0.00019841269890340665, 2.4801485074105117e-5, -2.7557240604663896e-6,
+            2.7632790542117181e-7, -2.5110153646928931e-8,
+        ),
         tail=(
             0.07691930497500629, 0.14345755526401197, 0.11606881188600329, 0.08088387726412741, 0.04785535228416992,
             0.023413900487692464, 0.00899137055059221, 0.0023788443566885955, 0.00021955073759693708,
