@@ -15,7 +15,7 @@ from oracle import LAYOUTS, Case, Data, agree, check, choices
 from convforge import Conv2dSpec, engine, reference
 from convforge.bench.layers import parse
 from convforge.engine import passes
-from convforge.engine.algorithms import winograd_weight_gradient
+from convforge.engine.algorithms import winograd, winograd_weight_gradient
 from convforge.engine.algorithms.winograd_weight_gradient import Division, divided
 from convforge.engine.geometry import Problem
 from convforge.engine.kernels.cook_toom import POINTS, Matrix, short_convolution
@@ -203,6 +203,51 @@ def test_weights_that_were_packed_before_give_the_same_numbers() -> None:
         assert y.tobytes() == again.tobytes()
         wanted = reference.conv2d(x, w, None, spec)
         assert np.linalg.norm(y - wanted) < 3e-6 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("cpu", targets.available())
+@pytest.mark.parametrize("which", [Pass.FORWARD, Pass.INPUT_GRADIENT])
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        (Conv2dSpec(40, 50, 3, padding=1), Shape(4, 3)),
+        (Conv2dSpec(133, 37, 3, padding=2), Shape(2, 3)),  # pieces and parts that are not full, a panel of one vector
+        (Conv2dSpec(68, 6, 3, dilation=2, padding=2, groups=2), Shape(4, 3)),
+        (Conv2dSpec(33, 70, 5, padding=2), Shape(2, 5)),
+    ],
+)
+def test_weights_that_are_kept_as_taps_give_the_numbers_of_weights_as_they_are(
+    spec: Conv2dSpec, shape: Shape, which: Pass, cpu: str
+) -> None:
+    """In every bit: both become U piece by piece."""
+    problem, draw = Problem.of(spec, 2, (9, 10)), np.random.default_rng(3)
+    shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape}
+    arrays = {name: draw.standard_normal(numbers).astype(np.float32) for name, numbers in shapes.items()}
+    for name in arrays:  # channels last
+        arrays[name] = np.ascontiguousarray(arrays[name].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    result = which.roles[2]
+    for threads in (1, 2, 3):
+        job = Job.of(problem, which, threads, kept=True, target=targets.named(cpu), cold=True)
+        plan = winograd.plan(job, shape)
+        assert isinstance(plan, winograd.Winograd)
+        weights = winograd.Weights.KEPT_TAPS
+        plan = replace(plan, taps=True, division=winograd.divided(job, plan.tiled, weights))
+        assert winograd.in_pieces(job, plan.tiled)
+        prepared = plan.prepared("winograd")
+        address, memory = runtime.memory(prepared.packed_bytes)
+        memory.fill(255)  # NaN
+        prepared.pack(arrays["w"].ctypes.data, address)
+        found = []
+        for packed in (0, address):
+            arrays[result] = np.full_like(arrays[result], np.nan)
+            at = {name: array.ctypes.data for name, array in arrays.items()} | ({"w": 0} if packed else {})
+            prepared.run(packed, **at)
+            found.append(arrays[result])
+        assert found[0].tobytes() == found[1].tobytes()
+    x, w, y = arrays["x"], arrays["w"], arrays["y"]
+    backward = which is Pass.INPUT_GRADIENT
+    wanted = reference.input_gradient(y, w, (9, 10), spec) if backward else reference.conv2d(x, w, None, spec)
+    assert np.linalg.norm(arrays[result] - wanted) < 3e-6 * np.linalg.norm(wanted)
 
 
 def test_the_error_stays_within_the_bound_where_sums_are_long() -> None:

@@ -380,14 +380,15 @@ def cycles(job: Job, tiled: Tiled, division: Division, weights: Weights, from_me
     of_u = 0.0 if stays else u_bytes
     in_l3 = in_passing or all_weights * division.splits < target.l3_bytes
     again = of_u / (l3 if in_l3 else memory)
-    first = of_u / (target.costs.memory * _ASKED_OF_MEMORY) if from_memory else again
+    asked = target.costs.memory * _ASKED_OF_MEMORY
+    first = of_u / asked if kept and (from_memory or not in_l3) else again
     if not kept and in_pieces(job, tiled):
         product *= 1.05  # a sum to load and to store for each piece
         first = again = 0.0
     if weights is Weights.KEPT_TAPS:
         taps = shape.taps**2 * s.channels * outputs * lanes * size
         in_l3 = shape.taps**2 * s.channels * s.outputs * size < target.l3_bytes
-        first = taps / (target.costs.memory * _ASKED_OF_MEMORY if from_memory or not in_l3 else l3)
+        first = taps / (asked if from_memory or not in_l3 else l3)
     each = product / division.chunks
     products = max(each, first) + (division.chunks - 1) * (max(each, again) + _SEEN_OF_U * again)
     v_in_l3 = v_bytes > target.l2_bytes * 3 // 4
