@@ -85,6 +85,8 @@ class Lowering:
         self.made_by = {node.output: node for node in graph.nodes}
         self.readers = Counter(name for node in graph.nodes for name in node.inputs)
         self.usual_activation = self._usual_activation()
+        # Whether weights have left the caches when a layer is called again, since those of all others went through.
+        self.cold = sum(a.size for a in graph.constants.values()) * self.size > target.l3_bytes // 2
         self._last_read = self._last_reads()
         self._place_outputs()
         self._place_concats()

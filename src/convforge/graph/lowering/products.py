@@ -147,7 +147,7 @@ def _product(
         kept=kept,
         finish=finish,
         target=lowering.target,
-        cold=kept,
+        cold=lowering.cold,
         spare=lowering.usual_activation,
     )
     steps = prepared.compute.steps if kept else (*prepared.weights.steps, *prepared.compute.steps)
