@@ -20,6 +20,7 @@ DRAWING = HERE / "architecture.svg"
 
 ROOMS = {
     "cli": (1.5, "the command's verbs"),
+    "relabel": (0, "doubtful labels on a page, decided"),
     "see": (0, "the page and its server"),
     "train": (1, "images to checkpoint and report"),
     "explain": (3, "why a layer is as fast as it is"),

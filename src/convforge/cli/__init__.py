@@ -42,7 +42,7 @@ def _convforge(
 
 
 # Each module defines its verb with a typer command that `register(app)` adds.
-for _verb in ("plan", "train", "see", "predict", "run", "export", "bench", "explain", "tune"):
+for _verb in ("plan", "train", "see", "relabel", "predict", "run", "export", "bench", "explain", "tune"):
     import_module(f".{_verb}", __name__).register(app)
 
 
