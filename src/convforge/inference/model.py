@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..graph.nodes import Graph
 from . import answers, bundle
 from .about import About
-from .pictures import Picture, Read, listed, name_of, pixels, read_ahead
+from .pictures import Picture, Read, are_pictures, listed, name_of, pixels, read_ahead
 from .prediction import Prediction
 from .report import NetworkReport
 
@@ -130,12 +130,16 @@ class Model:
 
         Args:
             inputs: floating-point numbers `(N, C, H, W)`, normalised; converted to the network's own type where they
-                have another. Channels last in memory is read as it lies.
+                have another. Channels last in memory is read as it lies. Or pictures in files or of Pillow, one or a
+                list, which are prepared as `predict` does it; the answer is in arrays then.
 
         Raises:
-            UserError: for other types and numbers of inputs, and shapes that the network does not take.
+            UserError: for other types and numbers of inputs, shapes that the network does not take, and pictures that
+                cannot be read.
         """
         names = tuple(self._network.inputs)
+        if len(inputs) == 1 and are_pictures(inputs[0]):
+            return self._of_pictures(listed(inputs[0]))
         if len(inputs) != len(names):
             raise UserError(f"the network takes {len(names)} inputs ({', '.join(names)}), not {len(inputs)}.")
         torch = sys.modules.get("torch")  # who has a tensor has imported it
@@ -201,9 +205,20 @@ class Model:
             UserError: where the picture cannot be read, or nobody knows how it is to be normalised.
         """
         self._must_know_normalisation()
+        return self._network(self._fed(self._read([image]), self._network.batch()))
+
+    def _of_pictures(self, pictures: list[Picture]) -> Any:
+        """What it answers for all of them at once, as it answers for an array of them."""
+        self._must_know_normalisation()
+        bound = self._network.batch()
+        if bound is not None and bound != len(pictures):
+            raise UserError(f"the network takes {bound} images at a time, not {len(pictures)}.")
+        return answers.filled(self._answer, self._network(self._fed(self._read(pictures), bound)))
+
+    def _read(self, pictures: list[Picture]) -> NDArray[np.uint8]:
         channels, height, width = self._images()
-        read = pixels(image, name_of(image, 0), channels, (height, width))
-        return self._network(self._fed(read[np.newaxis], self._network.batch()))
+        read = [pixels(picture, name_of(picture, at), channels, (height, width)) for at, picture in enumerate(pictures)]
+        return np.stack(read)
 
     def _must_know_normalisation(self) -> None:
         if len(self._network.inputs) != 1:

@@ -43,6 +43,12 @@ def listed(pictures: Picture | Iterable[Picture]) -> list[Picture]:
     return found
 
 
+def are_pictures(thing: object) -> bool:
+    """Whether it is a picture in a file or of Pillow, or a list of such: numbers are not, which may be normalised."""
+    one = isinstance(thing, str | os.PathLike) or _is_image(thing)
+    return one or (isinstance(thing, list | tuple) and len(thing) > 0 and all(map(are_pictures, thing)))
+
+
 def name_of(picture: Picture, number: int) -> str:
     """A file's path; what comes from memory is counted, from 1."""
     if isinstance(picture, str | os.PathLike):
