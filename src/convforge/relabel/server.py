@@ -91,8 +91,8 @@ class Desk:
         known = decisions.read(self.folder)
         return {
             "run": self.run,
-            "folder": str(self.folder),
-            "file": str(decisions.file_of(self.folder)),
+            "folder": self.folder.name,
+            "file": f"{self.folder.name}/{decisions.NAME}",
             "classes": self.classes,
             "images": [
                 {
