@@ -20,10 +20,11 @@ DRAWING = HERE / "architecture.svg"
 
 ROOMS = {
     "cli": (1.5, "the command's verbs"),
+    "relabel": (0, "doubtful labels on a page, decided"),
     "see": (0, "the page and its server"),
     "train": (1, "images to checkpoint and report"),
     "explain": (3, "why a layer is as fast as it is"),
-    "learned": (1, "what kernels became: names, films"),
+    "learned": (2, "what kernels became: names, films"),
     "bench": (2, "layers side by side with others"),
     "planning": (3, "a model followed, not computed"),
     "images": (0, "pictures read within bounds"),

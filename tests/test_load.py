@@ -23,7 +23,7 @@ from convforge.images.photographs import photographs
 from convforge.images.read import read_image
 from convforge.models import export
 from convforge.models.checkpoint import Architecture, save
-from convforge.train.predict import predict
+from convforge.train.loop import normalise
 
 CLASSES = tuple(f"class {letter}" for letter in "abcdefg")
 ARCHITECTURE = Architecture("resnet", {}, CLASSES, (3, 48, 40), mean=(0.5, 0.45, 0.4), std=(0.25, 0.3, 0.2))
@@ -91,19 +91,37 @@ def test_numbers_are_the_modules(
     assert np.array_equal(array, found.numpy())
 
 
-def test_predict_is_convforge_predicts(loaded: convforge.Model, module: nn.Module, tmp_path: Path) -> None:
+def test_predict_is_what_training_would_have_seen(loaded: convforge.Model, module: nn.Module, tmp_path: Path) -> None:
     """Real photographs; grey ones, transparent ones, and more than are computed together."""
     images: list[str] = [str(path) for path in photographs()]
     Image.open(images[1]).convert("RGBA").rotate(30).save(tmp_path / "turned.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "turned.png").read_bytes()[:99])
     images += [str(tmp_path / "turned.png"), str(tmp_path / "torn.png"), str(tmp_path / "nothing.png"), images[0]]
     assert len(images) > 16
-    expected = list(predict(module, ARCHITECTURE, images, top=3))
-    found = loaded.predict(images, top=3)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert (ours.image, ours.error) == (theirs.image, theirs.error)
-        assert [name for name, _ in ours.ranking] == [name for name, _ in theirs.ranking]
-        assert [p for _, p in ours.ranking] == pytest.approx([p for _, p in theirs.ranking], abs=1e-5)
+    for ours, image in zip(loaded.predict(images, top=3), images, strict=True):
+        assert ours.image == image
+        if Path(image).name in ("torn.png", "nothing.png"):
+            with pytest.raises(UserError) as mistake:
+                read_image(image, 3, (48, 40))
+            assert (ours.error, ours.ranking) == (str(mistake.value), ())
+            continue
+        pixels = torch.from_numpy(read_image(image, 3, (48, 40)))
+        shares, classes = module(normalise(pixels[None], ARCHITECTURE))[0].softmax(0).topk(3)
+        assert ours.error is None
+        assert [name for name, _ in ours.ranking] == [CLASSES[number] for number in classes]
+        assert [p for _, p in ours.ranking] == pytest.approx(shares.tolist(), abs=1e-5)
+
+
+def test_called_with_pictures_it_answers_with_their_logits(loaded: convforge.Model, module: nn.Module) -> None:
+    paths = [str(path) for path in photographs()[:3]]
+    pixels = torch.from_numpy(np.stack([read_image(path, 3, (48, 40)) for path in paths]))
+    expected = module(normalise(pixels, ARCHITECTURE))
+    assert distance(loaded(paths), expected) < 1e-5
+    assert distance(loaded(Path(paths[0])), expected[:1]) < 1e-5
+    with Image.open(paths[1]) as image:
+        assert distance(loaded([paths[0], image]), expected[:2]) < 1e-5
+    with pytest.raises(UserError, match=r"nothing\.png does not exist"):
+        loaded("nothing.png")
 
 
 def test_predict_takes_images_and_arrays_too(loaded: convforge.Model) -> None:
@@ -299,7 +317,8 @@ def test_other_numbers_are_converted_and_strange_ones_refused() -> None:
         (np.zeros((3, 9, 9), np.float32), "takes 4 axes"),
         (np.zeros((1, 4, 9, 9), np.float32), "cannot take 4"),
         (np.zeros((1, 3, 9, 12), np.float32), "cannot take 12"),
-        ("cat.png", "floating-point numbers"),
+        ("cat.png", "nobody knows how this network's pictures are normalised"),
+        ([1, 2], "floating-point numbers"),
     ):
         with pytest.raises(UserError, match=words):
             model(given)

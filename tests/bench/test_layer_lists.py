@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from convforge import UserError
-from convforge.bench.layers import USUAL, Layer, is_spec, merged, of_model, parse, read_list
+from convforge.bench.layers import USUAL, Layer, is_spec, merged, of_model, only, parse, read_list
 from convforge.engine.plan import Pass
 from convforge.spec import Conv2dSpec, SpecError
 
@@ -25,6 +25,27 @@ def test_a_layer_is_read_again_as_it_was_written() -> None:
     for text in (*USUAL, *others):
         layer = parse(text)
         assert parse(layer.text()) == layer
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("64,56,128,3,stride=2,padding=1", "64,56,128,3,stride 2,pad 1"),
+        ("64,56,128,3,padding=same", "64,56,128,3,same"),
+        ("64,56,128,3,padding=same", "64,56,128,3,padding='same'"),
+        ("64,56,64,3,padding=1,groups=64,batch=4", "64,56,64,3,padding 1,depthwise,batch = 4"),
+    ],
+)
+def test_options_are_written_as_in_a_line_too(text: str, other: str) -> None:
+    assert parse(text) == parse(other)
+
+
+def test_a_line_is_a_layer_too_where_it_has_one() -> None:
+    assert only("conv 128 3x3 stride=2 padding=1, relu", (64, 56, 56), batch=2) == parse(
+        "64,56x56,128,3x3,stride=2,padding=1,batch=2"
+    )
+    with pytest.raises(UserError, match="has 2 different convolutions: name one of them, such as 3,9x9,4,1x1; 4,9x9"):
+        only("conv 4 1, conv 8 1", (3, 9, 9))
 
 
 def test_numbers_stand_for_pairs_and_rules_for_padding() -> None:
@@ -51,6 +72,9 @@ def test_benchdnns_dilation_is_one_less_and_padding_follows_from_the_output() ->
         ("64,56,128,3x3x3", "KERNEL in .* not '3x3x3'"),
         ("64,56,128,0", "KERNEL in .* not '0'"),
         ("64,56,128,3,steps=2", "'steps' in .* stride, padding, dilation, groups, batch"),
+        ("64,56,128,3,stride", "'stride' in .* takes one value"),
+        ("64,56,128,3,smae", "'smae' in .* is not an option of a layer"),
+        ("64,56,128,3,", "'' in .* is not an option of a layer"),
         ("64,56,128,3,padding=1/2", "padding in .* not '1/2'"),
         ("64,56,128,3,padding=sane", "not 'sane'"),
         ("64,56,128,3,groups=7", "groups=7"),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner, Result
 
+from convforge import load
 from convforge.cli import export as verb
 from convforge.errors import UserError
 from convforge.models.checkpoint import Architecture, save
@@ -34,10 +38,11 @@ def test_it_says_what_it_wrote_and_how_far_it_is_from_the_network(run: Path) -> 
     result = convforge("pets", "--to", "torch")
     assert result.exit_code == 0, result.exception
     size = (run / "pets.pt2").stat().st_size
-    first, second, third = result.stdout.splitlines()
+    first, second, third, *lines = result.stdout.splitlines()
     assert first == f"wrote pets/pets.pt2, {size:,} bytes"
     assert second.startswith("ran it again: largest difference ")
-    assert "torch.export.load" in third
+    assert third == "to use it:"
+    assert "torch.export.load('pets/pets.pt2')" in lines[-1]
     assert result.stderr == ""
 
 
@@ -47,7 +52,35 @@ def test_a_bundle_says_how_it_is_run(run: Path) -> None:
     first, second, third = result.stdout.splitlines()
     assert first == f"wrote pets/pets.bundle, {(run / 'pets.bundle').stat().st_size:,} bytes"
     assert second.startswith("ran it again: largest difference ")
-    assert third == "to use it: convforge.load(path).predict(['image.png']), or convforge run"
+    assert third == "to use it: convforge.load('pets/pets.bundle').predict(['image.png']), or convforge run"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("form", [("onnx",), ("onnx", "--with-preprocessing"), ("torch",)])
+def test_the_lines_that_are_printed_do_what_predict_does(run: Path, form: tuple[str, ...], channels: int) -> None:
+    """As a user would paste them, on a picture of another size and shape, which a camera has turned."""
+    mean, std = (0.3, 0.4, 0.5)[:channels], (0.2, 0.25, 0.3)[:channels]
+    architecture = Architecture("vgg", {"widths": [4], "convs": 1}, ("a", "b"), (channels, 8, 12), mean, std)
+    save(run, architecture.build(), architecture)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (41, 30, 3), np.uint8)
+    Image.fromarray(noise).save("image.png", exif=turned)
+    result = convforge("pets", "--to", *form)
+    assert result.exit_code == 0, result.exception
+    lines = result.stdout.partition("to use it:\n")[2].splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(line.removeprefix("  ") for line in lines), names)
+    logits = torch.as_tensor(names["logits"])
+    (expected,) = load("pets").predict("image.png", top=2)
+    found = dict(zip(("a", "b"), logits[0].softmax(0).tolist(), strict=True))
+    assert found == pytest.approx(dict(expected.ranking), abs=2e-3)
+
+
+def test_preprocessing_is_for_onnx() -> None:
+    mistake = convforge("pets", "--to", "torch", "--with-preprocessing").exception
+    assert isinstance(mistake, UserError)
+    assert str(mistake).startswith("--with-preprocessing is for --to onnx, not torch")
 
 
 def test_output_and_force() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import convforge
-from convforge.cli import main
+from convforge.cli import app, main
 
 PROGRAM = [sys.executable, "-c", "from convforge.cli import main; main()"]
 
@@ -29,6 +30,15 @@ def test_neither_the_package_nor_its_help_waits_for_torch(module: str) -> None:
     program = f"import sys, {module}; print('torch' in sys.modules, 'llvmlite' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("verb", [None, *(command.name for command in app.registered_commands)])
+def test_h_is_help(verb: str | None) -> None:
+    words = [] if verb is None else [verb]
+    short, long = (CliRunner().invoke(app, [*words, option]) for option in ("-h", "--help"))
+    assert short.exit_code == long.exit_code == 0
+    assert short.stdout == long.stdout
+    assert "Usage:" in short.stdout
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_json() -> None:
     assert answer["predictions"][0]["image"] == "one.png"
     assert answer["predictions"][0]["class"] in CLASSES
     assert answer["errors"][0]["image"] == "torn.png"
-    assert result.stderr.startswith("error: torn.png")
+    assert result.stderr.splitlines()[1].startswith("  torn.png")
 
 
 def test_what_names_no_classes_says_what_comes_out() -> None:
@@ -97,7 +97,7 @@ def test_what_names_no_classes_says_what_comes_out() -> None:
     first, second = result.stdout.splitlines()
     assert first == "red.png  1×3×8×8  0 to 1, mean 0.4"
     assert second == "red.png  1×3  0 to 1, mean 0.4"
-    assert result.stderr.startswith("error: torn.png")
+    assert result.stderr.splitlines()[1].startswith("  torn.png")
     answer = json.loads(run("maps.bundle", "red.png", "--json").stdout)
     assert answer["errors"] == []
     assert answer["outputs"][0]["outputs"][0]["shape"] == [1, 3, 8, 8]

@@ -210,7 +210,7 @@ def test_the_server_is_on_loopback_answers_and_stops_at_ctrl_c(server: subproces
 @pytest.mark.usefixtures("folder")
 def test_the_browser_is_not_started_with_the_token_that_stays_good(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = queue.SimpleQueue[str]()
-    monkeypatch.setattr(verb, "_open_browser", opened.put)
+    monkeypatch.setattr("convforge.cli.serving._open_browser", opened.put)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     printed = re.search(r"http://\S+", convforge("cat.png", "--port", "0").stdout)
     assert printed is not None

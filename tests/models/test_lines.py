@@ -48,9 +48,35 @@ def test_the_lessons_chain() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        ("conv 8 3x3 stride 2", "conv 8 3x3 stride=2"),
+        ("conv 8 3x3 stride 2x1", "conv 8 3x3 stride = 2x1"),
+        ("conv 8 3x3 same", "conv 8 3x3 padding='same'"),
+        ("conv 8 3x3 same", 'conv 8 3x3 padding="same"'),
+        ("conv 8 3x3 same", "conv 8 3x3 padding same"),
+        ("conv 8 3x3 pad 1", "conv 8 3x3 padding=1"),
+        ("conv 8 3x3 pad 1x0 dilation 2", "conv 8 3x3 pad=1x0 dilation=2"),
+        ("conv 8 3x3 nobias", "conv 8 3x3 bias=False"),
+        ("conv 8 3x3", "conv 8 3x3 bias=True"),
+        ("conv 8 3x3, conv 8 3 groups 4", "conv 8 3x3, conv 8 3 groups=4"),
+        ("pool 3 stride 2 pad 1", "pool 3 stride=2 padding=1"),
+    ],
+)
+def test_pytorchs_way_of_writing_options_says_the_same(line: str, other: str) -> None:
+    assert repr(parse(line, (4, 9, 9))) == repr(parse(other, (4, 9, 9)))
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         ("cnov 8 3", r"'cnov' is not a layer \(did you mean 'conv'\?\); known: conv, pool"),
+        ("conv 8 3 same, dense 10", "'dense' is called 'linear' here: write for example 'linear 10'"),
+        ("maxpool 2", "'maxpool' is called 'pool' here: write for example 'pool 2'"),
+        ("Conv2d 8 3", "'conv2d' is called 'conv' here"),
+        ("conv 8 3 bias=no", "bias must be True or False, not 'no'"),
+        ("conv 8 3 padding=smae", "padding must be a number such as 3, or rows x columns such as 3x3, not 'smae'"),
+        ("pool 2 padding=same", "padding must be a number"),
         ("conv 8 3x3 smae", "'smae' in 'conv 8 3x3 smae' is not an option of 'conv'; known after it: same, valid"),
         ("conv 8", "no kernel: write for example 'conv 64 3x3 same'"),
         ("conv", "no number of output channels"),

@@ -180,6 +180,14 @@ def test_a_checkpoint_brings_normalisation_and_classes(tmp_path: Path) -> None:
     assert (found.mean, found.std, found.classes, found.notes) == ((0.1,), (0.3,), digits.classes, ())
 
 
+def test_the_notation_of_explain_and_bench_is_told_how_to_be_a_line() -> None:
+    with pytest.raises(UserError) as mistake:
+        resolve("64,56,128,3x3,stride=2,padding=1,batch=4")
+    said = str(mistake.value)
+    assert said.endswith("here write 'conv 128 3x3 stride=2 padding=1' --input 64x56x56.")
+    assert resolve("conv 128 3x3 stride=2 padding=1", (64, 56, 56)).input_shape == (64, 56, 56)
+
+
 def test_code_needs_a_size() -> None:
     with pytest.raises(UserError, match="--input 3x224x224"):
         resolve("their_code:Net")

@@ -189,8 +189,9 @@ def warm_up() -> None:
     from PIL import Image
 
     import convforge.cli
+    import convforge.inference.compile
+    import convforge.models.load
     import convforge.train.pictures
-    import convforge.train.predict
     import convforge.train.report
     import convforge.train.run
     from convforge.models import families

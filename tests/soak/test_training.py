@@ -199,7 +199,9 @@ def try_hostile_names(soak: Soak, disturber: Disturber, tmp_path: Path, task: st
         ended = disturber.run(place, "predict", "runs/run", *map(str, images.values()), str(photos / "none\x1b\n.png"))
         assert ended.status == 2
         assert clean(ended.printed + ended.said)
-        assert len(ended.said.splitlines()) == 1, ended.said
+        warning, reason = ended.said.splitlines()
+        assert warning.startswith("warning: 1 of "), ended.said
+        assert shown(str(photos / "none\x1b\n.png")) in reason
         for image, line in zip(images.values(), ended.printed.splitlines(), strict=True):
             assert line.startswith(shown(image))
     soak.figure("hostile names", len(names))

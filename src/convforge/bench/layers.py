@@ -4,6 +4,8 @@ The readable notation is `CHANNELS,SIZE,OUTPUTS,KERNEL` and options by name; one
 
     64,56x56,128,3x3,stride=2,padding=1,groups=1,batch=1          also: dilation=2, padding=0/1/0/1, padding=same
 
+Options may be written as in a line of layers, too: `stride 2`, `same`, `pad 1`, `depthwise`.
+
 benchdnn's, that of oneDNN's published lists, names every number: mb batch, g groups, ic oc channels, ih iw oh ow sizes,
 kh kw kernel, sh sw stride, dh dw dilation minus one, ph pw padding at the top and left. A missing width copies the
 height, and n"…" is a name, in which *3 means that the network has three such layers:
@@ -24,6 +26,7 @@ from ..engine.plan import Pass
 from ..errors import UserError
 from ..models.resolve import resolve
 from ..models.sizes import Shape
+from ..models.words import PADDINGS, split
 from ..planning import Row, plan
 from ..spec import Conv2dSpec, Pair, SpecError, output_size
 
@@ -172,17 +175,13 @@ def parse(text: str, batch: int | None = None) -> Layer:
 
 
 def _readable(text: str) -> Layer:
-    parts = [part.strip() for part in text.split(",")]
-    plain = [part for part in parts if "=" not in part]
-    options = dict(part.split("=", 1) for part in parts if "=" in part)
-    if len(plain) != 4 or parts[:4] != plain:
+    parts = [split(part) for part in text.split(",")]
+    plain = [words[0] for words in parts[:4] if len(words) == 1]
+    if len(plain) != 4:
         raise UserError(
             f"a layer is CHANNELS,SIZE,OUTPUTS,KERNEL and then options by name, such as {_EXAMPLE}, not {text!r}."
         )
-    options = {name.strip(): value.strip() for name, value in options.items()}
-    for name in options:
-        if name not in _OPTIONS:
-            raise UserError(f"{name!r} in {text!r} is not an option of a layer: there are {', '.join(_OPTIONS)}.")
+    options = dict(_option(words, plain[0], text) for words in parts[4:])
     channels, outputs = (_number(plain[n], what, text) for n, what in ((0, "CHANNELS"), (2, "OUTPUTS")))
     size, kernel = (_pair(plain[n], what, text) for n, what in ((1, "SIZE"), (3, "KERNEL")))
     stride, dilation = (_pair(options.get(what, "1"), what, text) for what in ("stride", "dilation"))
@@ -190,6 +189,21 @@ def _readable(text: str) -> Layer:
     padding = _padding(options.get("padding", "0"), text)
     spec = Conv2dSpec(channels, outputs, kernel, stride, padding, dilation, groups, bias=False)
     return Layer(spec, size, batch)
+
+
+def _option(words: list[str], channels: str, whole: str) -> tuple[str, str]:
+    """An option's name and value, from what stands between two commas."""
+    if len(words) == 1 and words[0] in PADDINGS:
+        return "padding", words[0]
+    if words == ["depthwise"]:
+        return "groups", channels
+    name = "padding" if words and words[0] == "pad" else words[0] if words else ""
+    if name not in _OPTIONS:
+        known = f"{', '.join(_OPTIONS)}, depthwise, {', '.join(PADDINGS)}"
+        raise UserError(f"{name!r} in {whole!r} is not an option of a layer: there are {known}.")
+    if len(words) != 2:
+        raise UserError(f"{name!r} in {whole!r} takes one value, such as stride=2 or stride 2; an example: {_EXAMPLE}.")
+    return name, words[1]
 
 
 def _number(text: str, what: str, whole: str, least: int = 1) -> int:
@@ -302,6 +316,24 @@ def gather(
     for path in lists:
         found += read_list(path, batch)
     return found or [parse(text, batch) for text in USUAL], said
+
+
+def only(text: str, input_shape: Shape | None = None, batch: int | None = None) -> Layer:
+    """The one layer that a text names: in either notation, or as a line for images of `input_shape`.
+
+    >>> only("conv 128 3x3 stride 2 pad 1", (64, 56, 56)) == parse("64,56,128,3,stride=2,padding=1")
+    True
+
+    Raises:
+        UserError, SpecError: where there is no such layer, or where there are several.
+    """
+    if is_spec(text):
+        return parse(text, batch)
+    layers, _ = of_model(text, input_shape, batch or 1)
+    if len(layers) > 1:
+        some = "; ".join(layer.text() for layer in layers[:3]) + ("; …" if len(layers) > 3 else "")
+        raise UserError(f"{text!r} has {len(layers)} different convolutions: name one of them, such as {some}.")
+    return replace(layers[0], name="", count=1)
 
 
 def of_model(model: str, input_shape: Shape | None = None, batch: int = 1) -> tuple[list[Layer], str]:

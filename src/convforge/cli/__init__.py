@@ -21,6 +21,7 @@ app = typer.Typer(
     name="convforge",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -42,7 +43,7 @@ def _convforge(
 
 
 # Each module defines its verb with a typer command that `register(app)` adds.
-for _verb in ("plan", "train", "see", "predict", "run", "export", "bench", "explain", "tune"):
+for _verb in ("plan", "train", "see", "relabel", "predict", "run", "export", "bench", "explain", "tune"):
     import_module(f".{_verb}", __name__).register(app)
 
 

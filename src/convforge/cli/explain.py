@@ -17,10 +17,13 @@ For each pass: which algorithm the engine chose, and why; what the others would 
 lies in which cache; the loops in words; how many operations each byte is good for, and the roofline that follows: the \
 FMA peak and the memory's bandwidth, measured here and now; then the predicted and the measured time.
 
-[bold]SPEC[/] is a layer in one of two notations
+[bold]SPEC[/] is a layer in one of three notations
 
 • [cyan]CHANNELS,SIZE,OUTPUTS,KERNEL[/] and options by name: stride, padding, dilation, groups, batch. One number \
-stands for two equal ones; padding can also be same, valid or top/bottom/left/right.
+stands for two equal ones; padding can also be same, valid or top/bottom/left/right. stride=2 and stride 2 say the \
+same, so do padding=same and same.
+
+• a line as for convforge plan, with the image's size: [cyan]"conv 128 3x3 stride 2 same_half" --input 64x56x56[/]
 
 • benchdnn's: mb batch, g groups, ic oc channels, ih iw oh ow sizes, kh kw kernel, sh sw stride, dh dw dilation minus \
 one, ph pw padding
@@ -45,6 +48,9 @@ def register(app: typer.Typer) -> None:
         batch: Annotated[
             int | None, typer.Option("--batch", callback=within(1), help="Images at once, over what SPEC says.")
         ] = None,
+        input: Annotated[
+            str | None, typer.Option("--input", metavar="CxHxW", help="Size of the image, where SPEC is a line.")
+        ] = None,
         passes: Passes = "forward,input,weight",
         threads: Annotated[
             int | None, typer.Option("--threads", callback=within(1), help="By default as many as PyTorch uses.")
@@ -63,13 +69,15 @@ def register(app: typer.Typer) -> None:
         import torch
         from rich.console import Console
 
-        from ..bench.layers import parse
+        from ..bench.layers import only
         from ..bench.table import WIDTH
         from ..explain.gather import explain as gather
         from ..explain.text import as_text
+        from ..models.sizes import parse_shape
         from .bench import parse_passes
 
-        wanted, layer = parse_passes(passes), parse(spec, batch)
+        shape = parse_shape(input) if input is not None else None
+        wanted, layer = parse_passes(passes), only(spec, shape, batch)
         explanation = gather(
             layer, threads or torch.get_num_threads(), wanted, exact, algorithm, training, assembly=asm
         )

@@ -30,6 +30,8 @@ computed: a layer that does not fit is named, with the formula of its output siz
 
 • conv OUT KxK \\[same|valid|same_ceil|same_half|pad P] \\[stride S] \\[dilation D] \\[groups G|depthwise] \\[nobias]
 
+• as in PyTorch, too: stride=2, padding='same', padding=1, bias=False
+
 • pool K, avgpool K, each \\[stride S] \\[pad P] · gap (global average) · flatten · linear N
 
 • bn · dropout P · relu, relu6, gelu, silu, hardswish, sigmoid, tanh

@@ -1,4 +1,4 @@
-"""`convforge predict`: which class is in an image."""
+"""`convforge predict`: which class is in an image, for one or for thousands."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .numbers import within
-from .predictions import say
+from ..errors import UserError
+from ..shown import shown
+from .answering import CLASSES, INPUT, JSON, MEAN, MODEL, STD, TOP, files_of, opened
+from .predictions import say, write
 from .text import help_of
 
 
@@ -17,25 +19,48 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The folder that training wrote, such as runs/mnist.", metavar="RUN")],
+    model: MODEL,
     images: Annotated[
-        list[Path], typer.Argument(help="Image files: PNG, JPEG, WebP, GIF, BMP, TIFF.", metavar="IMAGE…")
+        list[Path],
+        typer.Argument(
+            help="Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders with such in them.", metavar="IMAGE…"
+        ),
     ],
-    top: Annotated[
-        int, typer.Option(callback=within(1), help="How many of the most probable classes to name for each image.")
-    ] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, for another program to read.")] = False,
+    top: TOP = 1,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write the answers as CSV, a row an image; - is the output."),
+    ] = None,
+    jsonl: Annotated[
+        Path | None,
+        typer.Option("--jsonl", metavar="FILE", help="Write them as JSON, a line an image; - is the output."),
+    ] = None,
+    as_json: JSON = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is already there.")] = False,
+    input: INPUT = None,
+    mean: MEAN = None,
+    std: STD = None,
+    classes: CLASSES = None,
 ) -> None:
     """Name the class of each image, and how probable it is.
 
     The images are made the network's size and normalised exactly as in training: turned upright, transparency laid on
     white, scaled to cover the square that the network expects and cropped at the centre.
 
+    Of a folder, all files in it and below are taken whose names end as those of images do. Any number may be asked for:
+    some are read ahead while the network computes, and --csv and --jsonl write each answer when it is there. CSV has
+    the columns image, class, probability, with --top 2 also class 2 and probability 2, and so on.
+
+    Images that cannot be read are left out and named at the end, on the error output. The exit status is 2 then, and 0
+    if all were answered.
+
     A network knows only what it was shown, so an image should look like the training images. One that learned from
     MNIST, white digits on black, misreads a photo of black ink on white paper; and every image gets one of the
     classes, even if it shows none of them.
 
-    An image that cannot be read is named on the error output, the others are still answered, and the exit status is 2.
+    Runs, bundles and ONNX files of convforge export know their classes and how their images are normalised; of other
+    ONNX files, --mean, --std, --classes and --input say it. To see what a network consists of, or what comes out of
+    one that does not name classes, there is convforge run.
 
     [bold]Examples[/]
 
@@ -43,11 +68,21 @@ def predict(
 
       convforge predict runs/pets holiday/*.jpg --top 3
 
-      convforge predict runs/pets cat.jpg --json
-    """
-    from ..models.checkpoint import load
-    from ..train.predict import predict as answers_for
+      convforge predict runs/pets holiday/ --csv holiday.csv
 
-    model, architecture = load(run)
-    answers = list(answers_for(model, architecture, images, top))
-    say(answers, as_json)
+      convforge predict pets.onnx cat.jpg --json
+    """
+    if sum((csv is not None, jsonl is not None, as_json)) > 1:
+        raise UserError("--csv, --jsonl and --json are three forms of the same answers: give one of them.")
+    network = opened(model, input, mean, std, classes)
+    if not network.classifies:
+        raise UserError(
+            f"{shown(model)} answers with something else than a number a class; convforge run says with what."
+        )
+    files = files_of(images)
+    if csv is not None:
+        write(network, files, top, csv, "csv", force)
+    elif jsonl is not None:
+        write(network, files, top, jsonl, "jsonl", force)
+    else:
+        say(network, files, top, as_json)

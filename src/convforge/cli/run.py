@@ -10,8 +10,8 @@ import typer
 
 from ..errors import UserError
 from ..shown import shown
-from .numbers import a_channel, within
-from .predictions import say
+from .answering import CLASSES, INPUT, JSON, MEAN, MODEL, STD, TOP, files_of, opened
+from .predictions import leave_out, say
 from .text import help_of
 
 if TYPE_CHECKING:
@@ -23,40 +23,32 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    model: Annotated[
-        Path, typer.Argument(help="An ONNX file, a bundle, or the folder that training wrote.", metavar="MODEL")
-    ],
+    model: MODEL,
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Image files: PNG, JPEG, WebP, GIF, BMP, TIFF.", metavar="IMAGE…")
+        list[Path] | None,
+        typer.Argument(
+            help="Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders with such in them.", metavar="IMAGE…"
+        ),
     ] = None,
-    top: Annotated[
-        int, typer.Option(callback=within(1), help="How many of the most probable classes to name for each image.")
-    ] = 1,
-    input: Annotated[
-        str | None,
-        typer.Option("--input", metavar="CxHxW", help="Size of the images, where an ONNX file leaves it open."),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="What is taken from each channel of pixels from 0 to 1.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(metavar="A,B,C", help="What each channel is then divided by.")] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Names of the classes, one a line, in the order of the outputs."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, for another program to read.")] = False,
+    top: TOP = 1,
+    input: INPUT = None,
+    mean: MEAN = None,
+    std: STD = None,
+    classes: CLASSES = None,
+    as_json: JSON = False,
 ) -> None:
     """Run a whole network on images, as one program of machine code.
 
-    A network that classifies names the most probable classes of each image. Of any other it is said what comes out:
-    shapes, smallest and largest number. Without images, what the network consists of is listed step by step, with the
-    algorithm that does it.
+    Without images, what the network consists of is listed step by step, with the algorithm that does it. A network that
+    classifies names the most probable classes of each image, as convforge predict does, which also writes thousands of
+    answers into a file. Of any other network it is said what comes out: shapes, smallest and largest number.
 
     Runs and bundles know how their images are normalised and what the classes are called; so do ONNX files that
     convforge export has written. For others, --mean and --std say it: for networks that were trained on ImageNet mostly
     0.485,0.456,0.406 and 0.229,0.224,0.225, for pixels from 0 to 1 as they are 0,0,0 and 1,1,1.
 
-    ONNX files and bundles run without PyTorch.
+    ONNX files and bundles run without PyTorch. Images that cannot be read are left out and named at the end; the exit
+    status is 2 then.
 
     [bold]Examples[/]
 
@@ -66,38 +58,21 @@ def run(
 
       convforge run resnet50.onnx
     """
-    from ..models.load import load
-    from ..models.sizes import parse_shape
-
-    network = load(
-        model,
-        parse_shape(input) if input is not None else None,
-        classes=_names(classes) if classes is not None else None,
-        mean=a_channel(mean, "--mean"),
-        std=a_channel(std, "--std"),
-    )
+    network = opened(model, input, mean, std, classes)
     if not images:
         report = network.report()
         typer.echo(json.dumps(report.to_json(), indent=2) if as_json else shown_lines(str(report)))
-    elif network.classifies:
-        say(network.predict(images, top), as_json)
+        return
+    files = files_of(images)
+    if network.classifies:
+        say(network, files, top, as_json)
     else:
-        _say_outputs([_outputs(network, image) for image in images], as_json)
+        _say_outputs([_outputs(network, image) for image in files], as_json)
 
 
 def shown_lines(text: str) -> str:
     """Text of several lines in which names from a file stand."""
     return "\n".join(map(shown, text.splitlines()))
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise UserError(
-            f"{shown(path)} cannot be read ({reason}): give a file with the name of a class a line."
-        ) from error
 
 
 def _outputs(network: Model, image: Path) -> dict[str, Any]:
@@ -115,8 +90,6 @@ def _outputs(network: Model, image: Path) -> dict[str, Any]:
 
 def _say_outputs(answers: list[dict[str, Any]], as_json: bool) -> None:
     errors = [answer for answer in answers if "error" in answer]
-    for answer in errors:
-        typer.echo(shown(f"error: {answer['error']}"), err=True)
     if as_json:
         found = [answer for answer in answers if "error" not in answer]
         typer.echo(json.dumps({"outputs": found, "errors": errors}, indent=2))
@@ -126,5 +99,4 @@ def _say_outputs(answers: list[dict[str, Any]], as_json: bool) -> None:
                 shape = "×".join(map(str, y["shape"]))
                 numbers = f"{y['smallest']:.4g} to {y['largest']:.4g}, mean {y['mean']:.4g}"
                 typer.echo(f"{shown(answer['image'])}  {shape}  {numbers}")
-    if errors:
-        raise typer.Exit(2)
+    leave_out([answer["error"] for answer in errors], len(answers))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +12,7 @@ import typer
 from ..errors import UserError
 from ..shown import shown
 from .numbers import a_channel, within
+from .serving import serve
 from .text import help_of
 
 if TYPE_CHECKING:
@@ -185,50 +184,15 @@ def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None]
 
 def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None], port: int, browser: bool) -> None:
     """Until Ctrl-C."""
-    import uvicorn
-
-    from ..see.connections import settings
-    from ..see.key import Key
     from ..see.server import create_app
     from ..see.shelf import Shelf
 
-    listener = _listen(port)
-    with listener:
-        port = listener.getsockname()[1]
-        key = Key(port)
-        address = f"http://127.0.0.1:{port}/?token="
-        app = create_app(network, pictures, port, key, Shelf.of_the_user(), film)
-        typer.echo(shown(f"{network.name} and {len(pictures):,} images are at {address}{key.token}  (Ctrl-C ends it)"))
-        server = uvicorn.Server(settings(app))
-        if browser:
-            threading.Thread(target=_open_browser, args=(address + key.once(),), daemon=True).start()
-        server.run(sockets=[listener])
-
-
-def _open_browser(address: str) -> None:
-    import webbrowser
-
-    try:
-        browser = webbrowser.get()
-    except webbrowser.Error:
-        return
-    # Text browsers, which are of this very class, would take the terminal for themselves.
-    if type(browser) is not webbrowser.GenericBrowser:
-        browser.open(address)
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen()  # whoever comes before the server has started waits
-    except OSError as reason:
-        listener.close()
-        raise UserError(
-            f"port {port} cannot be had ({reason.strerror}): choose another with --port, or 0 for any that is free."
-        ) from reason
-    return listener
+    serve(
+        lambda port, key: create_app(network, pictures, port, key, Shelf.of_the_user(), film),
+        f"{network.name} and {len(pictures):,} images are at",
+        port,
+        browser,
+    )
 
 
 def _is_image(text: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from ..errors import UserError
 from ..graph.nodes import Graph
 from . import answers, bundle
 from .about import About
-from .pictures import Picture, listed, name_of, pixels
+from .pictures import Picture, Read, are_pictures, listed, name_of, pixels, read_ahead
 from .prediction import Prediction
 from .report import NetworkReport
 
@@ -129,12 +130,16 @@ class Model:
 
         Args:
             inputs: floating-point numbers `(N, C, H, W)`, normalised; converted to the network's own type where they
-                have another. Channels last in memory is read as it lies.
+                have another. Channels last in memory is read as it lies. Or pictures in files or of Pillow, one or a
+                list, which are prepared as `predict` does it; the answer is in arrays then.
 
         Raises:
-            UserError: for other types and numbers of inputs, and shapes that the network does not take.
+            UserError: for other types and numbers of inputs, shapes that the network does not take, and pictures that
+                cannot be read.
         """
         names = tuple(self._network.inputs)
+        if len(inputs) == 1 and are_pictures(inputs[0]):
+            return self._of_pictures(listed(inputs[0]))
         if len(inputs) != len(names):
             raise UserError(f"the network takes {len(names)} inputs ({', '.join(names)}), not {len(inputs)}.")
         torch = sys.modules.get("torch")  # who has a tensor has imported it
@@ -167,13 +172,21 @@ class Model:
         laid on white, scaled to cover `input_shape`, cropped at the centre, (pixel / 255 − mean) / std.
 
         Args:
-            images: paths, Pillow images, uint8 arrays `(H, W)`, `(H, W, 3)` or `(H, W, 4)`; one or several. A file that
-                cannot be read becomes a `Prediction` with an error and stops nothing.
+            images: paths, Pillow images, uint8 arrays `(H, W)`, `(H, W, 3)` or `(H, W, 4)`; one or several, also of
+                several kinds. A folder stands for the images in it and below. A file that cannot be read becomes a
+                `Prediction` with an error and stops nothing.
             top: how many classes to name. Where `classes` are not known, their numbers are their names.
 
         Raises:
             UserError: where the network's answers are not one number a class, nobody knows how pictures are normalised
                 for it, or its answers are not numbers.
+        """
+        return list(self.predict_each(images, top))
+
+    def predict_each(self, images: Picture | Iterable[Picture], top: int = 5) -> Iterator[Prediction]:
+        """As `predict`, one after the other as they are computed: for more pictures than there is memory for.
+
+        Files are read ahead by some threads, a few at a time.
         """
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}.")
@@ -183,7 +196,7 @@ class Model:
                 "normalised images for its numbers."
             )
         self._must_know_normalisation()
-        return list(self._predictions(listed(images), top))
+        return self._predictions(listed(images), top)
 
     def outputs_of(self, image: Picture) -> tuple[Array, ...]:
         """All that the network makes of one picture, which is brought to its size and normalised as `predict` does it.
@@ -192,9 +205,20 @@ class Model:
             UserError: where the picture cannot be read, or nobody knows how it is to be normalised.
         """
         self._must_know_normalisation()
+        return self._network(self._fed(self._read([image]), self._network.batch()))
+
+    def _of_pictures(self, pictures: list[Picture]) -> Any:
+        """What it answers for all of them at once, as it answers for an array of them."""
+        self._must_know_normalisation()
+        bound = self._network.batch()
+        if bound is not None and bound != len(pictures):
+            raise UserError(f"the network takes {bound} images at a time, not {len(pictures)}.")
+        return answers.filled(self._answer, self._network(self._fed(self._read(pictures), bound)))
+
+    def _read(self, pictures: list[Picture]) -> NDArray[np.uint8]:
         channels, height, width = self._images()
-        read = pixels(image, name_of(image, 0), channels, (height, width))
-        return self._network(self._fed(read[np.newaxis], self._network.batch()))
+        read = [pixels(picture, name_of(picture, at), channels, (height, width)) for at, picture in enumerate(pictures)]
+        return np.stack(read)
 
     def _must_know_normalisation(self) -> None:
         if len(self._network.inputs) != 1:
@@ -205,27 +229,26 @@ class Model:
                 "which for ImageNet are 0.485,0.456,0.406 and 0.229,0.224,0.225."
             )
 
-    def _predictions(self, pictures: list[Picture], top: int) -> Iterable[Prediction]:
+    def _predictions(self, pictures: list[Picture], top: int) -> Iterator[Prediction]:
+        channels, height, width = self._images()
         bound = self._network.batch()
         together = max(1, min(_TOGETHER, _NUMBERS // math.prod(self.input_shape)))
-        at = 0
-        while at < len(pictures):
-            count = bound or (together if len(pictures) - at >= together else 1)
-            yield from self._predicted(pictures[at : at + count], at, top, bound)
-            at += count
+        reading = read_ahead(pictures, channels, (height, width), 2 * (bound or together))
+        left = len(pictures)
+        while left:
+            count = bound or (together if left >= together else 1)
+            yield from self._predicted(list(islice(reading, count)), top, bound)
+            left -= min(left, count)
 
-    def _predicted(self, pictures: list[Picture], first: int, top: int, bound: int | None) -> list[Prediction]:
-        channels, height, width = self._images()
-        names = [name_of(picture, first + n) for n, picture in enumerate(pictures)]
-        read: dict[int, NDArray[np.uint8]] = {}
-        errors: dict[int, Prediction] = {}
-        for place, (picture, name) in enumerate(zip(pictures, names, strict=True)):
-            try:
-                read[place] = pixels(picture, name, channels, (height, width))
-            except UserError as mistake:
-                errors[place] = Prediction(name, error=str(mistake))
-        shares = dict(zip(read, self._shares(np.stack(list(read.values())), bound), strict=True)) if read else {}
-        return [errors.get(n) or Prediction(name, self._ranking(shares[n], top)) for n, name in enumerate(names)]
+    def _predicted(self, read: list[tuple[str, Read]], top: int, bound: int | None) -> list[Prediction]:
+        good = [pixels for _, pixels in read if not isinstance(pixels, UserError)]
+        shares = iter(self._shares(np.stack(good), bound) if good else ())
+        return [
+            Prediction(name, error=str(pixels))
+            if isinstance(pixels, UserError)
+            else Prediction(name, self._ranking(next(shares), top))
+            for name, pixels in read
+        ]
 
     def _shares(self, pictures: NDArray[np.uint8], bound: int | None) -> Array:
         """The probability of each class for each picture."""

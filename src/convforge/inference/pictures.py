@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -18,12 +20,33 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "str | os.PathLike[str] | Image | NDArray[np.uint8]"
 
 
+Read: TypeAlias = "NDArray[np.uint8] | UserError"
+"""A picture's pixels, or why there are none."""
+
+_READERS = 4
+"""Threads that decode, at most; Pillow lets go of Python's lock meanwhile."""
+
+
 def listed(pictures: Picture | Iterable[Picture]) -> list[Picture]:
-    """One picture, or several, as a list."""
+    """One picture, or several, as a list; a folder stands for the images in it."""
     one = isinstance(pictures, str | os.PathLike) or _is_image(pictures)
     if one or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
-        return [pictures]  # type: ignore[list-item]
-    return list(pictures)  # type: ignore[arg-type]
+        pictures = [pictures]  # type: ignore[list-item]
+    found: list[Picture] = []
+    for picture in pictures:  # type: ignore[union-attr]
+        if isinstance(picture, str | os.PathLike) and os.path.isdir(picture):
+            from ..images.folders import image_files
+
+            found += image_files(picture)
+        else:
+            found.append(picture)
+    return found
+
+
+def are_pictures(thing: object) -> bool:
+    """Whether it is a picture in a file or of Pillow, or a list of such: numbers are not, which may be normalised."""
+    one = isinstance(thing, str | os.PathLike) or _is_image(thing)
+    return one or (isinstance(thing, list | tuple) and len(thing) > 0 and all(map(are_pictures, thing)))
 
 
 def name_of(picture: Picture, number: int) -> str:
@@ -31,6 +54,42 @@ def name_of(picture: Picture, number: int) -> str:
     if isinstance(picture, str | os.PathLike):
         return os.fspath(picture)
     return getattr(picture, "filename", "") or f"picture {number + 1}"
+
+
+def read_ahead(
+    pictures: Sequence[Picture], channels: int, size: tuple[int, int], ahead: int
+) -> Iterator[tuple[str, Read]]:
+    """The name and the pixels of each picture, in order; `ahead` of them are read while the last one is in use.
+
+    So what is in memory is bounded, however many pictures there are.
+    """
+
+    def read(number: int) -> tuple[str, Read]:
+        name = name_of(pictures[number], number)
+        try:
+            return name, pixels(pictures[number], name, channels, size)
+        except UserError as mistake:
+            return name, mistake
+
+    def is_file(number: int) -> bool:
+        # Only files: two threads must not decode one and the same Pillow image.
+        return isinstance(pictures[number], str | os.PathLike)
+
+    if len(pictures) == 1:
+        yield read(0)
+        return
+    readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
+    try:
+        waiting: deque[Future[tuple[str, Read]] | int] = deque()
+        for number in range(len(pictures)):
+            waiting.append(readers.submit(read, number) if is_file(number) else number)
+            if len(waiting) > ahead:
+                first = waiting.popleft()
+                yield read(first) if isinstance(first, int) else first.result()
+        for first in waiting:
+            yield read(first) if isinstance(first, int) else first.result()
+    finally:
+        readers.shutdown(cancel_futures=True)
 
 
 def pixels(picture: Picture, name: str, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:

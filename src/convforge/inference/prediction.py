@@ -13,3 +13,12 @@ class Prediction:
     image: str
     ranking: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+
+    def __str__(self) -> str:
+        r"""
+        >>> print(Prediction("cat.jpg", (("cat", 0.9312), ("dog", 0.0688))))
+        cat.jpg: cat 93.1 %, dog 6.9 %
+        """
+        if self.error is not None:
+            return self.error
+        return f"{self.image}: " + ", ".join(f"{name} {share:.1%}".replace("%", " %") for name, share in self.ranking)

@@ -4,8 +4,10 @@ Every export is written beside its destination, loaded again, run on random inpu
 from, and only then given its name: a file that is there is one that worked.
 
 All hold the network alone. It takes normalised images, (pixel / 255 − mean) / std as float32 `(N, C, H, W)`, and
-answers with logits `(N, classes)`; class names, input shape, mean and std travel along as JSON under the key
-`convforge` (ONNX metadata, safetensors metadata, and an extra file in the torch program); a bundle has places for them.
+answers with logits `(N, classes)`; only ONNX files can have the preprocessing inside, on demand (`preprocessing.py`):
+then they take uint8 pixels `(N, H, W, C)` of any size. Class names, input shape, mean and std travel along as JSON
+under the key `convforge` (ONNX metadata, safetensors metadata, and an extra file in the torch program); a bundle has
+places for them.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import opened
+from ..inference.about import About
 from ..inference.compile import compile
+from . import preprocessing
 from .checkpoint import Architecture, load, portable
 from .load import load as load_model
 
@@ -43,15 +48,18 @@ _TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class Exported:
     """What was written: `difference` is the largest between the outputs of the network and of the file, on random
-    input; `largest` is the largest output, to measure it by."""
+    input; `largest` is the largest output, to measure it by. `architecture` says what images it is for."""
 
     path: Path
     size: int
     difference: float
     largest: float
+    architecture: Architecture
 
 
-def export(run: str | Path, to: str, output: str | Path | None = None, force: bool = False) -> Exported:
+def export(
+    run: str | Path, to: str, output: str | Path | None = None, force: bool = False, with_preprocessing: bool = False
+) -> Exported:
     """Export the checkpoint in `run`.
 
     Args:
@@ -60,6 +68,7 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
             plain torch loads) or 'safetensors'.
         output: the file; by default inside `run`, with its name: runs/mnist/mnist.onnx.
         force: replace the file if it is there.
+        with_preprocessing: to ONNX, size and normalisation of pictures as nodes before the network's own.
 
     Raises:
         UserError: for another format, a file that is already there, packages that are missing, a folder that cannot be
@@ -67,7 +76,11 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
     """
     if to not in _FORMATS:
         raise UserError(f"{to!r} is not a format to export to: choose one of {', '.join(_FORMATS)}.")
+    if with_preprocessing and to != "onnx":
+        raise UserError(f"--with-preprocessing is for --to onnx, not {to}: the other formats have no operators for it.")
     suffix, write, run_again = _FORMATS[to]
+    if with_preprocessing:
+        write, run_again = _write_onnx_with_preprocessing, _run_onnx_with_preprocessing
     path = Path(output) if output is not None else Path(run) / f"{Path(run).resolve().name}{suffix}"
     if path.is_dir():
         raise UserError(
@@ -91,11 +104,11 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
         pairs = []
         # Two batch sizes, neither of them the one that was traced: the batch must not be baked in.
         for batch in (1, 3):
-            inputs = torch.randn(batch, *architecture.input_shape, generator=torch.Generator().manual_seed(batch))
+            given, inputs = (_pixels if with_preprocessing else _numbers)(architecture, batch)
             with torch.inference_mode():
                 expected = model(inputs)
             with _quiet():
-                pairs.append((expected, run_again(temporary, inputs)))
+                pairs.append((expected, run_again(temporary, given)))
         # torch's maximum, unlike Python's, lets a value that is not a number through.
         largest = float(torch.cat([expected for expected, _ in pairs]).abs().max())
         difference = float(torch.cat([found - expected for expected, found in pairs]).abs().max())
@@ -108,7 +121,33 @@ def export(run: str | Path, to: str, output: str | Path | None = None, force: bo
                 f"the {to} file answers differently from the network, by {difference:.3g} where the largest output is "
                 f"{largest:.3g}, so {path} was not written: try another format."
             )
-    return Exported(path, len(content), difference, largest)
+    return Exported(path, len(content), difference, largest, architecture)
+
+
+def _numbers(architecture: Architecture, batch: int) -> tuple[Tensor, Tensor]:
+    """What a file is given to compare it, and what the network is: the same."""
+    inputs = torch.randn(batch, *architecture.input_shape, generator=torch.Generator().manual_seed(batch))
+    return inputs, inputs
+
+
+def _pixels(architecture: Architecture, batch: int) -> tuple[Tensor, Tensor]:
+    """The same with preprocessing in the file: pictures, and what convforge makes of them.
+
+    They are as large as the network's, or twice, and three times as wide: sizes at which weighted means are exact, so
+    that no sum falls to the other side of a half.
+    """
+    from PIL import Image
+
+    from ..images.read import to_array
+
+    channels, height, width = architecture.input_shape
+    size = (height, width) if batch == 1 else (2 * height, 3 * width)
+    draw = np.random.default_rng(batch)
+    pictures = draw.integers(0, 256, (batch, *size, channels), np.uint8)
+    flat = pictures[..., 0] if channels == 1 else pictures
+    fitted = np.stack([to_array(Image.fromarray(picture), channels, (height, width)) for picture in flat])
+    about = About(architecture.classes, architecture.mean, architecture.std)
+    return torch.from_numpy(pictures), torch.from_numpy(about.normalised(fitted))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,12 +181,24 @@ def _write_onnx(model: nn.Module, architecture: Architecture) -> bytes:
     return content
 
 
-def _run_onnx(path: Path, inputs: Tensor) -> Tensor:
+def _write_onnx_with_preprocessing(model: nn.Module, architecture: Architecture) -> bytes:
+    import onnx
+
+    network = onnx.load_model_from_string(_write_onnx(model, architecture))
+    content: bytes = preprocessing.with_preprocessing(network, architecture, "images").SerializeToString()
+    return content
+
+
+def _run_onnx(path: Path, inputs: Tensor, name: str = "images") -> Tensor:
     import onnxruntime
 
     # Not its path, which need not be UTF-8.
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["logits"], {"images": inputs.numpy()})[0])
+    return torch.from_numpy(session.run(["logits"], {name: inputs.numpy()})[0])
+
+
+def _run_onnx_with_preprocessing(path: Path, pixels: Tensor) -> Tensor:
+    return _run_onnx(path, pixels, preprocessing.INPUT)
 
 
 def _require_onnx() -> None:

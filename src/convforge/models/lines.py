@@ -4,6 +4,7 @@ Layers are separated by commas, and channels are inferred. Sizes are checked whi
 not fit is refused, by its words, before there is a model.
 
     conv OUT KxK|K [same|valid|same_ceil|same_half|pad P] [stride S] [dilation D] [groups G|depthwise] [nobias]
+                                     or with an =, as PyTorch has it: stride=2, padding='same', padding=1, bias=False
     pool K [stride S] [pad P]        the largest of K×K; the stride is K unless said
     avgpool K [stride S] [pad P]     the mean of K×K
     gap                              global average pooling: one number a channel
@@ -28,6 +29,7 @@ from torch import nn
 from ..errors import UserError
 from ..pytorch.modules import Conv2d
 from ..spec import Conv2dSpec, Pair, SpecError, among_layers
+from .words import CALLED, PADDINGS, split
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -38,8 +40,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
-_PADDINGS = ("same", "valid", "same_ceil", "same_half")
-_CONV_OPTIONS = (*_PADDINGS, "pad P", "stride S", "dilation D", "groups G", "depthwise", "nobias")
+_CONV_OPTIONS = (*PADDINGS, "pad P", "stride S", "dilation D", "groups G", "depthwise", "nobias")
 _POOL_OPTIONS = ("stride S", "pad P")
 _KINDS = ("conv", "pool", "avgpool", "gap", "bn", *_ACTIVATIONS, "dropout", "flatten", "linear")
 
@@ -48,8 +49,8 @@ class _Words:
     """The words of one layer, taken one by one; errors quote the layer."""
 
     def __init__(self, text: str) -> None:
-        self._words = text.split()
-        self.text = " ".join(self._words)
+        self._words = split(text)
+        self.text = " ".join(text.split())
 
     def __bool__(self) -> bool:
         return bool(self._words)
@@ -78,6 +79,19 @@ class _Words:
             )
         return pair
 
+    def padding(self) -> str | Pair:
+        """A rule by its name, or sizes."""
+        if self._words and self._words[0].lower() in PADDINGS:
+            return self._words.pop(0).lower()
+        return self.size("padding", minimum=0)
+
+    def truth(self, what: str) -> bool:
+        """True or False."""
+        word = self.take(what).lower()
+        if word not in ("true", "false"):
+            raise UserError(f"in {self.text!r} the {what} must be True or False, not {word!r}.")
+        return word == "true"
+
     def unknown(self, word: str, known: tuple[str, ...]) -> UserError:
         """The error for a word that nobody knows."""
         options = f"known after it: {', '.join(known)}." if known else "nothing follows it."
@@ -92,6 +106,7 @@ class _Words:
 def _example(text: str) -> str:
     """A complete example of the layer that `text` begins with."""
     examples = {"conv": "conv 64 3x3 same", "linear": "linear 10", "dropout": "dropout 0.5", "avgpool": "avgpool 2"}
+    examples |= {"gap": "gap", "bn": "bn", "silu": "silu"}
     return examples.get(text.split(" ")[0].lower(), "pool 2")
 
 
@@ -136,10 +151,10 @@ class _Builder:
         padding: str | Pair = "valid"
         while words:
             word = words.take("option").lower()
-            if word in _PADDINGS:
+            if word in PADDINGS:
                 padding = word
-            elif word == "pad":
-                padding = words.size("padding", minimum=0)
+            elif word in ("pad", "padding"):
+                padding = words.padding()
             elif word == "stride":
                 stride = words.size("stride")
             elif word == "dilation":
@@ -150,6 +165,8 @@ class _Builder:
                 groups = channels
             elif word == "nobias":
                 bias = False
+            elif word == "bias":
+                bias = words.truth("bias")
             else:
                 raise words.unknown(word, _CONV_OPTIONS)
         name = self.next_name("conv")
@@ -169,7 +186,7 @@ class _Builder:
             word = words.take("option").lower()
             if word == "stride":
                 stride = words.size("stride")
-            elif word == "pad":
+            elif word in ("pad", "padding"):
                 padding = words.size("padding", minimum=0)
             else:
                 raise words.unknown(word, _POOL_OPTIONS)
@@ -252,6 +269,9 @@ def parse(line: str, input_shape: tuple[int, int, int]) -> nn.Sequential:
             words.done()
             builder.simple(words, kind)
         else:
+            if kind in CALLED:
+                here = CALLED[kind]
+                raise UserError(f"{kind!r} is called {here!r} here: write for example {_example(here)!r}.")
             close = difflib.get_close_matches(kind, _KINDS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise UserError(f"{kind!r} is not a layer{hint}; known: {', '.join(_KINDS)}.")

@@ -163,8 +163,9 @@ def compiled(
 
 def _onnx(path: Path, input_shape: Sequence[int] | None, said: dict[str, Any], threads: int) -> Model:
     from ..graph.onnx import opened, read
+    from .preprocessing import without_preprocessing
 
-    file = opened(path)
+    file = without_preprocessing(opened(path))
     graph = read(file, _shapes(file, input_shape))
     about = replace(_about(file.metadata.get(_ONNX_KEY)), **said)
     double = all(images.type.tensor_type.elem_type == _DOUBLE for images in file.inputs)

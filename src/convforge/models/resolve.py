@@ -95,6 +95,14 @@ def _exists(path: Path) -> bool:
 
 def _line(text: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
     shape = input_shape or IMAGENET
+    if short := re.fullmatch(r"\s*(\d+)\s*,\s*([\dx×]+)\s*,\s*(\d+)\s*,\s*([\dx×]+)\s*((?:,[^,]*)*)", text):
+        channels, size, outputs, kernel, options = short.groups()
+        sides = size if re.search("[x×]", size) else f"{size}x{size}"
+        others = [word.strip() for word in options.split(",") if not word.strip().startswith("batch")]
+        layer = " ".join(["conv", outputs, kernel, *filter(None, others)])
+        raise UserError(
+            f"{text!r} is how explain and bench take a layer: here write {layer!r} --input {channels}x{sides}."
+        )
     try:
         with torch.device("meta"):  # shapes without memory: a line can describe more than this machine holds
             module = lines.parse(text, shape)

@@ -39,10 +39,11 @@ class Guard:
         app: what is guarded.
         port: of this server.
         key: what requests must bring; None where no socket leads to the application.
+        changes: the one address at which, and below which, something may be changed.
     """
 
-    def __init__(self, app: ASGIApp, port: int, key: Key | None) -> None:
-        self._app, self._key = app, key
+    def __init__(self, app: ASGIApp, port: int, key: Key | None, changes: str = _CHANGES) -> None:
+        self._app, self._key, self._changes = app, key, changes
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self._origins = {f"http://{host}" for host in self._hosts}
         if port == 80:
@@ -96,7 +97,7 @@ class Guard:
         if (origin is not None and origin.lower() not in self._origins) or site not in (None, "same-origin", "none"):
             return 403, "this server answers only its own page."
         if scope["method"] not in ("GET", "HEAD") and not (
-            scope["method"] in ("POST", "DELETE") and _is_below(scope["path"], _CHANGES)
+            scope["method"] in ("POST", "DELETE") and _is_below(scope["path"], self._changes)
         ):
             return 405, "that method is not allowed at this address."
         if len(scope["query_string"]) > MOST_QUERY or len(scope["path"]) > MOST_QUERY:

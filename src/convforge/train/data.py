@@ -28,6 +28,7 @@ from ..errors import UserError
 from ..images.read import decode_image, image_shape, read_image
 from ..models.families import LARGEST_IMAGE, SMALLEST_IMAGE
 from ..shown import shown
+from .relabelled import corrected
 
 DEFAULT = "mnist-5k"
 HELD_OUT = 0.2
@@ -240,20 +241,29 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def _folder(path: Path, size: int | None, track: Track) -> Found:
+    classes, *splits = folder_rows(path)
+    (rows, test_rows), notes = corrected(path, classes, splits)
+    found = _from_rows(_folder_name(path), classes, rows, test_rows, size, track)
+    found.notes.extend(notes)
+    return found
+
+
+def folder_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """The classes of a folder, its images as rows, and those that it has for testing, if it has such.
+
+    Raises `UserError` for a folder that is not laid out so.
+    """
     inside = _sub_folders(path)
     if not inside:
         raise UserError(
             f"{shown(path)} has no sub-folders; put the images of each class into a sub-folder of that name."
         )
     train, test = _named(inside, _TRAIN_NAMES), _named(inside, _TEST_NAMES)
-    if train is None:
-        return _from_rows(_folder_name(path), *_class_folders(path, None), None, size, track)
     # A folder of classes may have one that is called "train"; only with a class level below it is it a split.
-    if test is None and len(inside) > 1 and not _sub_folders(train):
-        return _from_rows(_folder_name(path), *_class_folders(path, None), None, size, track)
+    if train is None or (test is None and len(inside) > 1 and not _sub_folders(train)):
+        return *_class_folders(path, None), None
     classes, rows = _class_folders(train, None)
-    test_rows = None if test is None else _class_folders(test, classes)[1]
-    return _from_rows(_folder_name(path), classes, rows, test_rows, size, track)
+    return classes, rows, None if test is None else _class_folders(test, classes)[1]
 
 
 def _sub_folders(path: Path) -> list[Path]:
