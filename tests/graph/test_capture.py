@@ -273,6 +273,14 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
         F.rms_norm(x, (7,), x[0, 0, 0], 1e-3) + F.rms_norm(x, (6, 7), eps=0.1) + x.prod(1, keepdim=True)
     ),
     "matrices turned": lambda x: x.mT @ x,
+    "numbers compared": lambda x: (
+        torch.where(x > 0.3, x * 2, x - 1) + torch.where(x[:, :1] <= x, 3.0, x) + (x != x.abs()) * x.exp()
+    ),
+    "both, either and not": lambda x: torch.where(
+        ((x > 0) & ~(x > 1)) | torch.logical_xor(x < -1, x.abs() >= 1.5), x, torch.logical_not(x.floor()).to(x.dtype)
+    ),
+    "masked": lambda x: x.masked_fill(x < 0, -2.0) + x.masked_fill(torch.arange(7) > 3, 1.0),
+    "thresholds": lambda x: F.threshold(x, 0.2, 5.0) + F.hardshrink(x, 0.4) + F.softshrink(x, 0.3),
     "several": lambda x: (x + 1, x * 2, x),
     "nothing": lambda x: F.dropout(x.contiguous().clone().detach(), training=False).to(x.dtype),
 }
@@ -444,7 +452,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x: x[:, torch.ones(4, 6) > 0]), "operator index by a mask of several axes"),
     (lambda: Says(lambda x: x[x[:, 0, 0, 0].long()]), "operator to has no node"),
     (lambda: Says(lambda x: F.avg_pool3d(x[:, :, None], (1, 2, 2))), "operator avg_pool3d is over three axes"),
-    (lambda: Says(lambda x: F.hardshrink(x)), "operator hardshrink has no node"),
+    (lambda: Says(lambda x: F.tanhshrink(x).cumprod(1)), "operator cumprod has no node"),
+    (lambda: Says(lambda x: (x > 0).sum(1)), "operator sum has no node"),
+    (lambda: Says(lambda x: (x > 0) + (x < 1)), "operator add has no node"),
+    (lambda: Says(lambda x: x > 0), "returns truth values"),
     (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
 ]  # fmt: skip
 

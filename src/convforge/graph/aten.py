@@ -23,6 +23,7 @@ from .nodes import (
     Axes,
     BatchNorm,
     Binary,
+    Compare,
     Concat,
     Convolution,
     Expand,
@@ -44,6 +45,7 @@ from .nodes import (
     Transpose,
     TransposedConvolution,
     Unary,
+    Where,
 )
 
 
@@ -751,6 +753,57 @@ def _glu(b: Builder, a: Arguments) -> Any:
     return b.add(Binary("mul"), b.add(Slice(axis, 0, half), x), gate)
 
 
+def _compare(kind: str) -> Converter:
+    return lambda b, a: b.add(Compare(kind), b.operand(a["self"]), b.operand(a["other"]))
+
+
+def _both(b: Builder, a: Arguments) -> Any:
+    return b.add(Binary("mul"), _truth(b, a["self"]), _truth(b, a["other"]))
+
+
+def _either(b: Builder, a: Arguments) -> Any:
+    return b.add(Binary("max"), _truth(b, a["self"]), _truth(b, a["other"]))
+
+
+def _one_of_both(b: Builder, a: Arguments) -> Any:
+    return b.add(Compare("not_equal"), _truth(b, a["self"]), _truth(b, a["other"]))
+
+
+def _truth(b: Builder, x: Value) -> str:
+    """1 where a number is not 0."""
+    return b.add(Compare("not_equal"), x, b.operand(0.0))
+
+
+def _not(b: Builder, a: Arguments) -> Any:
+    return b.add(Compare("equal"), a["self"], b.operand(0.0))
+
+
+def _where(b: Builder, a: Arguments) -> Any:
+    return b.add(Where(), a["condition"], b.operand(a["self"]), b.operand(a["other"]))
+
+
+def _masked_fill(b: Builder, a: Arguments) -> Any:
+    return b.add(Where(), a["mask"], b.operand(a["value"]), a["self"])
+
+
+def _threshold(b: Builder, a: Arguments) -> Any:
+    """x above the threshold, a number elsewhere; NaN stays NaN."""
+    low = b.add(Compare("less_equal"), a["self"], b.operand(a["threshold"]))
+    return b.add(Where(), low, b.operand(a["value"]), a["self"])
+
+
+def _hardshrink(b: Builder, a: Arguments) -> Any:
+    """0 where |x| ≤ λ."""
+    small = b.add(Compare("less_equal"), b.add(Unary("abs"), a["self"]), b.operand(a["lambd"]))
+    return b.add(Where(), small, b.operand(0.0), a["self"])
+
+
+def _softshrink(b: Builder, a: Arguments) -> Any:
+    """x moved by λ towards 0, and 0 within λ of it."""
+    limit = float(a["lambd"])
+    return b.add(Binary("sub"), a["self"], b.add(Unary("clip", (-limit, limit)), a["self"]))
+
+
 def _resize(mode: str, coordinates: str, rounding: str = "floor") -> Converter:
     def convert(b: Builder, a: Arguments) -> Any:
         x = images(a["input"] if "input" in a else a["self"])
@@ -773,7 +826,22 @@ def _dropout(b: Builder, a: Arguments) -> Any:
     return _itself(b, a)
 
 
+TRUTHS: dict[str, Converter] = {
+    "eq": _compare("equal"),
+    "ne": _compare("not_equal"),
+    "lt": _compare("less"),
+    "le": _compare("less_equal"),
+    "gt": _compare("greater"),
+    "ge": _compare("greater_equal"),
+    **dict.fromkeys(("logical_and", "bitwise_and"), _both),
+    **dict.fromkeys(("logical_or", "bitwise_or"), _either),
+    **dict.fromkeys(("logical_xor", "bitwise_xor"), _one_of_both),
+    **dict.fromkeys(("logical_not", "bitwise_not"), _not),
+}
+"""What makes truth values, which are 1 and 0 in our graphs."""
+
 CONVERTERS: dict[str, Converter] = {
+    **TRUTHS,
     # products
     "conv1d": _convolution,
     "conv2d": _convolution,
@@ -845,6 +913,11 @@ CONVERTERS: dict[str, Converter] = {
     "addcmul": _addc("mul"),
     "addcdiv": _addc("div"),
     "lerp": _lerp,
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "threshold": _threshold,
+    "hardshrink": _hardshrink,
+    "softshrink": _softshrink,
     # moves
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"), _view),
     "view_as": _view,
