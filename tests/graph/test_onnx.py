@@ -79,13 +79,13 @@ REFUSED = {
         "empty|size 0|no identity|shape .*0"
     ),
     r"not_[234]d": "operators of version 1",
-    r"where_example": "chooses number by number",
+    r"gathernd_.*batch_dim.*": "batch_dims",
     r".*bfloat16.*|.*bf16.*": "bfloat16",  # handed over as a type that NumPy does not have
     r"dequantizelinear_.*": "cannot be computed|constants only|by block|not known",
     r"cast(like)?_.*": "cannot be computed|makes|do not compute with|computes with|are .*, and only numbers",
-    # Functions of operators that are written out, with comparisons of what the network computes.
-    r".*_expanded.*": "constants only|chooses number by number|not known|empty|size|computes with",
-    r"(less|greater|mod|equal)_.*|less|greater|mod": "constants only",
+    # Functions of operators that are written out, with others that are not known.
+    r".*_expanded.*": "constants only|not known|empty|size|computes with",
+    r"mod_.*|mod": "constants only",
 }
 
 
@@ -103,7 +103,7 @@ def test_onnx_node_tests() -> None:
             if not any(re.search(words, str(error)) for words in said):
                 unexpected.append(f"{name}: {error}")
     assert not unexpected
-    assert passed > 750
+    assert passed > 850
 
 
 def _meant(trial: Trial) -> tuple[Any, ...]:
@@ -277,20 +277,43 @@ def test_files_that_pytorch_writes(name: str) -> None:
             graph.with_input(tuple(n + (a == axis) for a, n in enumerate(shape)))
 
 
+class Masked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        loud = (x > 0.3) & ~(x > 1.5) | (x < -1)
+        return torch.where(loud, x, F.hardshrink(x.masked_fill(x < -0.5, -0.5)))
+
+
+class MeansNormed(nn.Module):
+    """Means whose axes are moved, which the exporter takes from memory by numbers: ConvNeXt's head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(F.adaptive_avg_pool2d(x, 1).permute(0, 2, 3, 1), (6,)).flatten(1)
+
+
+NEWER: dict[str, Any] = {
+    **{name: NETWORKS[name] for name in ("bilinear", "squeezed")},
+    "windows of different sizes": (lambda: nn.AdaptiveAvgPool2d(7), (2, 6, 4, 6), {0}),
+    "neighbouring channels": (lambda: nn.LocalResponseNorm(5, k=2.0), (2, 6, 4, 6), {0}),
+    "means normed": (MeansNormed, (2, 6, 4, 6), {0}),
+    "masked": (Masked, (2, 6, 4, 6), {0, 2, 3}),
+}
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["bilinear", "squeezed"])
+@pytest.mark.parametrize("name", NEWER)
 def test_files_of_the_newer_exporter(name: str) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
-    make, shape, open_axes = NETWORKS[name]
+    make, shape, open_axes = NEWER[name]
     module = make().eval()
-    graph = read(exported(module, shape, (0, 2, 3), dynamo=True), shapes={"x": shape})
+    graph = read(exported(module, shape, sorted(open_axes), dynamo=True), shapes={"x": shape})
     assert set(range(4)) - set(graph.fixed["x"]) >= open_axes
     x = torch.randn(5, *shape[1:])
     with torch.no_grad():
         wanted = module(x).numpy()
     got = graph.with_input(tuple(x.shape)).compute(x=x.numpy())[0]
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(Network(graph)(x.numpy())[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -510,7 +533,7 @@ def test_a_branch_that_is_known_takes_the_place_of_the_condition() -> None:
         assert [n.operation.name for n in graph.nodes] == ["abs", name, "exp"]
         assert graph.fixed == {"x": (1,)}
     free = model([node("Abs", "x", output="a"), node("Greater", "a", "one", output="is"), *nodes[4:]], weights=weights)
-    with pytest.raises(GraphError, match="Greater"):
+    with pytest.raises(GraphError, match="the condition from the network's inputs"):
         read(free)
 
 
