@@ -155,6 +155,7 @@ _OPERATIONS: list[n.Operation] = [
     n.Reshape((0, n.Axes(1, 3, 2), 2, -1)),
     n.Resize(scales=(2.0, 1.5), mode="bilinear", coordinates="half_pixel"),
     n.Resize(size=(4, 5)),
+    n.Resize(size=(4, 5), mode="bicubic", cubic=-0.5),
     n.Resize(like=True),
     n.Slice(1, -3),
     n.Softmax(1, True),

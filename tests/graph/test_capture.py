@@ -248,6 +248,11 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     "pixels shuffled": lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2) + F.channel_shuffle(x, 2),
     "resized": lambda x: F.interpolate(x, (9, 5)) + F.interpolate(x, (9, 5), mode="nearest-exact"),
     "resized smoothly": lambda x: F.interpolate(x, (9, 5), mode="bilinear", align_corners=True),
+    "resized more smoothly": lambda x: (
+        F.interpolate(x, (9, 5), mode="bicubic")
+        + F.interpolate(x, scale_factor=1.5, mode="bicubic")[..., :5]
+        + F.interpolate(x, (9, 5), mode="bicubic", align_corners=True)
+    ),
     "resized like": lambda x: F.interpolate(F.max_pool2d(x, 2), x.shape[-2:], mode="bilinear"),
     "repeated": lambda x: x.mean((2, 3), keepdim=True).expand_as(x) + x[:, :1].repeat(1, 4, 1, 1),
     "reshaped": lambda x: x.reshape(x.shape[0] * 2, -1).unflatten(1, (2, -1)).reshape(x.shape[0], 4, 6, 7).squeeze(1),
@@ -456,7 +461,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x: (x > 0).sum(1)), "operator sum has no node"),
     (lambda: Says(lambda x: (x > 0) + (x < 1)), "operator add has no node"),
     (lambda: Says(lambda x: x > 0), "returns truth values"),
-    (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
+    (
+        lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic", antialias=True)),
+        "operator _upsample_bicubic2d_aa has no node",
+    ),
 ]  # fmt: skip
 
 

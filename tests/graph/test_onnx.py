@@ -69,8 +69,8 @@ def randn(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
 REFUSED = {
     # ONNX's tests → what is said instead of an answer.
     r"(Conv|ConvTranspose|MaxPool|AveragePool)_.*3d|.*pool_3d_.*|convtranspose_3d": "is over 3 axes",
-    r"resize_.*cubic.*": "has the mode 'cubic'|antialias",
-    r"resize_.*(tf_crop_and_resize|half_pixel_symmetric).*": "has coordinates",
+    r"resize_.*cubic.*": "exclude_outside|antialias",
+    r"resize_.*tf_crop_and_resize.*": "has coordinates",
     r"resize_.*antialias": "antialias",
     r"resize_.*nearest_not_(larger|smaller)": "aspect ratio",
     r"batchnorm_.*_training_mode|training_dropout.*": "training mode",

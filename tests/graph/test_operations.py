@@ -140,6 +140,12 @@ CASES: list[tuple[Operation, Callable[..., Tensor], list[tuple[int, ...]]]] = [
         [IMAGE],
     ),
     (Resize((5, 20), None, "bilinear", "half_pixel"), _up(size=(5, 20), mode="bilinear"), [IMAGE]),
+    (Resize((5, 20), None, "bicubic", "half_pixel"), _up(size=(5, 20), mode="bicubic"), [IMAGE]),
+    (
+        Resize((5, 20), None, "bicubic", "align_corners"),
+        _up(size=(5, 20), mode="bicubic", align_corners=True),
+        [IMAGE],
+    ),
     (
         Resize(None, (2.0, 1.3), "bilinear", "half_pixel"),
         _up(scale_factor=(2.0, 1.3), mode="bilinear"),

@@ -957,6 +957,7 @@ CONVERTERS: dict[str, Converter] = {
     "upsample_nearest2d": _resize("nearest", "asymmetric"),
     "_upsample_nearest_exact2d": _resize("nearest", "half_pixel", "round_prefer_ceil"),
     "upsample_bilinear2d": _resize("bilinear", "half_pixel"),
+    "upsample_bicubic2d": _resize("bicubic", "half_pixel"),
     # what is nothing in eval mode
     **dict.fromkeys(("contiguous", "clone", "detach", "alias", "lift_fresh_copy", "to", "_to_copy"), _itself),
     **dict.fromkeys(("type_as", "positive", "_assert_tensor_metadata", "resolve_conj", "resolve_neg"), _itself),
