@@ -286,6 +286,16 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     ),
     "masked": lambda x: x.masked_fill(x < 0, -2.0) + x.masked_fill(torch.arange(7) > 3, 1.0),
     "thresholds": lambda x: F.threshold(x, 0.2, 5.0) + F.hardshrink(x, 0.4) + F.softshrink(x, 0.3),
+    "logarithms": lambda x: torch.log2(x.abs() + 1) + torch.log10(x.abs() + 1) + torch.exp2(x) + torch.tan(x / 3),
+    "cut to whole numbers": lambda x: torch.trunc(x * 2) + torch.frac(x * 3),
+    "is anything there": lambda x: x * (x > 1.5).any(1, keepdim=True) + torch.where(torch.isnan(x), 0.0, x),
+    "slopes that training draws": lambda x: F.rrelu(x, 0.1, 0.4),
+    "along one axis": lambda x: (
+        F.max_pool1d(x[:, :, 0], 3, 2, 1, ceil_mode=True)
+        + F.max_pool1d(x[:, :, 1], 2)[..., :1]
+        + F.pad(x[:, :, 2], (1, 2), "reflect")[..., :4]
+        + F.pad(x[:, :, 2], (1, 0), "replicate")[..., :4]
+    ),
     "several": lambda x: (x + 1, x * 2, x),
     "nothing": lambda x: F.dropout(x.contiguous().clone().detach(), training=False).to(x.dtype),
 }
@@ -329,6 +339,10 @@ def test_layers_mean_what_torch_means(name: str) -> None:
 
 def test_a_convolution_along_one_axis() -> None:
     same(nn.Sequential(nn.Conv1d(4, 6, 3, stride=2, padding=1)), (2, 4, 9))
+
+
+def test_a_transposed_convolution_along_one_axis() -> None:
+    same(nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, 2, dilation=2), (2, 4, 9))
 
 
 def test_batch_norm_with_statistics_of_the_batch() -> None:
