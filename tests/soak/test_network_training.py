@@ -22,7 +22,7 @@ from convforge.pytorch.backend import convforge as backend
 
 from .conftest import Soak
 from .decided import Following, Told, gradients, telling
-from .networks import NETWORKS, images, pytest_generate_tests, sizes, trained  # noqa: F401
+from .listed import NETWORKS, images, pytest_generate_tests, sizes, trained  # noqa: F401
 
 CLOSE = 1e-3
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}

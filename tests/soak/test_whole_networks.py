@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import convforge
 
 from .conftest import Soak
-from .networks import NETWORKS, images, made, pytest_generate_tests, sizes  # noqa: F401
+from .listed import NETWORKS, images, made, pytest_generate_tests, sizes  # noqa: F401
 
 CLOSE = 1e-4
 
