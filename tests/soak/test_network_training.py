@@ -76,7 +76,8 @@ def test_gradients_are_those_of_float64(name: str, soak: Soak, tmp_path: Path) -
     entry = NETWORKS[name]
     model, off, others, decided = trained(entry, tmp_path), dict.fromkeys(("ours", "torch"), 0.0), 0, 1
     x = images(entry, 4, sizes(entry)[0])
-    for way, form in ((by_optimize, "NCHW"), (by_torch_compile, "NHWC"), (by_layers, "NHWC"))[: soak.length(2, 3)]:
+    for way, wanted in ((by_optimize, "NCHW"), (by_torch_compile, "NHWC"), (by_layers, "NHWC"))[: soak.length(2, 3)]:
+        form = "NCHW" if entry.get("NCHW") else wanted
         with soak.case(f"{name} by {way.__name__}, {form}"):
             given: dict[str, Any] = {"memory_format": FORMATS[form]}
             found, parts = way(copy.deepcopy(model).to(**given), x.contiguous(**given))
@@ -121,8 +122,8 @@ def loss_of(answer: Any, kinds: Tensor) -> Tensor:
     return torch.stack([(y - z).square().mean() for y, z in zip(every, drawn, strict=True)]).sum()
 
 
-def curve(model: nn.Module, run: Any, x: Tensor, kinds: Tensor, steps: int) -> Tensor:
-    optimizer, losses = torch.optim.SGD(model.parameters(), RATE, momentum=0.9), []
+def curve(model: nn.Module, run: Any, x: Tensor, kinds: Tensor, steps: int, rate: float) -> Tensor:
+    optimizer, losses = torch.optim.SGD(model.parameters(), rate, momentum=0.9), []
     for step in range(steps):
         batch = slice(step * BATCH % len(x), step * BATCH % len(x) + BATCH)
         optimizer.zero_grad()
@@ -157,9 +158,9 @@ def test_losses_go_the_way_of_torchs(name: str, soak: Soak, tmp_path: Path) -> N
     model, (x, kinds) = trained(entry, tmp_path), data(entry)
 
     def run(form: str, change: Any = copy.deepcopy, way: Any = lambda m: (m, m)) -> Tensor:
-        given: dict[str, Any] = {"memory_format": FORMATS[form]}
+        given: dict[str, Any] = {"memory_format": FORMATS["NCHW" if entry.get("NCHW") else form]}
         trained_one, called = way(change(copy.deepcopy(model)).to(**given))
-        return curve(trained_one, called, x.contiguous(**given), kinds, steps)
+        return curve(trained_one, called, x.contiguous(**given), kinds, steps, entry.get("rate", RATE))
 
     eager = run("NCHW")
     strays = [smooth(run(*how) - eager).abs().max() for how in (("NHWC",), ("NCHW", nudged), ("NHWC", nudged))]
