@@ -32,7 +32,7 @@ demo: .venv/installed  ## Learn to read 5,000 digits, learn kernels from photogr
 test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
 	$(BIN)/python -m pytest $(TESTS)
 
-soak: .venv/installed  ## Run the long versions of the tests in tests/soak, an hour or so, and print a table.
+soak: .venv/installed  ## Run the long versions of the tests in tests/soak, an hour or two, and print a table.
 	$(BIN)/python -m pytest tests/soak --soak $(TESTS)
 
 test-newest: .venv-newest/installed  ## Run the tests with the newest torch, torchvision and timm (5 GB in .venv-newest).

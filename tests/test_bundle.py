@@ -138,6 +138,7 @@ _OPERATIONS: list[n.Operation] = [
     n.AdaptivePooling("max", (3, 2)),
     n.BatchNorm(1e-3),
     n.Binary("pow"),
+    n.Compare("less"),
     n.Concat(1),
     n.Convolution(_SPEC, True, True, n.Unary("leaky_relu", (0.2,))),
     n.Convolution(Conv2dSpec(6, 4, 3, 2, "same_ceil")),
@@ -154,6 +155,7 @@ _OPERATIONS: list[n.Operation] = [
     n.Reshape((0, n.Axes(1, 3, 2), 2, -1)),
     n.Resize(scales=(2.0, 1.5), mode="bilinear", coordinates="half_pixel"),
     n.Resize(size=(4, 5)),
+    n.Resize(size=(4, 5), mode="bicubic", cubic=-0.5),
     n.Resize(like=True),
     n.Slice(1, -3),
     n.Softmax(1, True),
@@ -161,6 +163,7 @@ _OPERATIONS: list[n.Operation] = [
     n.Transpose((0, 2, 1)),
     n.TransposedConvolution(Conv2dSpec(4, 6, 3, 2, 1), (1, 0), True),
     n.Unary("elu"),
+    n.Where(),
 ]
 
 

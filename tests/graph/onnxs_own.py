@@ -20,11 +20,13 @@ from convforge.graph.onnx.operators import OPERATORS
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
+LIGHT = sorted(file.stem.removeprefix("light_") for file in (DATA / "light").glob("*.onnx"))
 WRITTEN_BY_PYTORCH = ("pytorch-converted", "pytorch-operator")
 
 DIFFERENT = {
     # PyTorch and ONNX Runtime have the last pixel on the last pixel here, too, ONNX's own reference a fraction beyond.
     "test_resize_downsample_scales_linear_align_corners",
+    "test_resize_downsample_scales_cubic_align_corners",
 }
 
 
@@ -118,3 +120,20 @@ def trials_in(folder: Path) -> Iterator[Trial]:
         known = {v.name: arrays[v.name] for v in inputs if v.type.tensor_type.elem_type not in FLOATS}
         graph = read(folder / "model.onnx", known=known)
         yield Trial(folder.name, graph, tuple(arrays[n] for n in graph.inputs), tuple(wanted), 1e-3, 1e-5)
+
+
+def light_with_drawn_weights(name: str) -> bytes:
+    """One of the light models, with numbers in the place of the one number that fills each of its weights."""
+    file, draw = onnx.load(DATA / "light" / f"light_{name}.onnx"), np.random.default_rng(0)
+    sizes = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+    filled = [node for node in file.graph.node if node.op_type == "ConstantOfShape"]
+    variances = {node.input[4] for node in file.graph.node if node.op_type == "BatchNormalization"}
+    for node in filled:
+        shape = sizes[node.input[0]]
+        numbers = draw.standard_normal(shape) * np.sqrt(2 / max(1, np.prod(shape[1:])))
+        if node.output[0] in variances:
+            numbers = draw.uniform(0.5, 1.5, shape)
+        file.graph.initializer.append(numpy_helper.from_array(numbers.astype(np.float32), node.output[0]))
+        file.graph.node.remove(node)
+    content: bytes = file.SerializeToString()
+    return content

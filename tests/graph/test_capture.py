@@ -248,6 +248,11 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     "pixels shuffled": lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2) + F.channel_shuffle(x, 2),
     "resized": lambda x: F.interpolate(x, (9, 5)) + F.interpolate(x, (9, 5), mode="nearest-exact"),
     "resized smoothly": lambda x: F.interpolate(x, (9, 5), mode="bilinear", align_corners=True),
+    "resized more smoothly": lambda x: (
+        F.interpolate(x, (9, 5), mode="bicubic")
+        + F.interpolate(x, scale_factor=1.5, mode="bicubic")[..., :5]
+        + F.interpolate(x, (9, 5), mode="bicubic", align_corners=True)
+    ),
     "resized like": lambda x: F.interpolate(F.max_pool2d(x, 2), x.shape[-2:], mode="bilinear"),
     "repeated": lambda x: x.mean((2, 3), keepdim=True).expand_as(x) + x[:, :1].repeat(1, 4, 1, 1),
     "reshaped": lambda x: x.reshape(x.shape[0] * 2, -1).unflatten(1, (2, -1)).reshape(x.shape[0], 4, 6, 7).squeeze(1),
@@ -273,6 +278,24 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
         F.rms_norm(x, (7,), x[0, 0, 0], 1e-3) + F.rms_norm(x, (6, 7), eps=0.1) + x.prod(1, keepdim=True)
     ),
     "matrices turned": lambda x: x.mT @ x,
+    "numbers compared": lambda x: (
+        torch.where(x > 0.3, x * 2, x - 1) + torch.where(x[:, :1] <= x, 3.0, x) + (x != x.abs()) * x.exp()
+    ),
+    "both, either and not": lambda x: torch.where(
+        ((x > 0) & ~(x > 1)) | torch.logical_xor(x < -1, x.abs() >= 1.5), x, torch.logical_not(x.floor()).to(x.dtype)
+    ),
+    "masked": lambda x: x.masked_fill(x < 0, -2.0) + x.masked_fill(torch.arange(7) > 3, 1.0),
+    "thresholds": lambda x: F.threshold(x, 0.2, 5.0) + F.hardshrink(x, 0.4) + F.softshrink(x, 0.3),
+    "logarithms": lambda x: torch.log2(x.abs() + 1) + torch.log10(x.abs() + 1) + torch.exp2(x) + torch.tan(x / 3),
+    "cut to whole numbers": lambda x: torch.trunc(x * 2) + torch.frac(x * 3),
+    "is anything there": lambda x: x * (x > 1.5).any(1, keepdim=True) + torch.where(torch.isnan(x), 0.0, x),
+    "slopes that training draws": lambda x: F.rrelu(x, 0.1, 0.4),
+    "along one axis": lambda x: (
+        F.max_pool1d(x[:, :, 0], 3, 2, 1, ceil_mode=True)
+        + F.max_pool1d(x[:, :, 1], 2)[..., :1]
+        + F.pad(x[:, :, 2], (1, 2), "reflect")[..., :4]
+        + F.pad(x[:, :, 2], (1, 0), "replicate")[..., :4]
+    ),
     "several": lambda x: (x + 1, x * 2, x),
     "nothing": lambda x: F.dropout(x.contiguous().clone().detach(), training=False).to(x.dtype),
 }
@@ -316,6 +339,10 @@ def test_layers_mean_what_torch_means(name: str) -> None:
 
 def test_a_convolution_along_one_axis() -> None:
     same(nn.Sequential(nn.Conv1d(4, 6, 3, stride=2, padding=1)), (2, 4, 9))
+
+
+def test_a_transposed_convolution_along_one_axis() -> None:
+    same(nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, 2, dilation=2), (2, 4, 9))
 
 
 def test_batch_norm_with_statistics_of_the_batch() -> None:
@@ -444,8 +471,14 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x: x[:, torch.ones(4, 6) > 0]), "operator index by a mask of several axes"),
     (lambda: Says(lambda x: x[x[:, 0, 0, 0].long()]), "operator to has no node"),
     (lambda: Says(lambda x: F.avg_pool3d(x[:, :, None], (1, 2, 2))), "operator avg_pool3d is over three axes"),
-    (lambda: Says(lambda x: F.hardshrink(x)), "operator hardshrink has no node"),
-    (lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic")), "operator upsample_bicubic2d has no node"),
+    (lambda: Says(lambda x: F.tanhshrink(x).cumprod(1)), "operator cumprod has no node"),
+    (lambda: Says(lambda x: (x > 0).sum(1)), "operator sum has no node"),
+    (lambda: Says(lambda x: (x > 0) + (x < 1)), "operator add has no node"),
+    (lambda: Says(lambda x: x > 0), "returns truth values"),
+    (
+        lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic", antialias=True)),
+        "operator _upsample_bicubic2d_aa has no node",
+    ),
 ]  # fmt: skip
 
 

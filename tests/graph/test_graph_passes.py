@@ -117,6 +117,14 @@ def test_moves_behind_moves_are_one() -> None:
     assert same_meaning(g.graph(x), dead.remove) == ["Reshape"]
 
 
+def test_two_moves_that_are_the_first_of_them_again_are_one() -> None:
+    g = Written()
+    there = g(Reshape((4, 21, 8)), "x")
+    x = g(Unary("relu"), g(Reshape((4, 21, 8)), g(Reshape((4, 3, 7, 8)), there)))
+    graph = g.graph(x)
+    assert same_meaning(graph, dead.remove, batch=2) == ["Reshape", "relu"]
+
+
 def test_a_shuffle_of_channels_stays() -> None:
     g = Written()
     x = g(Reshape((0, 2, 3, Axes(2, 3), Axes(3, 4))), "x")

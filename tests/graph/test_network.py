@@ -9,7 +9,8 @@ import pytest
 
 from convforge import Conv2dSpec
 from convforge.graph.network import Network
-from convforge.graph.nodes import BatchNorm, Convolution, Graph, Node, Reduce, Unary
+from convforge.graph.nodes import BatchNorm, Compare, Convolution, Graph, Node, Reduce, Unary, Where
+from convforge.graph.operations.elementwise import COMPARISONS
 from convforge.native import target as targets
 
 
@@ -92,3 +93,16 @@ def test_weights_lie_in_the_kernels_form_and_in_no_other() -> None:
     slots = [size for _, name, size, _ in network._store._made if name == convolution.inputs[1]]
     assert len(slots) == 1
     assert slots[0] >= weights.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", COMPARISONS)
+def test_what_is_no_number_compares_as_in_numpy(kind: str, dtype: str) -> None:
+    """NaN is not equal to itself, and chosen by `Where` only where it is asked for; in every pair."""
+    values = np.array([-np.inf, -1.0, -0.0, 0.0, 1e-30, 1.0, np.inf, np.nan])
+    nodes = (Node(Compare(kind), ("x", "y"), "truth"), Node(Where(), ("truth", "x", "y"), "chosen"))
+    shape = (1, 1, 8, 8)
+    graph = Graph({"x": shape, "y": shape}, ("truth", "chosen", "z"), (*nodes, Node(Where(), ("x", "y", "x"), "z")), {})
+    given = [np.broadcast_to(v, shape).astype(dtype) for v in (values[:, None], values)]
+    for got, wanted in zip(Network(graph, dtype=dtype)(*given), graph.compute(x=given[0], y=given[1]), strict=True):
+        np.testing.assert_array_equal(got, wanted)

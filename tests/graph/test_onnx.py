@@ -27,7 +27,7 @@ from convforge.spec import same_ceil_pad
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
 
-from onnxs_own import DATA, WRITTEN_BY_PYTORCH, Trial, folders, node_tests, trials_in, trials_of  # noqa: E402
+from onnxs_own import DATA, LIGHT, WRITTEN_BY_PYTORCH, Trial, folders, node_tests, trials_in, trials_of  # noqa: E402
 
 from convforge.graph.onnx import read  # noqa: E402  (it needs the package only when it reads)
 
@@ -69,8 +69,8 @@ def randn(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
 REFUSED = {
     # ONNX's tests → what is said instead of an answer.
     r"(Conv|ConvTranspose|MaxPool|AveragePool)_.*3d|.*pool_3d_.*|convtranspose_3d": "is over 3 axes",
-    r"resize_.*cubic.*": "has the mode 'cubic'|antialias",
-    r"resize_.*(tf_crop_and_resize|half_pixel_symmetric).*": "has coordinates",
+    r"resize_.*cubic.*": "exclude_outside|antialias",
+    r"resize_.*tf_crop_and_resize.*": "has coordinates",
     r"resize_.*antialias": "antialias",
     r"resize_.*nearest_not_(larger|smaller)": "aspect ratio",
     r"batchnorm_.*_training_mode|training_dropout.*": "training mode",
@@ -79,13 +79,13 @@ REFUSED = {
         "empty|size 0|no identity|shape .*0"
     ),
     r"not_[234]d": "operators of version 1",
-    r"where_example": "chooses number by number",
+    r"gathernd_.*batch_dim.*": "batch_dims",
     r".*bfloat16.*|.*bf16.*": "bfloat16",  # handed over as a type that NumPy does not have
     r"dequantizelinear_.*": "cannot be computed|constants only|by block|not known",
     r"cast(like)?_.*": "cannot be computed|makes|do not compute with|computes with|are .*, and only numbers",
-    # Functions of operators that are written out, with comparisons of what the network computes.
-    r".*_expanded.*": "constants only|chooses number by number|not known|empty|size|computes with",
-    r"(less|greater|mod|equal)_.*|less|greater|mod": "constants only",
+    # Functions of operators that are written out, with others that are not known.
+    r".*_expanded.*": "constants only|not known|empty|size|computes with",
+    r"mod_.*|mod": "constants only",
 }
 
 
@@ -103,7 +103,7 @@ def test_onnx_node_tests() -> None:
             if not any(re.search(words, str(error)) for words in said):
                 unexpected.append(f"{name}: {error}")
     assert not unexpected
-    assert passed > 750
+    assert passed > 850
 
 
 def _meant(trial: Trial) -> tuple[Any, ...]:
@@ -138,11 +138,12 @@ def test_light_models_are_read_without_the_memory_of_their_weights(file: Path) -
     assert peak < 20e6
 
 
-@pytest.mark.parametrize(
-    "name", ["squeezenet", "shufflenet", "densenet121", "resnet50", "inception_v1", "inception_v2"]
-)
+@pytest.mark.parametrize("name", LIGHT)
 def test_light_models_have_onnxs_answer(name: str) -> None:
-    """Run by the engine; by the meaning of their nodes, too, where that does not take long."""
+    """Run by the engine; by the meaning of their nodes, too, where that does not take long.
+
+    All weights of a layer are one number, so that some answer the same for every class; tests/soak draws weights.
+    """
     from onnx.backend.test.runner import Runner
 
     file = DATA / "light" / f"light_{name}.onnx"
@@ -277,20 +278,43 @@ def test_files_that_pytorch_writes(name: str) -> None:
             graph.with_input(tuple(n + (a == axis) for a, n in enumerate(shape)))
 
 
+class Masked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        loud = (x > 0.3) & ~(x > 1.5) | (x < -1)
+        return torch.where(loud, x, F.hardshrink(x.masked_fill(x < -0.5, -0.5)))
+
+
+class MeansNormed(nn.Module):
+    """Means whose axes are moved, which the exporter takes from memory by numbers: ConvNeXt's head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(F.adaptive_avg_pool2d(x, 1).permute(0, 2, 3, 1), (6,)).flatten(1)
+
+
+NEWER: dict[str, Any] = {
+    **{name: NETWORKS[name] for name in ("bilinear", "squeezed")},
+    "windows of different sizes": (lambda: nn.AdaptiveAvgPool2d(7), (2, 6, 4, 6), {0}),
+    "neighbouring channels": (lambda: nn.LocalResponseNorm(5, k=2.0), (2, 6, 4, 6), {0}),
+    "means normed": (MeansNormed, (2, 6, 4, 6), {0}),
+    "masked": (Masked, (2, 6, 4, 6), {0, 2, 3}),
+}
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["bilinear", "squeezed"])
+@pytest.mark.parametrize("name", NEWER)
 def test_files_of_the_newer_exporter(name: str) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
-    make, shape, open_axes = NETWORKS[name]
+    make, shape, open_axes = NEWER[name]
     module = make().eval()
-    graph = read(exported(module, shape, (0, 2, 3), dynamo=True), shapes={"x": shape})
+    graph = read(exported(module, shape, sorted(open_axes), dynamo=True), shapes={"x": shape})
     assert set(range(4)) - set(graph.fixed["x"]) >= open_axes
     x = torch.randn(5, *shape[1:])
     with torch.no_grad():
         wanted = module(x).numpy()
     got = graph.with_input(tuple(x.shape)).compute(x=x.numpy())[0]
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(Network(graph)(x.numpy())[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -510,7 +534,7 @@ def test_a_branch_that_is_known_takes_the_place_of_the_condition() -> None:
         assert [n.operation.name for n in graph.nodes] == ["abs", name, "exp"]
         assert graph.fixed == {"x": (1,)}
     free = model([node("Abs", "x", output="a"), node("Greater", "a", "one", output="is"), *nodes[4:]], weights=weights)
-    with pytest.raises(GraphError, match="Greater"):
+    with pytest.raises(GraphError, match="the condition from the network's inputs"):
         read(free)
 
 

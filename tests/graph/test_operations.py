@@ -17,6 +17,7 @@ from convforge.graph.nodes import (
     Axes,
     BatchNorm,
     Binary,
+    Compare,
     Concat,
     Convolution,
     Expand,
@@ -39,6 +40,7 @@ from convforge.graph.nodes import (
     Transpose,
     TransposedConvolution,
     Unary,
+    Where,
 )
 
 IMAGE = (2, 6, 7, 9)
@@ -98,6 +100,13 @@ CASES: list[tuple[Operation, Callable[..., Tensor], list[tuple[int, ...]]]] = [
     (Binary("div"), torch.div, [IMAGE, ()]),
     (Binary("max"), torch.maximum, [IMAGE, IMAGE]),
     (Binary("min"), torch.minimum, [IMAGE, IMAGE]),
+    (Compare("equal"), lambda x, y: (x == y).double(), [IMAGE, (6, 1, 1)]),
+    (Compare("not_equal"), lambda x, y: (x != y).double(), [IMAGE, (6, 1, 1)]),
+    (Compare("less"), lambda x, y: (x < y).double(), [IMAGE, (6, 1, 1)]),
+    (Compare("less_equal"), lambda x, y: (x <= y).double(), [IMAGE, (6, 1, 1)]),
+    (Compare("greater"), lambda x, y: (x > y).double(), [IMAGE, (6, 1, 1)]),
+    (Compare("greater_equal"), lambda x, y: (x >= y).double(), [IMAGE, (6, 1, 1)]),
+    (Where(), lambda c, x, y: torch.where(c != 0, x, y), [(6, 1, 9), IMAGE, (2, 1, 7, 1)]),
     (PRelu(), lambda x, slope: F.prelu(x, slope.reshape(-1)), [IMAGE, (6, 1, 1)]),
     (Softmax(1), lambda x: F.softmax(x, 1), [IMAGE]),
     (Softmax(-1, log=True), lambda x: F.log_softmax(x, -1), [IMAGE]),
@@ -131,6 +140,12 @@ CASES: list[tuple[Operation, Callable[..., Tensor], list[tuple[int, ...]]]] = [
         [IMAGE],
     ),
     (Resize((5, 20), None, "bilinear", "half_pixel"), _up(size=(5, 20), mode="bilinear"), [IMAGE]),
+    (Resize((5, 20), None, "bicubic", "half_pixel"), _up(size=(5, 20), mode="bicubic"), [IMAGE]),
+    (
+        Resize((5, 20), None, "bicubic", "align_corners"),
+        _up(size=(5, 20), mode="bicubic", align_corners=True),
+        [IMAGE],
+    ),
     (
         Resize(None, (2.0, 1.3), "bilinear", "half_pixel"),
         _up(scale_factor=(2.0, 1.3), mode="bilinear"),
@@ -259,6 +274,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Unary("clip", (1,)), "clip takes 2 parameters"),
     (lambda: Binary("mod"), "no arithmetic 'mod'"),
     (lambda: Binary("add").shape((2, 3), (4,)), r"cannot broadcast \(2, 3\) with \(4,\)"),
+    (lambda: Compare("near"), "no comparison 'near'"),
+    (lambda: Where().shape((2, 3), (3,), (4,)), r"cannot broadcast \(2, 3\) with \(3,\) with \(4,\)"),
     (lambda: PRelu().shape((2, 3), (5, 1, 1)), "slopes of shape"),
     (lambda: BatchNorm().shape((2, 3), (3,), (3,), (4,), (3,)), r"needs mean of shape \(3,\), not \(4,\)"),
     (lambda: BatchNorm().shape((2,), (3,), (3,), (3,), (3,)), r"takes \(N, C, …\)"),

@@ -11,12 +11,13 @@ import pytest
 
 from convforge.graph.network import Network
 from convforge.graph.nodes import GraphError
+from convforge.graph.onnx import read
 
 from .conftest import Soak
 
 onnx = pytest.importorskip("onnx")
 
-from onnxs_own import Trial, folders, node_tests, trials_in, trials_of  # noqa: E402
+from onnxs_own import LIGHT, Trial, folders, light_with_drawn_weights, node_tests, trials_in, trials_of  # noqa: E402
 
 DTYPES = ("float32", "float64")
 
@@ -55,3 +56,25 @@ def test_onnx_node_tests_by_the_engine(soak: Soak, dtype: str) -> None:
 def test_files_that_pytorch_wrote_by_the_engine(soak: Soak, dtype: str) -> None:
     for folder in folders()[:: soak.length(8, 1)]:
         run(trials_in(folder), soak, dtype)
+
+
+def test_light_models_with_drawn_weights(soak: Soak) -> None:
+    """ONNX Runtime's answer, which depends on every weight then; before the softmax, where there is one."""
+    runtime = pytest.importorskip("onnxruntime")
+    for name in soak.length(["squeezenet"], LIGHT):
+        with soak.case(name):
+            model = onnx.load_model_from_string(light_with_drawn_weights(name))
+            last = model.graph.node[-1]
+            if last.op_type == "Softmax":
+                model.graph.node.remove(last)
+                model.graph.output[0].name = last.input[0]
+            file = model.SerializeToString()
+            graph = read(file)
+            ((given, shape),) = graph.inputs.items()
+            x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+            session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            wanted = session.run(None, {given: x})[0]
+            assert np.std(wanted) > 1e-3 * np.abs(wanted).max(), "an answer that depends on nothing"
+            off = np.linalg.norm(Network(graph)(x)[0] - wanted) / np.linalg.norm(wanted)
+            assert off < 1e-5, f"{off:.1e} from ONNX Runtime"
+            soak.figure(name, f"{off:.0e}")

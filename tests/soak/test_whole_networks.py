@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +19,13 @@ import torch
 from torch import Tensor, nn
 
 import convforge
-from convforge.bench.networks.named import Case
 
-from . import architectures
 from .conftest import Soak
+from .listed import NETWORKS, images, made, pytest_generate_tests, sizes  # noqa: F401
 
-NETWORKS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("networks.toml").read_text(encoding="utf-8"))
-SIZES: list[list[int]] = NETWORKS.pop("sizes")
 CLOSE = 1e-4
 
 Run = Callable[[Tensor], Any]
-
-
-def made(entry: dict[str, Any], folder: Path) -> nn.Module:
-    """The network with drawn weights and statistics, for images of any size."""
-    name, image = entry["make"], (entry.get("channels", 3), *entry.get("sizes", SIZES)[0])
-    module = Case(name.replace("architectures:", f"{architectures.__name__}:"), image, 1, folder).module()
-    for part in module.modules():
-        if isinstance(getattr(part, "final_pool", None), nn.AvgPool2d):  # pytorchcv's, which is for images of 224×224
-            part.final_pool = nn.AdaptiveAvgPool2d(1).eval()
-    return module
-
-
-def images(entry: dict[str, Any], batch: int, size: list[int]) -> Tensor:
-    draw = torch.Generator().manual_seed(batch)
-    return torch.randn(batch, entry.get("channels", 3), *size, generator=draw)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,19 +80,6 @@ def distance(answer: Any, truth: Any) -> float:
     return max(float((y.double() - z).norm() / z.norm()) for y, z in zip(found, wanted, strict=True))
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All networks in the long run, the short ones in the other."""
-    long = metafunc.config.getoption("--soak")
-    names = [name for name, entry in NETWORKS.items() if long or entry.get("short")]
-    metafunc.parametrize("name", [pytest.param(name, marks=_skipped(NETWORKS[name]["make"])) for name in names])
-
-
-def _skipped(maker: str) -> list[pytest.MarkDecorator]:
-    package, _, rest = maker.partition(":")
-    missing = rest and package != "architectures" and not find_spec(package)
-    return [pytest.mark.skip(reason=f"{package} is not installed")] if missing else []
-
-
 @pytest.fixture
 def no_grad() -> Iterator[None]:
     with torch.no_grad():
@@ -125,7 +92,7 @@ def test_networks_run_whole_and_right(name: str, soak: Soak, tmp_path: Path) -> 
     entry = NETWORKS[name]
     model = made(entry, tmp_path)
     double, farthest = copy.deepcopy(model).double(), 0.0
-    for size in entry.get("sizes", SIZES)[: soak.length(1, 2)]:
+    for size in sizes(entry)[: soak.length(1, 2)]:
         inputs = [images(entry, batch, size) for batch in soak.length((1, 3), (1, 3, 8))]
         truths = [double(x.double()) for x in inputs]
         for way in WAYS:

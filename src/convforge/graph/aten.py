@@ -23,6 +23,7 @@ from .nodes import (
     Axes,
     BatchNorm,
     Binary,
+    Compare,
     Concat,
     Convolution,
     Expand,
@@ -44,6 +45,7 @@ from .nodes import (
     Transpose,
     TransposedConvolution,
     Unary,
+    Where,
 )
 
 
@@ -376,6 +378,8 @@ def _padded(b: Builder, x: Value, sides: Sequence[Any], mode: str, value: float)
     pads = [(0, 0)] * x.rank
     for i in range(len(sides) // 2):
         pads[x.rank - 1 - i] = (known(sides[2 * i]), known(sides[2 * i + 1]))
+    if x.rank == 3 and mode != "constant" and not any(map(any, pads[:2])):
+        return _row_of(b, _padded(b, _as_row(b, x), sides, mode, value))
     name = x.name
     for axis, (before, after) in enumerate(pads):
         if before < 0 or after < 0:
@@ -434,22 +438,34 @@ def _spec(w: Value, stride: Any, padding: Any, dilation: Any, groups: int, trans
         raise Cannot(f"cannot be: {error}") from None
 
 
+def _as_row(b: Builder, x: Value) -> Value:
+    """(N, C, L) as images of one row, (N, C, 1, L)."""
+    return Value(b.add(Reshape((0, 0, 1, Axes(2, 3))), x), (*x.sizes[:2], 1, x.sizes[2]))
+
+
+def _row_of(b: Builder, image: str) -> str:
+    return b.add(Reshape((0, 0, Axes(3, 4))), image)
+
+
 def _convolution(b: Builder, a: Arguments) -> Any:
     x, w, bias = a["input"], a["weight"], a.get("bias")
     stride, padding, dilation = a["stride"], a["padding"], a["dilation"]
     given = [t for t in (w, bias) if t is not None]
-    if w.rank == 3:  # along one axis: an image of one row
+    if w.rank == 3:
         sides = padding if isinstance(padding, str) else [0, *padding]
-        row = Value(b.add(Reshape((0, 0, 1, Axes(2, 3))), x), (*x.sizes[:2], 1, x.sizes[2]))
-        kernel = Value(b.add(Reshape((0, 0, 1, Axes(2, 3))), w), (*w.sizes[:2], 1, w.sizes[2]))
+        kernel = _as_row(b, w)
         spec = _spec(kernel, [1, *stride], sides, [1, *dilation], a["groups"])
-        result = b.add(Convolution(spec, bias is not None), row, kernel, *given[1:])
-        return b.add(Reshape((0, 0, Axes(3, 4))), result)
+        return _row_of(b, b.add(Convolution(spec, bias is not None), _as_row(b, x), kernel, *given[1:]))
     return b.add(Convolution(_spec(w, stride, padding, dilation, a["groups"]), bias is not None), images(x), *given)
 
 
 def _transposed(b: Builder, a: Arguments) -> Any:
-    x, w, bias = images(a["input"]), a["weight"], a["bias"]
+    x, w, bias = a["input"], a["weight"], a["bias"]
+    if w.rank == 3:
+        padded = {"stride": [1, *a["stride"]], "padding": [0, *a["padding"]], "dilation": [1, *a["dilation"]]}
+        padded |= {"output_padding": [0, *a["output_padding"]]}
+        return _row_of(b, _transposed(b, a | padded | {"input": _as_row(b, x), "weight": _as_row(b, w)}))
+    images(x)
     spec = _spec(w, a["stride"], a["padding"], a["dilation"], a["groups"])
     operation = TransposedConvolution(spec, pair(a["output_padding"]), bias is not None)
     return b.add(operation, x, w, *([] if bias is None else [bias]))
@@ -574,6 +590,19 @@ def _pooling(kind: str) -> Converter:
         return b.add(Binary("mul"), b.add(counted, x), b.operand(kernel[0] * kernel[1] / divisor))
 
     return convert
+
+
+def _largest_of_rows(b: Builder, a: Arguments) -> Any:
+    x, kernel = a["self"], list(a["kernel_size"])
+    if x.rank != 3:
+        raise Cannot(f"takes rows of shape (N, C, L), not {x.rank} axes")
+    asked: dict[str, Any] = {
+        "kernel_size": [1, *kernel],
+        "stride": [1, *(a["stride"] or kernel)],
+        "padding": [0, *a["padding"]],
+    }
+    asked |= {"dilation": [1, *a["dilation"]], "self": _as_row(b, x)}
+    return _row_of(b, _pooling("max")(b, a | asked))
 
 
 def _average_of_neighbours(b: Builder, a: Arguments) -> Any:
@@ -751,6 +780,84 @@ def _glu(b: Builder, a: Arguments) -> Any:
     return b.add(Binary("mul"), b.add(Slice(axis, 0, half), x), gate)
 
 
+def _compare(kind: str) -> Converter:
+    return lambda b, a: b.add(Compare(kind), b.operand(a["self"]), b.operand(a["other"]))
+
+
+def _both(b: Builder, a: Arguments) -> Any:
+    return b.add(Binary("mul"), _truth(b, a["self"]), _truth(b, a["other"]))
+
+
+def _either(b: Builder, a: Arguments) -> Any:
+    return b.add(Binary("max"), _truth(b, a["self"]), _truth(b, a["other"]))
+
+
+def _one_of_both(b: Builder, a: Arguments) -> Any:
+    return b.add(Compare("not_equal"), _truth(b, a["self"]), _truth(b, a["other"]))
+
+
+def _truth(b: Builder, x: Value) -> str:
+    """1 where a number is not 0."""
+    return b.add(Compare("not_equal"), x, b.operand(0.0))
+
+
+def _not(b: Builder, a: Arguments) -> Any:
+    return b.add(Compare("equal"), a["self"], b.operand(0.0))
+
+
+def _where(b: Builder, a: Arguments) -> Any:
+    return b.add(Where(), a["condition"], b.operand(a["self"]), b.operand(a["other"]))
+
+
+def _masked_fill(b: Builder, a: Arguments) -> Any:
+    return b.add(Where(), a["mask"], b.operand(a["value"]), a["self"])
+
+
+def _threshold(b: Builder, a: Arguments) -> Any:
+    """x above the threshold, a number elsewhere; NaN stays NaN."""
+    low = b.add(Compare("less_equal"), a["self"], b.operand(a["threshold"]))
+    return b.add(Where(), low, b.operand(a["value"]), a["self"])
+
+
+def _hardshrink(b: Builder, a: Arguments) -> Any:
+    """0 where |x| ≤ λ."""
+    small = b.add(Compare("less_equal"), b.add(Unary("abs"), a["self"]), b.operand(a["lambd"]))
+    return b.add(Where(), small, b.operand(0.0), a["self"])
+
+
+def _softshrink(b: Builder, a: Arguments) -> Any:
+    """x moved by λ towards 0, and 0 within λ of it."""
+    limit = float(a["lambd"])
+    return b.add(Binary("sub"), a["self"], b.add(Unary("clip", (-limit, limit)), a["self"]))
+
+
+def _leaky_mean(b: Builder, a: Arguments) -> Any:
+    """Slopes are drawn in training, and their mean is taken else."""
+    if a["training"]:
+        raise Cannot("in training mode draws random numbers: call eval() first")
+    return b.add(Unary("leaky_relu", ((float(a["lower"]) + float(a["upper"])) / 2,)), a["self"])
+
+
+def _scaled(kind: str, factor: float) -> Converter:
+    """A function times a number: logarithms to other bases."""
+    return lambda b, a: b.add(Binary("mul"), b.add(Unary(kind), a["self"]), b.operand(factor))
+
+
+def _truncated(b: Builder, a: Arguments) -> str:
+    """Towards zero."""
+    negative = b.add(Compare("less"), a["self"], b.operand(0.0))
+    return b.add(Where(), negative, b.add(Unary("ceil"), a["self"]), b.add(Unary("floor"), a["self"]))
+
+
+def _is_nan(b: Builder, a: Arguments) -> str:
+    return b.add(Compare("not_equal"), a["self"], a["self"])
+
+
+def _any(b: Builder, a: Arguments) -> Any:
+    """Whether one number of them is not 0, NaN included."""
+    return _reduce("max")(b, a | {"self": Value(_truth(b, a["self"]), a["self"].sizes)})
+
+
 def _resize(mode: str, coordinates: str, rounding: str = "floor") -> Converter:
     def convert(b: Builder, a: Arguments) -> Any:
         x = images(a["input"] if "input" in a else a["self"])
@@ -773,11 +880,28 @@ def _dropout(b: Builder, a: Arguments) -> Any:
     return _itself(b, a)
 
 
+TRUTHS: dict[str, Converter] = {
+    "eq": _compare("equal"),
+    "ne": _compare("not_equal"),
+    "lt": _compare("less"),
+    "le": _compare("less_equal"),
+    "gt": _compare("greater"),
+    "ge": _compare("greater_equal"),
+    **dict.fromkeys(("logical_and", "bitwise_and"), _both),
+    **dict.fromkeys(("logical_or", "bitwise_or"), _either),
+    **dict.fromkeys(("logical_xor", "bitwise_xor"), _one_of_both),
+    **dict.fromkeys(("logical_not", "bitwise_not"), _not),
+    "isnan": _is_nan,
+    "any": _any,
+}
+"""What makes truth values, which are 1 and 0 in our graphs."""
+
 CONVERTERS: dict[str, Converter] = {
+    **TRUTHS,
     # products
     "conv1d": _convolution,
     "conv2d": _convolution,
-    "conv_transpose2d": _transposed,
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), _transposed),
     "convolution": _either_convolution,
     "linear": _linear,
     "addmm": _addmm,
@@ -795,6 +919,7 @@ CONVERTERS: dict[str, Converter] = {
     "rms_norm": _rms_norm,
     "instance_norm": _instance_norm,
     # pooling and reductions
+    "max_pool1d": _largest_of_rows,
     "max_pool2d": _pooling("max"),
     "max_pool2d_with_indices": lambda b, a: [_pooling("max")(b, a), None],
     "avg_pool2d": _pooling("average"),
@@ -845,6 +970,18 @@ CONVERTERS: dict[str, Converter] = {
     "addcmul": _addc("mul"),
     "addcdiv": _addc("div"),
     "lerp": _lerp,
+    "rrelu": _leaky_mean,
+    "log2": _scaled("log", 1 / math.log(2)),
+    "log10": _scaled("log", 1 / math.log(10)),
+    "exp2": lambda b, a: b.add(Binary("pow"), b.operand(2.0), a["self"]),
+    "trunc": _truncated,
+    "frac": lambda b, a: b.add(Binary("sub"), a["self"], _truncated(b, a)),
+    "tan": lambda b, a: b.add(Binary("div"), b.add(Unary("sin"), a["self"]), b.add(Unary("cos"), a["self"])),
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "threshold": _threshold,
+    "hardshrink": _hardshrink,
+    "softshrink": _softshrink,
     # moves
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"), _view),
     "view_as": _view,
@@ -884,6 +1021,7 @@ CONVERTERS: dict[str, Converter] = {
     "upsample_nearest2d": _resize("nearest", "asymmetric"),
     "_upsample_nearest_exact2d": _resize("nearest", "half_pixel", "round_prefer_ceil"),
     "upsample_bilinear2d": _resize("bilinear", "half_pixel"),
+    "upsample_bicubic2d": _resize("bicubic", "half_pixel"),
     # what is nothing in eval mode
     **dict.fromkeys(("contiguous", "clone", "detach", "alias", "lift_fresh_copy", "to", "_to_copy"), _itself),
     **dict.fromkeys(("type_as", "positive", "_assert_tensor_metadata", "resolve_conj", "resolve_neg"), _itself),

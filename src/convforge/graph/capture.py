@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .aten import CONVERTERS, Builder, Cannot, Value
+from .aten import CONVERTERS, TRUTHS, Builder, Cannot, Value
 from .nodes import Graph, GraphError
 
 if TYPE_CHECKING:
@@ -314,7 +314,11 @@ class _Walk:
 
     def graph(self) -> Graph:
         """What was found, without the parameters that nothing reads."""
-        outputs = tuple(self._value(node).name for node in self._returned())
+        returned = self._returned()
+        for node in returned:
+            if _truths(node.meta["val"]):
+                raise CannotCapture(f"{self.model} cannot be captured: it returns truth values, and networks do not.")
+        outputs = tuple(self._value(node).name for node in returned)
         read = {name for node in self.builder.nodes for name in node.inputs} | set(outputs)
         constants = {
             name: array.astype(np.float64) if array.dtype == bool else array
@@ -386,13 +390,17 @@ class _Walk:
             return
         self.builder.about = node.name
         try:
-            if name.rstrip("_") not in CONVERTERS or not _floating(made):
+            known = CONVERTERS.get(name.rstrip("_"))
+            if known is None or not (_floating(made) or (_truths(made) and known in TRUTHS.values())):
                 raise Cannot("has no node in our graphs")
-            if {n.meta["val"].dtype for n in tensors if n in self.values} - {_first(made).dtype}:
+            formats = {n.meta["val"].dtype for n in tensors if n in self.values} | {_first(made).dtype}
+            if len(formats - {torch.bool}) > 1:
                 raise Cannot(f"makes {_first(made).dtype} of another number format, and a network has one")
             values = {key: self._converted(value) for key, value in arguments.items()}
-            values |= {"result": self._sized(made), "usual_eps": torch.finfo(_first(made).dtype).eps}
-            result = CONVERTERS[name.rstrip("_")](self.builder, values)
+            values["result"] = self._sized(made)
+            if _floating(made):
+                values["usual_eps"] = torch.finfo(_first(made).dtype).eps
+            result = known(self.builder, values)
         except (Cannot, GraphError) as error:
             raise CannotCapture(f"{self.model} cannot be captured: {self._where(node)} {error}.") from error
         self._keep(node, result, made, tensors[0] if changes else None)
@@ -544,6 +552,11 @@ def _number(node: fx.Node) -> Any:
 def _floating(made: Any) -> bool:
     """Whether the (first) result has floating-point numbers."""
     return bool(_first(made).is_floating_point())
+
+
+def _truths(made: Any) -> bool:
+    """Whether the (first) result has truth values, which are 1 and 0 in our graphs."""
+    return str(_first(made).dtype) == "torch.bool"
 
 
 def _first(made: Any) -> torch.Tensor:

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 
-from .aten import CONVERTERS, Builder, Value
+from .aten import CONVERTERS, TRUTHS, Builder, Value
 
 aten = torch.ops.aten
 
@@ -182,7 +182,7 @@ def _result(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], Tensor):
         return args[0]
     tensors = list(_every(Tensor, (args, kwargs)))
-    if name not in CONVERTERS or not tensors or len({tensor.dtype for tensor in tensors}) > 1:
+    if name not in CONVERTERS or name in TRUTHS or not tensors or len({tensor.dtype for tensor in tensors}) > 1:
         return target(*args, **kwargs)
     values = {id(tensor): Value(f"{n}", tuple(tensor.shape)) for n, tensor in enumerate(tensors)}
     said = _each_tensor(dict(arguments(target, args, kwargs)), lambda tensor: values[id(tensor)])

@@ -20,8 +20,8 @@ from .loops import Rows, worth
 
 Expression: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 """Steps, each of which is computed from inputs (0 …) and the steps before it (counted on from the inputs): a function
-of one of them by its name (`functions.spelled`), arithmetic between two (`ARITHMETIC`), or a number ("=0.5") of none.
-The last one is the result."""
+of one of them by its name (`functions.spelled`), arithmetic between several (`ARITHMETIC`), or a number ("=0.5") of
+none. The last one is the result."""
 
 
 def _maximum(f: Function, a: Value, b: Value) -> Value:
@@ -36,7 +36,23 @@ def _prelu(f: Function, x: Value, slope: Value) -> Value:
     return (f.vector(x) * f.vector(slope)).where(f.vector(x).below(0.0), f.vector(x)).value
 
 
-ARITHMETIC: dict[str, Callable[[Function, Value, Value], Value]] = {
+def _where(f: Function, condition: Value, x: Value, other: Value) -> Value:
+    chosen = f.builder.fcmp_unordered("!=", condition, f.vector(condition).like(0.0).value)
+    return f.builder.select(chosen, x, other)
+
+
+def _compare(relation: str) -> Callable[[Function, Value, Value], Value]:
+    """1 or 0."""
+
+    def compared(f: Function, a: Value, b: Value) -> Value:
+        one = f.vector(a).like(1.0)
+        how = f.builder.fcmp_unordered if relation == "!=" else f.builder.fcmp_ordered
+        return one.where(how(relation, a, b), 0.0).value
+
+    return compared
+
+
+ARITHMETIC: dict[str, Callable[..., Value]] = {
     "add": lambda f, a, b: f.builder.fadd(a, b),
     "sub": lambda f, a, b: f.builder.fsub(a, b),
     "mul": lambda f, a, b: f.builder.fmul(a, b),
@@ -45,6 +61,13 @@ ARITHMETIC: dict[str, Callable[[Function, Value, Value], Value]] = {
     "min": _minimum,
     "pow": lambda f, a, b: f.vector(a).by_llvm("pow", f.vector(b)).value,
     "prelu": _prelu,
+    "where": _where,
+    "equal": _compare("=="),
+    "not_equal": _compare("!="),
+    "less": _compare("<"),
+    "less_equal": _compare("<="),
+    "greater": _compare(">"),
+    "greater_equal": _compare(">="),
 }
 
 

@@ -33,6 +33,8 @@ _LOWERINGS: dict[type[ops.Operation], Callable[[Lowering, int, Node], None]] = {
     ops.Unary: numbers.elementwise,
     ops.Binary: numbers.elementwise,
     ops.PRelu: numbers.elementwise,
+    ops.Compare: numbers.elementwise,
+    ops.Where: numbers.elementwise,
     ops.BatchNorm: numbers.batch_norm,
     ops.Reduce: numbers.reduce,
     ops.Softmax: numbers.softmax,

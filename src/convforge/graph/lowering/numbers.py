@@ -52,7 +52,9 @@ def _expression(lowering: Lowering, node: Node) -> tuple[Expression, tuple[str, 
 def _word(operation: ops.Operation) -> str:
     if isinstance(operation, ops.Unary):
         return spelled(operation.kind, operation.parameters)
-    return operation.kind if isinstance(operation, ops.Binary) else "prelu"
+    if isinstance(operation, ops.Binary | ops.Compare):
+        return operation.kind
+    return "where" if isinstance(operation, ops.Where) else "prelu"
 
 
 def batch_norm(lowering: Lowering, index: int, node: Node) -> None:

@@ -33,27 +33,20 @@ def resize(lowering: Lowering, index: int, node: Node) -> None:
     operation = node.operation
     assert isinstance(operation, ops.Resize)
     x, y = lowering.home(node.inputs[0]), lowering.result(node)
-    lines = []
-    for axis in (0, 1):
-        size, out = x.shape[2 + axis], y.shape[2 + axis]
-        if operation.mode == "nearest":
-            rows = operation.nearest(axis, size, out)
-            lines.append((rows, rows, np.zeros(out)))
-        else:
-            lines.append(operation.between(axis, size, out))
-    _taken(lowering, f"{operation.mode} resize", lines, operation.mode != "nearest", x, y)
+    lines = [operation.taps(axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in (0, 1)]
+    _taken(lowering, f"{operation.mode} resize", lines, x, y)
 
 
-Taken: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-"""Along an axis, for each output row: two rows of the input, and the second one's share."""
+Taken: TypeAlias = tuple[NDArray[np.int64], NDArray[Any]]
+"""Along an axis, for each output row: the rows of the input that it is made of, and how much of each."""
 
 
-def _taken(lowering: Lowering, what: str, lines: list[Taken], linear: bool, x: Tensor, y: Tensor) -> None:
+def _taken(lowering: Lowering, what: str, lines: list[Taken], x: Tensor, y: Tensor) -> None:
     """y of x's rows and columns."""
-    pairs = [np.stack([first, second], axis=1).astype(np.int64) for first, second, _ in lines]
-    shares = [np.asarray(share, lowering.dtype) for _, _, share in lines]
-    tables = [(lowering.store.array(array), 0) for array in (*pairs, *shares)]
-    steps = resizing(linear, tables, x, y, lowering.dtype, lowering.target, lowering.threads)
+    shares = [np.asarray(share, lowering.dtype) for _, share in lines]
+    tables = [(lowering.store.array(array), 0) for array in (*(rows for rows, _ in lines), *shares)]
+    taps = shares[0].shape[1]
+    steps = resizing(taps, tables, x, y, lowering.dtype, lowering.target, lowering.threads)
     lowering.line("", what, "resizing", steps, (x, y))
 
 
@@ -81,5 +74,5 @@ def _pad(lowering: Lowering, x: Tensor, y: Tensor, operation: ops.Pad) -> None:
     if len(x.shape) != 4 or any(map(any, operation.pads[:2])):
         raise CannotLower(f"there is no kernel for a {operation.mode} pad of other axes than height and width.")
     mode: Any = operation.mode
-    rows = [np.pad(np.arange(x.shape[axis]), operation.pads[axis], mode=mode) for axis in (2, 3)]
-    _taken(lowering, f"{mode} pad", [(each, each, np.zeros(len(each))) for each in rows], False, x, y)
+    rows = [np.pad(np.arange(x.shape[axis]), operation.pads[axis], mode=mode)[:, None] for axis in (2, 3)]
+    _taken(lowering, f"{mode} pad", [(each, np.ones(each.shape)) for each in rows], x, y)

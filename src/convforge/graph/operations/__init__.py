@@ -1,7 +1,7 @@
 """What nodes do: each operation with its rule for shapes and its meaning in float64, a family a file."""
 
 from .base import Array, GraphError, Operation, Shape
-from .elementwise import Binary, PRelu, Softmax, Unary
+from .elementwise import Binary, Compare, PRelu, Softmax, Unary, Where
 from .moves import END, Axes, Concat, Expand, Pad, Reshape, Slice, Take, Transpose
 from .norms import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm
 from .pooling import AdaptivePooling, Pooling, Reduce
@@ -15,6 +15,7 @@ __all__ = [
     "Axes",
     "BatchNorm",
     "Binary",
+    "Compare",
     "Concat",
     "Convolution",
     "Expand",
@@ -38,4 +39,5 @@ __all__ = [
     "Transpose",
     "TransposedConvolution",
     "Unary",
+    "Where",
 ]

@@ -124,6 +124,14 @@ ARITHMETIC: dict[str, Callable[[Array, Array], Any]] = {
 }
 
 
+def _together(name: str, shapes: tuple[Shape, ...]) -> Shape:
+    """The shape that arrays are broadcast to."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise GraphError(f"{name} cannot broadcast {' with '.join(map(str, shapes))}.") from None
+
+
 @dataclass(frozen=True)
 class Binary(Operation):
     """Two arrays, number by number, with NumPy's broadcasting."""
@@ -143,14 +151,63 @@ class Binary(Operation):
         return "x", "other"
 
     def _shape(self, *inputs: Shape) -> Shape:
-        try:
-            return np.broadcast_shapes(*inputs)
-        except ValueError:
-            raise GraphError(f"{self.kind} cannot broadcast {inputs[0]} with {inputs[1]}.") from None
+        return _together(self.kind, inputs)
 
     def compute(self, *inputs: Array) -> Array:
         result: Array = np.asarray(ARITHMETIC[self.kind](*inputs), np.float64)
         return result
+
+
+COMPARISONS: dict[str, Callable[[Array, Array], Any]] = {
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+}
+
+
+@dataclass(frozen=True)
+class Compare(Operation):
+    """1 where two arrays compare so, 0 elsewhere, with NumPy's broadcasting; NaN is only not equal to anything."""
+
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in COMPARISONS:
+            raise GraphError(f"there is no comparison {self.kind!r}: it may be one of {', '.join(COMPARISONS)}.")
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return "x", "other"
+
+    def _shape(self, *inputs: Shape) -> Shape:
+        return _together(self.kind, inputs)
+
+    def compute(self, *inputs: Array) -> Array:
+        return np.asarray(COMPARISONS[self.kind](*inputs), np.float64)
+
+
+@dataclass(frozen=True)
+class Where(Operation):
+    """x where the condition is not 0, the other elsewhere, with NumPy's broadcasting. What is not taken does not count,
+    be it NaN."""
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return "condition", "x", "other"
+
+    def _shape(self, *inputs: Shape) -> Shape:
+        return _together(self.name, inputs)
+
+    def compute(self, *inputs: Array) -> Array:
+        condition, x, other = inputs
+        return np.where(condition != 0, x, other)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Images of another size: nearest neighbours and linear interpolation, along each axis by itself."""
+"""Images of another size: nearest neighbours, linear and cubic interpolation, along each axis by itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ...spec import Pair
 from .base import Array, GraphError, Operation, Shape, four_axes
 
-MODES = ("nearest", "bilinear")
-COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
+MODES = ("nearest", "bilinear", "bicubic")
+COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "align_corners")
 ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
@@ -28,10 +28,12 @@ class Resize(Operation):
     which a second input has the size.
 
     `coordinates` says which point x of the input row i of the output is, with scale = given or H_out / H: "asymmetric"
-    i / scale, "half_pixel" (i + ½) / scale − ½, "pytorch_half_pixel" the same but 0 for a single row, "align_corners"
-    i · (H − 1) / (H_out − 1). The nearest row is ROUNDINGS of x, linear interpolation is between its two neighbours.
+    i / scale, "half_pixel" (i + ½) / scale − ½, "pytorch_half_pixel" the same but 0 for a single row,
+    "half_pixel_symmetric" the same but moved so that what is lost by rounding H · scale is lost on both sides,
+    "align_corners" i · (H − 1) / (H_out − 1). The nearest row is ROUNDINGS of x, linear interpolation is between its
+    two neighbours, cubic one of its four (R. Keys, 1981), with `cubic` as its parameter a.
     torch's 'nearest' is "asymmetric" and "floor", its 'nearest-exact' "half_pixel" and "round_prefer_ceil", its
-    'bilinear' "half_pixel", for which it has nothing before row 0: here as there the edge is repeated.
+    'bilinear' and 'bicubic' "half_pixel". Beyond the edge it is repeated.
     """
 
     size: Pair | None = None
@@ -40,6 +42,7 @@ class Resize(Operation):
     coordinates: str = "asymmetric"
     rounding: str = "floor"
     like: bool = False
+    cubic: float = -0.75
 
     def __post_init__(self) -> None:
         if (self.size is not None) + (self.scales is not None) + self.like != 1:
@@ -81,30 +84,40 @@ class Resize(Operation):
         # Multiplied first: the quotient is exact where it is a whole number, and rounding it down is safe.
         scaled = (rows + half) / self.scales[axis] if self.scales else (rows + half) * size / out
         points: Array = scaled - half
+        if self.coordinates == "half_pixel_symmetric" and self.scales:
+            points += size / 2 * (1 - out / (self.scales[axis] * size))
         return points
 
-    def nearest(self, axis: int, size: int, out: int) -> NDArray[np.int64]:
-        """Which row of the input each row of the output is, where the mode is "nearest"."""
+    def taps(self, axis: int, size: int, out: int) -> tuple[NDArray[np.int64], Array]:
+        """The rows of the input that each row of the output is made of, and how much of each: both `(out, taps)`."""
         points = self.points(axis, size, out)
-        rounded = ROUNDINGS[self.rounding](points)
-        rows: NDArray[np.int64] = np.clip(rounded, 0, size - 1).astype(np.int64)
-        return rows
+        if self.mode == "nearest":
+            rows, shares = ROUNDINGS[self.rounding](points)[:, None], np.ones((out, 1))
+        elif self.mode == "bilinear":
+            points = np.clip(points, 0, size - 1)
+            first = np.floor(points)
+            share = points - first
+            rows, shares = np.stack([first, first + 1], 1), np.stack([1 - share, share], 1)
+        else:
+            first = np.floor(points)
+            share = points - first
+            rows = first[:, None] + np.arange(-1, 3)
+            shares = np.stack([self._weight(d) for d in (1 + share, share, 1 - share, 2 - share)], 1)
+        return np.clip(rows, 0, size - 1).astype(np.int64), shares
 
-    def between(self, axis: int, size: int, out: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-        """The two rows that each row of the output lies between, and the second one's share, where it is linear."""
-        points = np.clip(self.points(axis, size, out), 0, size - 1)
-        first = np.floor(points).astype(np.int64)
-        return first, np.minimum(first + 1, size - 1), points - first
+    def _weight(self, d: Array) -> Array:
+        """Of a row at this distance, by Keys."""
+        a = self.cubic
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        return np.where(d <= 1, near, far)
 
     def compute(self, *inputs: Array) -> Array:
         x = inputs[0]
         out = self.shape(*(i.shape for i in inputs))[2:]
         for axis in (0, 1):
-            size = x.shape[2 + axis]
-            if self.mode == "nearest":
-                x = np.take(x, self.nearest(axis, size, out[axis]), axis=2 + axis)
-            else:
-                first, second, share = self.between(axis, size, out[axis])
-                share = share.reshape(-1, *(1,) * (1 - axis))
-                x = np.take(x, first, axis=2 + axis) * (1 - share) + np.take(x, second, axis=2 + axis) * share
+            rows, shares = self.taps(axis, x.shape[2 + axis], out[axis])
+            beside = (-1, *(1,) * (1 - axis))
+            pairs = zip(rows.T, shares.T, strict=True)
+            x = np.sum([np.take(x, of, axis=2 + axis) * share.reshape(beside) for of, share in pairs], axis=0)
         return x

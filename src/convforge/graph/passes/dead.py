@@ -35,7 +35,10 @@ def remove(graph: Graph) -> Graph:
         node = draft.nodes[output]
         same = _identity(draft, node)
         if same is None:
-            same = seen.setdefault((node.operation, node.inputs), output)
+            key = node.operation, node.inputs
+            if seen.get(key) not in draft.nodes:  # where two moves became one, the first of them is there no more
+                seen[key] = output
+            same = seen[key]
         if same != output:
             draft.instead(output, same)
     return draft.done()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...nodes import Binary, PRelu, Unary
+from ...nodes import Binary, Compare, PRelu, Unary, Where
 from ..attributes import Attributes, Cannot
 from ..files import FLOATING, type_name
 from ..values import Known, Value
@@ -75,9 +75,15 @@ def _clipped(low: float, high: float) -> Unary:
     return Unary("relu6") if (low, high) == (0.0, 6.0) else Unary("clip", (low, high))
 
 
+_TRUTHS = 9
+"""ONNX's number of the type of truth values, which are 1 and 0 in our graphs."""
+
+
 def _cast(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     a.ignore("saturate", "round_mode")
     to = a.integer("to", 0)
+    if to == _TRUTHS:
+        return r.add(Compare("not_equal"), given(inputs, 0), r.constant(0.0))
     if to not in FLOATING:
         raise Cannot(f"makes {type_name(to)} of what the network computes, which has floating-point numbers only")
     return given(inputs, 0)
@@ -141,21 +147,47 @@ def _prelu(r: Reading, a: Attributes, inputs: Inputs) -> Value:
 
 
 def _where(r: Reading, a: Attributes, inputs: Inputs) -> Value:
-    """Where the condition is the same for all numbers. Any other would need a node of its own."""
-    condition, x, other = r.array(inputs[0], "the condition"), given(inputs, 1), given(inputs, 2)
-    r.spend(condition.shape)
-    if condition.all() or not condition.any():
-        chosen = x if condition.all() else other
-        shapes = [
-            np.broadcast_shapes(condition.shape, one, two) for one, two in zip(x.shapes, other.shapes, strict=True)
-        ]
-        return expanded(r, chosen, shapes)
-    raise Cannot("chooses number by number, which is not known")
+    """Where a condition that is known is the same for all numbers, what it chooses."""
+    condition, x, other = (given(inputs, position) for position in range(3))
+    if isinstance(condition, Known):
+        array = r.same(condition.arrays)
+        r.spend(array.shape)
+        if array.all() or not array.any():
+            chosen = x if array.all() else other
+            shapes = [
+                np.broadcast_shapes(array.shape, one, two) for one, two in zip(x.shapes, other.shapes, strict=True)
+            ]
+            return expanded(r, chosen, shapes)
+    return r.add(Where(), condition, x, other)
+
+
+def _compare(kind: str) -> Converter:
+    return lambda r, a, inputs: r.add(Compare(kind), given(inputs, 0), given(inputs, 1))
+
+
+def _thresholded(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    """x above alpha, else 0."""
+    x = given(inputs, 0)
+    return r.add(Where(), r.add(Compare("greater"), x, r.constant(a.number("alpha", 1.0))), x, r.constant(0.0))
+
+
+def _shrink(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    """x beyond lambd moved by bias towards 0, else 0."""
+    x, limit, bias = given(inputs, 0), a.number("lambd", 0.5), a.number("bias", 0.0)
+    above = r.add(Compare("greater"), x, r.constant(limit))
+    below = r.add(Compare("less"), x, r.constant(-limit))
+    rest = r.add(Where(), below, r.add(Binary("add"), x, r.constant(bias)), r.constant(0.0))
+    return r.add(Where(), above, r.add(Binary("sub"), x, r.constant(bias)), rest)
+
+
+def _not(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    return r.add(Compare("equal"), given(inputs, 0), r.constant(0.0))
 
 
 OPERATORS: dict[str, Converter] = {
     "Abs": _function("abs"),
     "Add": _binary("add"),
+    "And": _binary("mul"),
     "Cast": _cast,
     "CastLike": _cast_like,
     "Ceil": _function("ceil"),
@@ -165,14 +197,19 @@ OPERATORS: dict[str, Converter] = {
     "Div": _binary("div"),
     "Dropout": _dropout,
     "Elu": _function("elu", ("alpha", 1.0)),
+    "Equal": _compare("equal"),
     "Erf": _function("erf"),
     "Exp": _function("exp"),
     "Floor": _function("floor"),
     "Gelu": _gelu,
+    "Greater": _compare("greater"),
+    "GreaterOrEqual": _compare("greater_equal"),
     "HardSigmoid": _function("hardsigmoid", ("alpha", 0.2), ("beta", 0.5)),
     "HardSwish": _function("hardswish"),
     "Identity": _same,
     "LeakyRelu": _function("leaky_relu", ("alpha", 0.01)),
+    "Less": _compare("less"),
+    "LessOrEqual": _compare("less_equal"),
     "Log": _function("log"),
     "Max": _chain("max"),
     "Mean": _mean,
@@ -180,12 +217,15 @@ OPERATORS: dict[str, Converter] = {
     "Mish": _function("mish"),
     "Mul": _binary("mul"),
     "Neg": _function("neg"),
+    "Not": _not,
+    "Or": _binary("max"),
     "PRelu": _prelu,
     "Pow": _binary("pow"),
     "Reciprocal": _function("reciprocal"),
     "Relu": _function("relu"),
     "Round": _function("round"),
     "Selu": _selu,
+    "Shrink": _shrink,
     "Sigmoid": _function("sigmoid"),
     "Sign": _function("sign"),
     "Sin": _function("sin"),
@@ -196,5 +236,7 @@ OPERATORS: dict[str, Converter] = {
     "Sum": _chain("add"),
     "Swish": _swish,
     "Tanh": _function("tanh"),
+    "ThresholdedRelu": _thresholded,
     "Where": _where,
+    "Xor": _compare("not_equal"),
 }

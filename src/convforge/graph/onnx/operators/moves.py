@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....spec import ceil_div
-from ...nodes import END, Concat, Pad, Shape, Slice, Transpose
+from ...nodes import END, Concat, Pad, Shape, Slice, Take, Transpose
 from ..attributes import Attributes, Cannot, integers
 from ..folding import axes_of, reshaped, slices, squeezed, unsqueezed
 from ..values import Known, Value, Varies
@@ -140,9 +140,12 @@ def _to_the_ends(start: int, stop: int, step: int, size: int) -> tuple[int, int,
 
 
 def _gather(r: Reading, a: Attributes, inputs: Inputs) -> Value:
-    """Rows whose numbers are known: one, or a run of them, or a few."""
-    x, indices = given(inputs, 0), r.array(optional(inputs, 1), "indices")
+    """Rows whose numbers are known: all, one, or a run of them, or a few."""
+    x, known = given(inputs, 0), r.arrays(optional(inputs, 1), "indices")
     axis = axis_of(x, a.integer("axis", 0))
+    if all(_is_all(rows, shape[axis]) for rows, shape in zip(known, x.shapes, strict=True)):
+        return r.reshape(x, [(*s[:axis], *rows.shape, *s[axis + 1 :]) for s, rows in zip(x.shapes, known, strict=True)])
+    indices = r.same(known)
     if indices.dtype.kind not in "iu" or not 0 < indices.size <= _MOST_ROWS:
         raise Cannot(f"takes indices of shape {indices.shape} and {indices.dtype}, and up to {_MOST_ROWS} are known")
     rows = [int(i) for i in indices.reshape(-1)]
@@ -152,6 +155,31 @@ def _gather(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     run = _run(axis, rows)
     y = r.add(run, x) if run else r.add(Concat(axis), *(r.add(_row(axis, row), x) for row in rows))
     return r.reshape(y, [(*shape[:axis], *indices.shape, *shape[axis + 1 :]) for shape in x.shapes])
+
+
+def _is_all(rows: np.ndarray[Any, Any], size: int) -> bool:
+    """Whether these are all of so many rows in their order, as torch's `as_strided` takes what is contiguous."""
+    return rows.dtype.kind in "iu" and rows.size == size and np.array_equal(rows.reshape(-1), np.arange(size))
+
+
+def _gather_nd(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    """Numbers whose places along the first axes are known, which are the rows of those axes merged."""
+    x, indices = given(inputs, 0), r.array(optional(inputs, 1), "indices")
+    if a.integer("batch_dims", 0):
+        raise Cannot("takes other numbers for each row of a batch (batch_dims), which is not known")
+    axes = indices.shape[-1] if indices.ndim else 0
+    if indices.dtype.kind not in "iu" or not 0 < axes <= rank(x) or not indices.size:
+        raise Cannot(f"takes indices of shape {indices.shape} and {indices.dtype} from {x.shapes[0]}")
+    r.spend(indices.shape)
+    sizes = r.same([shape[:axes] for shape in x.shapes])
+    if (indices < -np.array(sizes)).any() or (indices >= np.array(sizes)).any():
+        raise Cannot(f"takes numbers that {x.shapes[0]} does not have")
+    rows = np.ravel_multi_index(tuple(np.moveaxis(indices % np.array(sizes), -1, 0)), sizes)
+    if rows.size > _MOST_ROWS:
+        raise Cannot(f"takes indices of shape {indices.shape}, and up to {_MOST_ROWS} are known")
+    merged = r.reshape(x, [(math.prod(sizes), *shape[axes:]) for shape in x.shapes])
+    taken = r.add(Take(0), merged, r.constant(rows.reshape(-1)))
+    return r.reshape(taken, [(*rows.shape, *shape[axes:]) for shape in x.shapes])
 
 
 _MOST_ROWS = 1024
@@ -269,6 +297,7 @@ OPERATORS: dict[str, Converter] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Pad": _pad,
     "Reshape": _reshape,
     "Slice": _slice,

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ....spec import kernel_extent
-from ...nodes import Binary, Pooling, Reduce, Softmax, Unary
+from ...nodes import Binary, Pooling, Reduce, Slice, Softmax, Unary
 from ..attributes import Attributes, Cannot
 from ..folding import axes_of
 from ..values import Value
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def _pool(kind: str) -> Converter:
     def convert(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+        if kind == "average" and rank(given(inputs, 0)) == 5:
+            return _of_neighbours(r, a, given(inputs, 0))
         rows = Rows(r, given(inputs, 0))
         shape = a.ints("kernel_shape", rows.axes)
         if shape is None:
@@ -49,6 +51,22 @@ def _pool(kind: str) -> Converter:
         return rows.back(r.add(Pooling(kind, kernel, stride, sides, dilation, counting, ceil), rows.x))
 
     return convert
+
+
+def _of_neighbours(r: Reading, a: Attributes, x: Value) -> Value:
+    """Means along the first of three axes, one number further each time: how torch writes a local response norm."""
+    kernel, count = a.ints("kernel_shape", 3) or (), x.shapes[0][2]
+    a.ignore("count_include_pad")  # there is no padding
+    plain = {"strides": (1, 1, 1), "dilations": (1, 1, 1), "pads": (0,) * 6}
+    usual = all((a.ints(name) or value) == value for name, value in plain.items())
+    usual &= a.text("auto_pad", "NOTSET") in ("NOTSET", "VALID", "") and not a.flag("ceil_mode", False)
+    if not usual or kernel[1:] != (1, 1) or not 1 <= kernel[0] <= count:
+        raise Cannot("is over 3 axes, and known are images (N, C, H, W) and rows (N, C, L)")
+    count = r.same([shape[2] for shape in x.shapes]) - kernel[0] + 1
+    total, *others = (r.add(Slice(2, first, first + count), x) for first in range(kernel[0]))
+    for other in others:
+        total = r.add(Binary("add"), total, other)
+    return r.add(Binary("mul"), total, r.constant(1 / kernel[0]))
 
 
 def _global(kind: str) -> Converter:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....spec import Pair
 from ...nodes import Resize
+from ...operations.resize import COORDINATES
 from ..attributes import Attributes, Cannot, integers, numbers
 from ..values import Value, Varies
 from .common import Converter, Inputs, axis_of, given, optional, rank
@@ -29,14 +30,17 @@ def _resize(r: Reading, a: Attributes, inputs: Inputs) -> Value:
     policy = a.text("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch":
         raise Cannot(f"keeps the aspect ratio ({policy!r}), which is not known")
-    a.ignore("cubic_coeff_a", "exclude_outside", "extrapolation_value")  # of other modes and coordinates
+    cubic, outside = a.number("cubic_coeff_a", -0.75), a.flag("exclude_outside", False)
+    if mode == "cubic" and outside:
+        raise Cannot("leaves out what lies outside (exclude_outside=1), which is not known")
+    a.ignore("extrapolation_value")  # of other coordinates
     axes = a.ints("axes")
     sizes = optional(inputs, 3)
     if sizes is not None:
         wanted = [integers(array, "sizes") for array in r.arrays(sizes, "sizes")]
-        return _resized(r, x, mode, coordinates, rounding, None, wanted, axes)
+        return _resized(r, x, mode, coordinates, rounding, None, wanted, axes, cubic)
     factors = numbers(r.array(optional(inputs, 2), "scales"), "scales")
-    return _resized(r, x, mode, coordinates, rounding, factors, None, axes)
+    return _resized(r, x, mode, coordinates, rounding, factors, None, axes, cubic)
 
 
 def _resized(
@@ -48,17 +52,20 @@ def _resized(
     scales: Sequence[float] | None,
     sizes: Sequence[Sequence[int]] | None,
     axes: Sequence[int] | None,
+    cubic: float = -0.75,
 ) -> Value:
     rows = Rows(r, x)
     along = list(range(rank(x))) if axes is None else [axis_of(x, axis) for axis in axes]
-    modes = {"nearest": "nearest", "linear": "bilinear", "bilinear": "bilinear"}
+    modes = {"nearest": "nearest", "linear": "bilinear", "bilinear": "bilinear", "cubic": "bicubic"}
     if mode not in modes:
-        raise Cannot(f"has the mode {mode!r}: known are nearest and linear")
-    if coordinates not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
+        raise Cannot(f"has the mode {mode!r}: known are nearest, linear and cubic")
+    if coordinates not in COORDINATES:
         raise Cannot(f"has coordinates {coordinates!r}, which are not known")
     how: dict[str, Any] = {"mode": modes[mode], "coordinates": coordinates}
     if mode == "nearest":
         how["rounding"] = rounding
+    if mode == "cubic":
+        how["cubic"] = cubic
     if len(along) != len(scales if scales is not None else sizes[0] if sizes else ()):
         raise Cannot(f"needs a number for each of {len(along)} axes")
     if scales is not None:
