@@ -24,6 +24,8 @@ from typer.testing import CliRunner, Result
 from convforge.cli import see as verb
 from convforge.errors import UserError
 from convforge.models.checkpoint import Architecture, save
+from convforge.train.data import load
+from convforge.train.options import Options
 
 LINE = "conv 4 3x3 same, relu, pool 2, gap, linear 2"
 
@@ -75,6 +77,32 @@ def test_a_network_that_learned_from_patches_is_shown_whole_photographs() -> Non
     assert '"input": [1, 224, 224]' in Path("out.html").read_text()
     convforge("runs/pets", "cat.png", "--input", "1x32x32", "--export", "out.html")
     assert '"input": [1, 32, 32]' in Path("out.html").read_text()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_run_is_opened_with_the_images_that_it_held_out() -> None:
+    random = np.random.default_rng(0)
+    for name in "ab":
+        Path("photos", name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(f"photos/{name}/{number}.png")
+    options = Options(str(Path("photos").resolve()), seed=3)
+    known = {"fingerprint": load(options.data, seed=3).fingerprint()}
+    Path("runs/pets/config.json").write_text(json.dumps({"options": options.to_dict(), "data": known}))
+    result = convforge("runs/pets", "--export", "out.html")
+    assert result.exit_code == 0, result.output
+    assert "runs/pets and 4 of 4 images" in result.stdout
+    stored = json.loads(re.search(r'id="stored">(.*?)</script>', Path("out.html").read_text(), re.DOTALL)[1])  # type: ignore[index]
+    images = stored["/api/network"]["json"]["images"]
+    assert [image["name"] for image in images] == ["held-out 0", "held-out 1", "held-out 2", "held-out 3"]
+    assert sorted(image["label"] for image in images) == ["a", "a", "b", "b"]
+    assert stored["/api/answer?image=0&top=10"]["json"]["truth"]["name"] == images[0]["label"]
+    Path("photos/a/0.png").unlink()
+    result = convforge("runs/pets", "--export", "out.html")
+    assert result.exit_code == 0, result.output
+    assert (
+        "note: these are photographs, not the images that the run held out: the images of photos are" in result.stderr
+    )
 
 
 @pytest.mark.usefixtures("folder")

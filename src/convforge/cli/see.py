@@ -7,7 +7,7 @@ import threading
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from ..learned.film import Film
     from ..models.resolve import ResolvedModel
     from ..see.network import Network
-    from ..see.pictures import Pictures
+    from ..see.pictures import InMemory, Pictures
 
 _PORT = 8642
+_MOST_HELD_OUT = 1000
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +45,11 @@ def see(
     ] = None,
     images: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE…", help="Image files and folders; without any, photographs.", show_default=False),
+        typer.Argument(
+            metavar="IMAGE…",
+            help="Image files and folders; without any, those that the run held out, or photographs.",
+            show_default=False,
+        ),
     ] = None,
     port: Annotated[
         int, typer.Option(callback=within(0, 65535), help="Of the page's address; 0 takes any that is free.")
@@ -116,7 +121,8 @@ def see(
     resolved = resolve(model, shape, ready=True)
     if shape is None and _learned_from_patches(Path(model)):
         resolved = _for_whole_photographs(resolved)
-    network, pictures = _opened(resolved, named, labels, a_channel(mean, "--mean"), a_channel(std, "--std"))
+    seen = Seen(named, labels, *(() if named else _held_out(Path(model))))
+    network, pictures = _opened(resolved, seen, a_channel(mean, "--mean"), a_channel(std, "--std"))
     for note in (*network.notes, *pictures.notes):
         typer.echo(shown(f"note: {note}"), err=True)
     film = partial(read_film, model)
@@ -127,12 +133,33 @@ def see(
         _serve(network, pictures, film, port, browser)
 
 
+class Seen(NamedTuple):
+    """The images to look at: files and folders, whether sub-folders are classes, images that are in no file, and
+    sentences about them."""
+
+    paths: list[Path]
+    labels: bool | None
+    in_memory: tuple[InMemory, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _held_out(run: Path) -> tuple[tuple[InMemory, ...], tuple[str, ...]]:
+    """What a run of `convforge train` was tested with, and a note where that is not to be had."""
+    from ..see.pictures import InMemory
+    from ..train.held_out import held_out
+    from ..train.run import CONFIG
+
+    if not _is_folder(run) or not (run / CONFIG).is_file() or _learned_from_patches(run):
+        return (), ()
+    try:
+        found = held_out(run, _MOST_HELD_OUT, say=lambda words: typer.echo(shown(words), err=True))
+    except UserError as reason:
+        return (), (f"these are photographs, not the images that the run held out: {reason}",)
+    return tuple(InMemory(f"held-out {one.number}", one.pixels, one.label) for one in found), ()
+
+
 def _opened(
-    resolved: ResolvedModel,
-    images: list[Path],
-    labels: bool | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    resolved: ResolvedModel, seen: Seen, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> tuple[Network, Pictures]:
     from ..images.photographs import photographs
     from ..see.network import Network
@@ -140,7 +167,7 @@ def _opened(
 
     if any(value <= 0 for value in std or ()):
         raise UserError("--std must be greater than zero in every channel.")
-    notes = list(resolved.notes)
+    notes = [*resolved.notes, *seen.notes]
     if resolved.assumed:
         size = "x".join(str(n) for n in resolved.input_shape)
         notes.append(f"the input was taken to be {size}; --input says otherwise.")
@@ -157,7 +184,8 @@ def _opened(
         resolved.classes,
         notes,
     )
-    return network, Pictures(images or photographs(), network.input_shape, network.mean, network.std, labels)
+    paths = seen.paths or ([] if seen.in_memory else photographs())
+    return network, Pictures(paths, network.input_shape, network.mean, network.std, seen.labels, seen.in_memory)
 
 
 def _must_be_a_place(path: Path) -> None:

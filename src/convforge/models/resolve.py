@@ -178,7 +178,18 @@ def _timm(name: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
     shape = input_shape or (own if len(own) == 3 else IMAGENET)
     assumed = input_shape is None and len(own) != 3
     mean, std = _timm_normalisation(module, shape[0])
-    return ResolvedModel(module, shape, assumed, f"timm:{name}", mean, std, notes=notes)
+    classes = _timm_classes(module) if ready and not notes else None
+    return ResolvedModel(module, shape, assumed, f"timm:{name}", mean, std, classes, notes)
+
+
+def _timm_classes(module: nn.Module) -> tuple[str, ...] | None:
+    """The names that timm has for the classes of the data set that a model was trained on, where it has them."""
+    data = import_module("timm.data")
+    subset = data.infer_imagenet_subset(module)
+    if subset is None:
+        return None
+    info = data.ImageNetInfo(subset)
+    return tuple(info.index_to_description(number) for number in range(info.num_classes()))
 
 
 def _timm_normalisation(module: nn.Module, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

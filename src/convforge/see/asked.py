@@ -48,6 +48,10 @@ class OfImage(Asked):
     image: Number
 
 
+class OfAnswer(OfImage):
+    top: Annotated[int, Field(ge=1, le=1000)] = 5
+
+
 class Slice(OfImage):
     first: Number = 0
     count: Count = 16

@@ -31,7 +31,7 @@ MOST_BYTES = 24 * 2**20
 """Of the numbers in the file, before they are written as text, which makes a third more of them."""
 
 _BLOCK = 16  # maps that the page asks for at a time
-_PATCHES, _CHANNELS = 9, 16
+_PATCHES, _CHANNELS, _CLASSES = 9, 16, 10  # what the page asks for at a time
 _PORT = 80
 
 Answers = dict[str, dict[str, Any]]
@@ -73,6 +73,7 @@ async def _collected(
         shown |= {"images": shown["images"][:count], "searched": min(images_in_all, MOST_SEARCHED)}
         for image in images:
             await keep(f"/api/images/{image}", view="input")
+            await keep("/api/answer", image=image, top=_CLASSES)
         for layer in chosen(network, count, most_bytes):
             place = f"/api/layers/{layer.index}"
             for path in ("kernels", "kernels/values", "bias/values"):

@@ -27,9 +27,11 @@ from .jobs import Jobs
 from .key import Key
 from .network import Network, NotThere
 from .pictures import Pictures
+from .server_answers import answers_router
 from .server_jobs import jobs_router
 from .server_layers import kernels_router, layers_router
 from .shelf import Shelf
+from .verdict import Verdicts
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -74,6 +76,8 @@ def create_app(
     _add_error_handlers(app)
     _add_network(app, network, pictures, film)
     _add_images(app, pictures)
+    verdicts = Verdicts(network, pictures)
+    app.include_router(answers_router(verdicts, pictures))
     app.include_router(layers_router(network, pictures))
     app.include_router(kernels_router(network))
     app.include_router(jobs_router(network, pictures, jobs, shelf or Shelf(None)))

@@ -1,6 +1,7 @@
 // Starts the page: theme, network, and whichever view the address names.
 
 import { follow, addressOf, parse } from "./address.js";
+import { Asked } from "./answer.js";
 import { exported, json } from "./api.js";
 import { el, problem, say } from "./dom.js";
 import { plural, shape } from "./numbers.js";
@@ -29,6 +30,7 @@ const main = document.getElementById("view");
 let present = { name: "", view: null };
 let network = null;
 let failure = null;
+let asked = null;
 
 const links = new Map(VIEWS.map((view) => [view, el("a", { text: view.title })]));
 document.getElementById("views").append(...[...links.values()].map((link) => el("li", {}, link)));
@@ -45,6 +47,10 @@ function tabs(values) {
 /** Shows what the address says: the view that is open takes over new values, another one is opened afresh. */
 function receive({ view: wanted, values }) {
   const view = VIEWS.find((candidate) => candidate.name === wanted) || VIEWS[0];
+  if (asked) {
+    asked.element.hidden = Boolean(view.alone);
+    asked.show(values.image);
+  }
   if (view.name === present.name && present.view) {
     present.view.update(values);
     tabs(values);
@@ -78,6 +84,7 @@ async function start() {
   });
   try {
     network = await json("/api/network");
+    if (network.images.length) asked = new Asked(document.getElementById("asked"), network);
     const parts = [network.name, shape(network.input), plural(network.layers.length, "layer")];
     say(document.getElementById("network"), parts.join(" · "));
     const notes = [...(network.notes || [])];

@@ -92,6 +92,14 @@ export function percent(share) {
   return `${Math.round(share * 100)}%`;
 }
 
+/** 0.98617 → "98.6%"; what is nearly certain or nearly nothing is not rounded to it. */
+export function probability(share) {
+  if (!Number.isFinite(share)) return NOTHING;
+  if (share > 0.9995 && share < 1) return "> 99.9%";
+  if (share > 0 && share < 0.0005) return "< 0.1%";
+  return `${(share * 100).toFixed(1)}%`;
+}
+
 /** One of something, or several: plural(3, "map") → "3 maps". */
 export function plural(count, word, words = `${word}s`) {
   return `${whole(count)} ${count === 1 ? word : words}`;

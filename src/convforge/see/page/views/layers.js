@@ -1,12 +1,12 @@
 // The network as a table of its layers, and what one unit of the chosen layer sees of the image.
 
 import { addressOf, change, complete, wholeNumber } from "../address.js";
+import { answerTo, share } from "../answer.js";
 import { json, numbers, picture } from "../api.js";
 import { Board, bitmap, loaded } from "../canvas.js";
 import { scaleOf } from "../colours.js";
-import { imagePicker } from "../controls.js";
 import { announce, el, latest, problem, say } from "../dom.js";
-import { compact, pair, plural, real, shape, sides, whole } from "../numbers.js";
+import { compact, pair, plural, probability, real, shape, sides, whole } from "../numbers.js";
 import { onTheme } from "../theme.js";
 
 const COLUMNS = [
@@ -70,7 +70,7 @@ export function openLayers(root, { network, values }) {
       ...cells.map(([kind, text, title]) => el("td", { class: kind, text, title: title || null })),
     );
     body.append(row);
-    return { row, link, layer };
+    return { row, link, layer, kernel: row.cells[1] };
   });
   const { totals } = network;
   const foot = el(
@@ -94,7 +94,6 @@ export function openLayers(root, { network, values }) {
     target.link.focus();
   });
 
-  const images = imagePicker({ images: network.images, change: (image) => change({ image }, true) });
   const title = el("h2");
   const facts = el("dl", { class: "facts" });
   const links = el("p", { class: "links" });
@@ -103,12 +102,13 @@ export function openLayers(root, { network, values }) {
   const sentence = el("p", { class: "small" });
   const unitTitle = el("h3");
   const status = el("div");
+  const shares = el("ol", { class: "shares tall" });
+  const answered = el("div", { class: "sight", hidden: true }, el("h3", { text: "What it answers" }), shares);
   const sight = el("div", { class: "sight" }, view.element, sentence, unitTitle, unit.element);
-  const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, links, status, sight, facts);
+  const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, links, status, answered, sight, facts);
   const frame = el("div", { class: "scroll long" }, table);
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Layers" }), el("p", { class: "says", text: "The network from the image to its answer. Choose a layer to see what one of its numbers depends on." })),
-    el("div", { class: "row controls" }, images.element),
     el("div", { class: "split" }, frame, panel),
   );
   const release = onTheme(() => draw());
@@ -176,11 +176,13 @@ export function openLayers(root, { network, values }) {
     loading = new AbortController();
     try {
       const source = picture(`/api/images/${mine.image}`, { view: "input" });
-      const [image, field, maps] = await Promise.all([
+      const [answer, image, field, maps] = await Promise.all([
+        answerTo(mine.image),
         source ? loaded(source) : null,
         json(`/api/layers/${mine.layer.index}/field`, { row: mine.row, column: mine.column }, loading.signal),
         numbers(`/api/layers/${mine.layer.index}/maps/values`, { image: mine.image, first: 0, count: 16 }, loading.signal),
       ]);
+      showAnswer(answer, mine.layer);
       seen = { image, box: field.box, maps };
       status.replaceChildren();
       sight.hidden = false;
@@ -192,6 +194,16 @@ export function openLayers(root, { network, values }) {
       status.replaceChildren(problem(error));
     }
   });
+
+  /** The layer that answers says so, in its row and beside it. */
+  function showAnswer(answer, chosen) {
+    const first = answer.ranking && answer.ranking[0];
+    for (const { layer, kernel } of rows) {
+      if (first && layer.index === answer.layer) kernel.replaceChildren("answers ", el("b", { text: first.name }), ` ${probability(first.probability)}`);
+    }
+    answered.hidden = !first || chosen.index !== answer.layer;
+    if (!answered.hidden) shares.replaceChildren(...answer.ranking.map((entry) => share(entry)));
+  }
 
   function draw() {
     if (!seen) return;
@@ -227,7 +239,6 @@ export function openLayers(root, { network, values }) {
   function update(values) {
     now = settings(values);
     complete({ layer: String(now.layer.index), image: now.image });
-    if (network.images.length) images.set(network.images.find((image) => String(image.id) === now.image).id);
     describe();
     look();
   }

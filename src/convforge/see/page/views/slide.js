@@ -5,7 +5,7 @@ import { json, numbers, picture } from "../api.js";
 import { positions } from "../arithmetic.js";
 import { Board, bitmap, legend, loaded, partOfWindow } from "../canvas.js";
 import { scaleOf } from "../colours.js";
-import { button, imagePicker, layerSelect, layerTitle, stepper } from "../controls.js";
+import { button, layerSelect, layerTitle, stepper } from "../controls.js";
 import { announce, el, freshId, latest, problem, say } from "../dom.js";
 import { alike, exact, pair, plural, power, real, shape, sides } from "../numbers.js";
 import { overridden } from "../offline.js";
@@ -36,7 +36,6 @@ export function openSlide(root, { network, values }) {
   let loading = null;
 
   const layers = layerSelect({ layers: sliding, change: (layer) => change({ layer, channel: null, row: null, column: null, from: null, show: null, ...cleared() }, true) });
-  const images = imagePicker({ images: network.images, change: (image) => change({ image }, true) });
   const channel = stepper({ label: "Output channel", help: "Which of the layer's kernels, and so which of its maps", change: (value) => change({ channel: value, from: null, show: null }, true) });
   const controls = Object.fromEntries(
     [
@@ -83,7 +82,7 @@ export function openSlide(root, { network, values }) {
   const arithmetic = el("section", { class: "arithmetic" }, productsTitle, products.element);
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Slide" }), el("p", { class: "says", text: "Point at an output number: its patch is marked on the input, and its products and sums stand below. A click keeps it." })),
-    el("div", { class: "row controls" }, layers.element, images.element, channel.element, ...OVERRIDES.map((name) => controls[name].element)),
+    el("div", { class: "row controls" }, layers.element, channel.element, ...OVERRIDES.map((name) => controls[name].element)),
     el("div", { class: "formulas" }, formulas, reset),
     status,
     boards,
@@ -148,7 +147,6 @@ export function openSlide(root, { network, values }) {
   function showControls() {
     const { layer, overrides } = now;
     layers.set(layer.index);
-    images.set(network.images.find((image) => String(image.id) === now.image).id);
     channel.set(now.channel ?? 0, { low: 0, high: layer.output_shape[0] - 1, of: layer.output_shape[0] - 1 });
     for (const name of ["stride", "padding", "dilation"]) {
       const own = ownNumber(layer, name);
@@ -219,7 +217,7 @@ export function openSlide(root, { network, values }) {
         planes: new Map(),
       };
       if (frame.spec && frame.spec.padding && Array.isArray(frame.spec.padding)) found.spec.padding = frame.spec.padding;
-      if (found.image && layer.input_shape[0] === 3) {
+      if (found.image && [1, 3].includes(layer.input_shape[0])) {
         const source = picture(`/api/images/${now.image}`, { view: "input" });
         if (source) found.colour = await loaded(source);
         if (control.signal.aborted) return;
@@ -258,7 +256,7 @@ export function openSlide(root, { network, values }) {
 
   function offerInputs() {
     const channels = channelsRead();
-    const options = seen.colour ? [el("option", { value: "colours", text: "in colour" })] : [];
+    const options = seen.colour ? [el("option", { value: "colours", text: now.layer.input_shape[0] === 3 ? "in colour" : "in grey" })] : [];
     options.push(...channels.map((c) => el("option", { value: c, text: channelName(c).replace("Input c", "C").replace("Channel", "channel") })));
     showing.replaceChildren(...options);
   }
