@@ -12,7 +12,7 @@ from convforge.see.jobs import Progress
 
 from .conftest import Site, grid, number, saved_at, settled, shows
 
-VIEWS = ("slide", "layers", "maps", "kernels", "detects", "count", "play")
+VIEWS = ("slide", "why", "layers", "maps", "kernels", "detects", "count", "play")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -52,6 +52,28 @@ class OfAnswer(OfImage):
     top: Annotated[int, Field(ge=1, le=1000)] = 5
 
 
+class OfClass(OfImage):
+    """`of` is a class, `against` one that it is compared with; `layer` is LayerCAM's."""
+
+    of: Number
+    against: Number | None = None
+    method: Literal["cam", "layercam"] = "cam"
+    layer: Number | None = None
+
+
+class OfRegion(OfClass):
+    """A place of the maps; the whole image where none is named."""
+
+    row: Number | None = None
+    column: Number | None = None
+    count: Annotated[int, Field(ge=1, le=256)] = 12
+
+
+class ToOcclude(OfImage):
+    of: Number
+    against: Number | None = None
+
+
 class Slice(OfImage):
     first: Number = 0
     count: Count = 16

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -32,6 +32,7 @@ MOST_BYTES = 24 * 2**20
 
 _BLOCK = 16  # maps that the page asks for at a time
 _PATCHES, _CHANNELS, _CLASSES = 9, 16, 10  # what the page asks for at a time
+_TAKEN_APART, _CARRIED, _MOST_PLACES = 3, 12, 64
 _PORT = 80
 
 Answers = dict[str, dict[str, Any]]
@@ -62,10 +63,11 @@ async def _collected(
     images = range(count)
     stored: Answers = {}
 
-    async def keep(path: str, **parameters: Any) -> None:
+    async def keep(path: str, **parameters: Any) -> Any:
         key = "&".join(f"{name}={value}" for name, value in sorted(parameters.items()))
         address = f"{path}?{key}" if key else path
         stored[address] = await _asked(app, "GET", address)
+        return stored[address].get("json")
 
     async with app.router.lifespan_context(app):
         await keep("/api/network")
@@ -73,7 +75,7 @@ async def _collected(
         shown |= {"images": shown["images"][:count], "searched": min(images_in_all, MOST_SEARCHED)}
         for image in images:
             await keep(f"/api/images/{image}", view="input")
-            await keep("/api/answer", image=image, top=_CLASSES)
+            await _keep_why(keep, image, await keep("/api/answer", image=image, top=_CLASSES))
         for layer in chosen(network, count, most_bytes):
             place = f"/api/layers/{layer.index}"
             for path in ("kernels", "kernels/values", "bias/values"):
@@ -95,6 +97,23 @@ async def _collected(
             except UserError as reason:  # the page says that it is not in the file
                 say(f"left out: {reason}")
     return stored
+
+
+async def _keep_why(keep: Callable[..., Awaitable[Any]], image: int, answer: Any) -> None:
+    """The contributions to the most probable classes, to the first against the second, and the channels behind them."""
+    ranking = [entry["class"] for entry in answer["ranking"] or ()][:_TAKEN_APART]
+    asked: list[dict[str, int]] = [{"image": image, "of": number} for number in ranking]
+    if len(ranking) > 1:
+        asked.append({"image": image, "of": ranking[0], "against": ranking[1]})
+    for one in asked:
+        values = (await keep("/api/why", **one))["values"]
+        if values is None:
+            continue
+        await keep("/api/why/region", **one, count=_CARRIED)
+        if len(values) * len(values[0]) <= _MOST_PLACES:
+            for row in range(len(values)):
+                for column in range(len(values[0])):
+                    await keep("/api/why/region", **one, count=_CARRIED, row=row, column=column)
 
 
 async def _keep_jobs(app: FastAPI, stored: Answers, layer: Layer, labelled: bool) -> None:

@@ -254,12 +254,18 @@ class Network:
         return self._outputs.find(key, run)
 
     def _output(self, image: Tensor) -> Tensor:
-        with self._explained(), torch.no_grad():
-            answer = self.model(image[None].to(self._dtype))
+        with torch.no_grad():
+            return self.answered(image[None]).clone()
+
+    def answered(self, images: Tensor) -> Tensor:
+        """What the model returns for images `(N, C, H, W)`, of several tensors the first. To be called when it is one's
+        turn."""
+        with self._explained():
+            answer = self.model(images.to(self._dtype))
         found = next((leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)), None)
         if found is None:
             raise UserError(f"{self.name} returns {type(answer).__name__}, in which there is no tensor.")
-        return found.detach().float().clone()
+        return found.detach().float()
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """What `work` returns, computed when it is this request's turn."""

@@ -30,6 +30,7 @@ from .pictures import Pictures
 from .server_answers import answers_router
 from .server_jobs import jobs_router
 from .server_layers import kernels_router, layers_router
+from .server_why import why_router
 from .shelf import Shelf
 from .verdict import Verdicts
 
@@ -78,6 +79,7 @@ def create_app(
     _add_images(app, pictures)
     verdicts = Verdicts(network, pictures)
     app.include_router(answers_router(verdicts, pictures))
+    app.include_router(why_router(network, pictures, verdicts, jobs))
     app.include_router(layers_router(network, pictures))
     app.include_router(kernels_router(network))
     app.include_router(jobs_router(network, pictures, jobs, shelf or Shelf(None)))

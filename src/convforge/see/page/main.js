@@ -13,9 +13,11 @@ import { openLayers } from "./views/layers.js";
 import { openMaps } from "./views/maps.js";
 import { openPlay } from "./views/play.js";
 import { openSlide } from "./views/slide.js";
+import { openWhy } from "./views/why.js";
 
 const VIEWS = [
   { name: "slide", title: "Slide", open: openSlide },
+  { name: "why", title: "Why", open: openWhy },
   { name: "layers", title: "Layers", open: openLayers },
   { name: "maps", title: "Feature maps", open: openMaps },
   { name: "kernels", title: "Kernels", open: openKernels },

@@ -281,7 +281,6 @@ export function openPlay(root, { values }) {
       values: now.plane,
       scale: inputScale,
       write: writeInput,
-      longest: Math.max(...Array.from(now.plane, (value) => writeInput(value).length), 2),
       pad: spec.padding,
       marks: at ? [{ rows: positions(spec, 0, at[0]), columns: positions(spec, 1, at[1]) }] : [],
       cursor: document.activeElement === input.canvas ? pencil : null,
@@ -297,7 +296,6 @@ export function openPlay(root, { values }) {
       values: computed.map,
       scale: computed.scale,
       write: writeOutput,
-      longest: Math.max(...Array.from(computed.map, (value) => writeOutput(value).length), 2),
       cursor: at,
       upTo: playing ? row * shape[1] + column + 1 : null,
     });

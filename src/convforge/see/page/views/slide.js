@@ -347,7 +347,6 @@ export function openSlide(root, { network, values }) {
       values: seen.map,
       scale: seen.scale,
       write: seen.write,
-      longest: Math.max(seen.write(seen.scale.low).length, 4),
       cursor: [row, column],
       upTo: playing ? row * size[1] + column + 1 : null,
     });
