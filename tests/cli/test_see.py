@@ -106,6 +106,23 @@ def test_a_run_is_opened_with_the_images_that_it_held_out() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_file_holds_as_many_images_as_are_asked_for_and_says_so() -> None:
+    for number in range(6):
+        Image.fromarray(np.full((9, 9, 3), 40 * number, np.uint8)).save(f"{number}.png")
+    names = [f"{number}.png" for number in range(6)]
+    for asked, held in ((["--images", "2"], 2), ([], 4), (["--images", "60"], 6)):
+        result = convforge(LINE, *names, "--input", "3x16x16", "--export", "out.html", *asked)
+        assert result.exit_code == 0, result.output
+        assert f" and {held} of 6 images, " in result.stdout
+        assert ("--images puts more of them in" in result.stdout) == (held < 6)
+        stored = json.loads(re.search(r'id="stored">(.*?)</script>', Path("out.html").read_text(), re.DOTALL)[1])  # type: ignore[index]
+        network = stored["/api/network"]["json"]
+        assert (len(network["images"]), network["images_in_all"]) == (held, 6)
+    result = convforge(LINE, *names, "--images", "3")
+    assert "--images says how many images the file of --export holds" in str(result.exception)
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_line_of_layers_has_weights_that_are_the_same_every_time_and_says_that_they_are_random() -> None:
     pages = []
     for _ in range(2):

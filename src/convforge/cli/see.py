@@ -79,9 +79,20 @@ def see(
             help="Write the page with the first images into one file, and start nothing.",
         ),
     ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--images",
+            metavar="N",
+            callback=within(1, 64),
+            help="How many images the file of --export holds.",
+            show_default="4",
+        ),
+    ] = None,
 ) -> None:
     """Open a network on a page of your browser and look into it: every number can be traced to the products behind it.
 
+    Read what it answers, and why: which places of the image and which channels made the number, to the last product.
     Slide a kernel over an image and read the products and sums of any output number; see each layer's shapes, costs and
     receptive field, its feature maps, its kernels, and what of your images its channels answer to.
 
@@ -90,7 +101,7 @@ def see(
 
     [bold]Examples[/]
 
-    The newest run in runs/, with scikit-image's photographs: [cyan]convforge see[/]
+    The newest run in runs/, with the images that it held out: [cyan]convforge see[/]
 
     Your run and your images: [cyan]convforge see runs/pets holiday/[/]
 
@@ -112,6 +123,8 @@ def see(
             raise UserError(f"the page needs {package}, which is not installed: pip install 'convforge[see]'.")
     if export is not None:
         _must_be_a_place(export)
+    elif count is not None:
+        raise UserError("--images says how many images the file of --export holds: name that, too.")
     named = list(images or ())
     if model is not None and _is_image(model):
         named.insert(0, Path(model))
@@ -128,7 +141,7 @@ def see(
     film = partial(read_film, model)
     film()  # a damaged one is said now
     if export is not None:
-        _write(network, pictures, film, export)
+        _write(network, pictures, film, export, count)
     else:
         _serve(network, pictures, film, port, browser)
 
@@ -198,17 +211,21 @@ def _must_be_a_place(path: Path) -> None:
         raise UserError(f"there is no folder {shown(path.parent)} for the page: make it first, or name another place.")
 
 
-def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path) -> None:
+def _write(
+    network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path, count: int | None
+) -> None:
     from ..files import write_atomically
-    from ..see.export import MOST_IMAGES, export
+    from ..see.export import IMAGES, export
     from ..see.shelf import Shelf
 
+    held = min(len(pictures), count or IMAGES)
     content = export(
-        network, pictures, Shelf.of_the_user(), film, say=lambda words: typer.echo(shown(words), err=True)
+        network, pictures, Shelf.of_the_user(), film, held, say=lambda words: typer.echo(shown(words), err=True)
     ).encode()
     write_atomically(path, content)
-    size = f"{min(len(pictures), MOST_IMAGES)} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB"
-    typer.echo(shown(f"{path}: {network.name} and {size}"))
+    size = f"{held} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB"
+    more = "" if held == len(pictures) else "; --images puts more of them in"
+    typer.echo(shown(f"{path}: {network.name} and {size}{more}"))
 
 
 def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None], port: int, browser: bool) -> None:

@@ -24,8 +24,9 @@ from .pictures import Pictures
 from .server import create_app
 from .shelf import Shelf
 
-MOST_IMAGES, MOST_SEARCHED = 4, 64
-"""Images that are shown, and in which the patches that excite channels most are looked for."""
+IMAGES, MOST_IMAGES, MOST_SEARCHED = 4, 64, 64
+"""Images that are shown if nothing else is said, and at most; and in which the patches that excite channels most are
+looked for."""
 
 MOST_BYTES = 24 * 2**20
 """Of the numbers in the file, before they are written as text, which makes a third more of them."""
@@ -43,23 +44,24 @@ def export(
     pictures: Pictures,
     shelf: Shelf | None = None,
     film: Callable[[], Film | None] = lambda: None,
+    images: int = IMAGES,
     most_bytes: int = MOST_BYTES,
     say: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """The page of a network and of the first few images, as HTML.
+    """The page of a network and of the first `images` images, as HTML.
 
     Of each image it has the maps of as many convolutions as fit, the early, middle and deep one that the page opens
     with before others; and of these three which patches excite their first channels most, and a picture made to excite
     the very first. `say` is told what takes its time.
     """
     app = create_app(network, pictures.first(MOST_SEARCHED), _PORT, None, shelf, film)
-    return bundle(asyncio.run(_collected(app, network, len(pictures), most_bytes, say)))
+    return bundle(asyncio.run(_collected(app, network, len(pictures), images, most_bytes, say)))
 
 
 async def _collected(
-    app: FastAPI, network: Network, images_in_all: int, most_bytes: int, say: Callable[[str], None]
+    app: FastAPI, network: Network, images_in_all: int, wanted: int, most_bytes: int, say: Callable[[str], None]
 ) -> Answers:
-    count = min(images_in_all, MOST_IMAGES)
+    count = min(images_in_all, wanted, MOST_IMAGES)
     images = range(count)
     stored: Answers = {}
 
@@ -72,7 +74,11 @@ async def _collected(
     async with app.router.lifespan_context(app):
         await keep("/api/network")
         shown = stored["/api/network"]["json"]
-        shown |= {"images": shown["images"][:count], "searched": min(images_in_all, MOST_SEARCHED)}
+        shown |= {
+            "images": shown["images"][:count],
+            "images_in_all": images_in_all,
+            "searched": min(images_in_all, MOST_SEARCHED),
+        }
         for image in images:
             await keep(f"/api/images/{image}", view="input")
             await _keep_why(keep, image, await keep("/api/answer", image=image, top=_CLASSES))
@@ -125,7 +131,9 @@ async def _keep_jobs(app: FastAPI, stored: Answers, layer: Layer, labelled: bool
         stored[f"job {json.dumps(body, separators=(',', ':'))}"] = {"json": result}
         return result
 
-    for channel in range(min(_CHANNELS, layer.map_shape[0])):
+    # The page opens with the channel in which most happens for the first image.
+    order = (await _asked(app, "GET", f"/api/layers/{layer.index}/maps?image=0"))["json"]["order"]
+    for channel in order[:_CHANNELS]:
         for patch in (await keep(channel, "patches", count=_PATCHES))["patches"]:
             path, _, query = patch["src"].partition("?")
             address = f"{path}?{'&'.join(sorted(query.split('&')))}"
@@ -133,7 +141,7 @@ async def _keep_jobs(app: FastAPI, stored: Answers, layer: Layer, labelled: bool
                 stored[address] = await _asked(app, "GET", address)
         if labelled:
             await keep(channel, "classes")
-    await keep(0, "ascent")
+    await keep(order[0], "ascent")
 
 
 def opened_with(network: Network) -> list[Layer]:

@@ -93,7 +93,8 @@ class Contributions:
 
 @dataclass(frozen=True)
 class Carried:
-    """What one channel carried at a place, or over the whole image (then activation and weight are means over it)."""
+    """What one channel carried at a place; or over the whole image, with the mean activation and the sum of its
+    weights, which are no numbers where it is weighed differently from place to place."""
 
     channel: int
     activation: float
@@ -160,7 +161,10 @@ class Why:
         weights = np.broadcast_to(found.weights, values.shape)
         if row is None or column is None:
             sums = values.sum((1, 2))
-            means, shared = found.activations.mean((1, 2)), weights.sum((1, 2))
+            one_weight = found.weights.shape[1:] == (1, 1)
+            nothing = np.full(len(sums), np.nan)
+            means = found.activations.mean((1, 2)) if one_weight else nothing
+            shared = weights.sum((1, 2)) if one_weight else nothing
         else:
             if row >= values.shape[1] or column >= values.shape[2]:
                 raise NotThere(f"there is no place {row}, {column}: the maps are {values.shape[1]}×{values.shape[2]}.")

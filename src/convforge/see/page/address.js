@@ -55,9 +55,11 @@ export function change(values, push = false) {
   listener(state);
 }
 
-/** Values that were missing from the address and have been filled in: no step of the reader's. */
-export function complete(values) {
-  state = { view: state.view, values: { ...values, ...state.values } };
+/** Values that were missing from the address and have been filled in: no step of the reader's. Those of `over` had gaps,
+ * and are replaced. */
+export function complete(values, ...over) {
+  const filled = Object.fromEntries(over.map((name) => [name, values[name]]));
+  state = { view: state.view, values: { ...values, ...state.values, ...filled } };
 }
 
 /** Goes to another view. */

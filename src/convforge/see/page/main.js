@@ -90,7 +90,7 @@ async function start() {
     const parts = [network.name, shape(network.input), plural(network.layers.length, "layer")];
     say(document.getElementById("network"), parts.join(" · "));
     const notes = [...(network.notes || [])];
-    if (exported) notes.push("This is an exported file: it holds the layers and images that were chosen, and needs no server.");
+    if (exported) notes.push(`This is an exported file, which needs no server. It holds ${plural(network.images.length, "image")} of ${network.images_in_all ?? network.images.length}${network.images.length < network.images_in_all ? ", for convforge see --export --images puts more of them in" : ""}, and the layers that fit.`);
     if (notes.length) {
       document.getElementById("notes").replaceChildren(
         el("details", { class: "notes", name: "notes" }, el("summary", { text: plural(notes.length, "note") }), el("ul", {}, ...notes.map((note) => el("li", { text: note })))),

@@ -9,6 +9,7 @@ import { announce, el, latest, problem, say } from "../dom.js";
 import { compact, pair, plural, probability, real, shape, sides, whole } from "../numbers.js";
 import { onTheme } from "../theme.js";
 
+const BLOCK = 16;
 const COLUMNS = [
   ["Layer", "", ""],
   ["Kernel", "", "Rows × columns of the kernel, and how it moves"],
@@ -66,7 +67,7 @@ export function openLayers(root, { network, values }) {
     const row = el(
       "tr",
       { on: { click: (event) => (event.preventDefault(), choose(layer.index)) } },
-      el("th", { scope: "row" }, link, el("small", { class: "quiet", text: layer.type })),
+      el("th", { scope: "row" }, link, el("small", { class: "quiet", text: layer.type }), el("small", { class: "short", text: [kernelWords(layer), shape(layer.output_shape)].filter(Boolean).join(" → ") })),
       ...cells.map(([kind, text, title]) => el("td", { class: kind, text, title: title || null })),
     );
     body.append(row);
@@ -106,7 +107,7 @@ export function openLayers(root, { network, values }) {
   const answered = el("div", { class: "sight", hidden: true }, el("h3", { text: "What it answers" }), shares);
   const sight = el("div", { class: "sight" }, view.element, sentence, unitTitle, unit.element);
   const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, links, status, answered, sight, facts);
-  const frame = el("div", { class: "scroll long" }, table);
+  const frame = el("div", {}, table);
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Layers" }), el("p", { class: "says", text: "The network from the image to its answer. Choose a layer to see what one of its numbers depends on." })),
     el("div", { class: "split" }, frame, panel),
@@ -117,11 +118,9 @@ export function openLayers(root, { network, values }) {
     change({ layer, row: null, column: null, channel: null }, push);
   }
 
-  /** Scrolls the table, and only it, so that a row can be seen. */
+  /** Scrolls so that a row can be seen, where the layer beside the table stays in sight. */
   function reveal(row) {
-    const [top, bottom] = [row.offsetTop - head.offsetHeight, row.offsetTop + row.offsetHeight];
-    if (top < frame.scrollTop) frame.scrollTop = top;
-    else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight / 2;
+    if (matchMedia("(min-width: 70rem)").matches) row.scrollIntoView({ block: "nearest" });
   }
 
   function settings(values) {
@@ -180,10 +179,10 @@ export function openLayers(root, { network, values }) {
         answerTo(mine.image),
         source ? loaded(source) : null,
         json(`/api/layers/${mine.layer.index}/field`, { row: mine.row, column: mine.column }, loading.signal),
-        numbers(`/api/layers/${mine.layer.index}/maps/values`, { image: mine.image, first: 0, count: 16 }, loading.signal),
+        mostActive(mine),
       ]);
       showAnswer(answer, mine.layer);
-      seen = { image, box: field.box, maps };
+      seen = { image, box: field.box, ...maps };
       status.replaceChildren();
       sight.hidden = false;
       draw();
@@ -194,6 +193,17 @@ export function openLayers(root, { network, values }) {
       status.replaceChildren(problem(error));
     }
   });
+
+  /** The map in which most happens: the first may be dead. */
+  async function mostActive({ layer, image }) {
+    const place = `/api/layers/${layer.index}/maps`;
+    const { order } = await json(place, { image }, loading.signal);
+    const channel = order[0] ?? 0;
+    const first = Math.floor(channel / BLOCK) * BLOCK;
+    const block = await numbers(`${place}/values`, { image, first, count: BLOCK }, loading.signal);
+    const [, height, width] = mapShape(layer);
+    return { channel, map: block.values.subarray((channel - first) * height * width, (channel - first + 1) * height * width) };
+  }
 
   /** The layer that answers says so, in its row and beside it. */
   function showAnswer(answer, chosen) {
@@ -227,12 +237,12 @@ export function openLayers(root, { network, values }) {
     say(sentence, `Unit in row ${row}, column ${column}. ${words}`);
     view.describe(`The image with the receptive field. ${words}`);
     const area = rowsOut * columnsOut;
-    const map = seen.maps.values.subarray(0, area);
+    const { channel, map } = seen;
     const value = map[row * columnsOut + column];
-    say(unitTitle, area === 1 ? `Channel 0: ${real(value, 6)}` : `Choose a unit on map 0, ${rowsOut}×${columnsOut}`);
+    say(unitTitle, area === 1 ? `Channel ${channel}: ${real(value, 6)}` : `Choose a unit on map ${channel}, ${rowsOut}×${columnsOut}`);
     unit.element.hidden = area === 1;
     unit.show({ rows: rowsOut, columns: columnsOut, picture: bitmap(map, rowsOut, columnsOut, scaleOf(map)), cursor: [row, column] });
-    unit.describe(`Map 0 of ${layer.name}, ${rowsOut} by ${columnsOut}. Row ${row}, column ${column}: ${real(value, 6)}. ${words}`);
+    unit.describe(`Map ${channel} of ${layer.name}, ${rowsOut} by ${columnsOut}. Row ${row}, column ${column}: ${real(value, 6)}. ${words}`);
     announce(`${layer.name}, row ${row}, column ${column}. ${words}`);
   }
 

@@ -8,7 +8,7 @@ import { scaleFor, scaleOf } from "../colours.js";
 import { button, segmented, stepper } from "../controls.js";
 import { announce, el, freshId, say } from "../dom.js";
 import { alike, exact, plural } from "../numbers.js";
-import { NumberGrid, Products } from "../products.js";
+import { Fitted, NumberGrid, Products } from "../products.js";
 import { onTheme } from "../theme.js";
 import { Transport } from "../transport.js";
 
@@ -102,6 +102,8 @@ export function openPlay(root, { values }) {
   const output = new Board({ label: "Output", tallest: partOfWindow, choose: (row, column) => choose(row, column), hover: hover });
   output.canvas.addEventListener("pointerleave", () => hover(null));
   const grid = new NumberGrid("", { edit: weightTyped });
+  const frame = el("div", { class: "kernel-frame" }, grid.element);
+  const fitted = new Fitted(frame);
   const transport = new Transport({
     move: (position) => choose(Math.floor(position / shapeOut()[1]), position % shapeOut()[1]),
     playing: (on) => {
@@ -126,7 +128,7 @@ export function openPlay(root, { values }) {
     "div",
     { class: "boards" },
     el("section", { class: "card" }, el("header", {}, inputTitle), input.element, el("footer", {}, pens.element, el("p", { class: "small quiet", text: "Click or drag to paint; with the keyboard, arrow keys and digits." }))),
-    el("section", { class: "card middle" }, el("header", {}, el("h2", { text: "Kernel" })), el("div", { class: "row" }, kernels.element, size.element), el("div", { class: "kernel-frame" }, grid.element), kernelSays),
+    el("section", { class: "card middle" }, el("header", {}, el("h2", { text: "Kernel" })), el("div", { class: "row" }, kernels.element, size.element), frame, kernelSays),
     el("section", { class: "card" }, el("header", {}, outputTitle), output.element, outputLegend, el("footer", {}, channel.element, again, back)),
   );
   const results = el("div", { class: "results" }, transport.element, el("section", { class: "arithmetic" }, productsTitle, products.element));
@@ -248,6 +250,7 @@ export function openPlay(root, { values }) {
     const flat = now.weights.flat();
     const reach = Math.max(...flat.map(Math.abs), 1e-9);
     grid.show(now.weights, scaleFor(-reach, reach), alike(flat));
+    fitted.refit();
     const { spec } = computed;
     say(formulas, `Output size: ${formula(now.side, spec.kernel[0], now.stride, spec.padding[0], now.dilation)}`);
     failed.hidden = computed.fits;
@@ -333,6 +336,7 @@ export function openPlay(root, { values }) {
       input.close();
       output.close();
       products.close();
+      fitted.close();
       release();
     },
   };

@@ -68,8 +68,8 @@ export function openSlide(root, { network, values }) {
     },
   });
   const products = new Products({
-    choose: (position) => change({ from: position, order: null, show: seen && seen.colour && now.show === "colours" ? null : channelsRead()[position] }),
-    reorder: (order) => change({ order: order === "index" ? null : order, from: null }),
+    choose: (position) => change({ from: position, order: "index", show: seen && seen.colour && now.show === "colours" ? null : channelsRead()[position] }),
+    reorder: (order) => change({ order: order === "size" ? null : order, from: null }),
     nameOf: (c) => channelName(c),
   });
   const boards = el(
@@ -122,7 +122,7 @@ export function openSlide(root, { network, values }) {
       row: wholeNumber(values.row, null),
       column: wholeNumber(values.column, null),
       from: wholeNumber(values.from, 0),
-      order: values.order === "size" ? "size" : "index",
+      order: values.order === "index" ? "index" : "size",
       show: values.show,
     };
   }
@@ -264,8 +264,10 @@ export function openSlide(root, { network, values }) {
   function shownInput() {
     const channels = channelsRead();
     if (seen.colour && (now.show === undefined || now.show === "colours")) return "colours";
-    const wanted = wholeNumber(now.show, channels[0]);
-    return channels.includes(wanted) ? wanted : channels[0];
+    // Where the reader has chosen none, the one that says most: the first may be dead.
+    const usual = channels.includes(seen.lead) ? seen.lead : channels[0];
+    const wanted = wholeNumber(now.show, usual);
+    return channels.includes(wanted) ? wanted : usual;
   }
 
   async function plane(index) {
@@ -443,6 +445,11 @@ export function openSlide(root, { network, values }) {
     status.replaceChildren();
     products.show({ ...unit, size: mine.inputSize }, shown, now.order);
     say(productsTitle, `The products behind row ${row}, column ${column} of output channel ${now.channel}`);
+    if (!playing && !preview && now.show === undefined && !seen.colour && now.order === "size") {
+      const largest = unit.sums.reduce((best, value, i) => (Math.abs(value) > Math.abs(unit.sums[best]) ? i : best), 0);
+      seen.lead = unit.inputs.channels[largest];
+      if (String(shownInput()) !== showing.value) showInput();
+    }
     if (!playing && !preview) {
       const compared = unit.model === null || unit.model === undefined ? "" : ` The model computed ${exact(unit.model)}; the difference is ${power(unit.difference)}.`;
       announce(`Row ${row}, column ${column}: ${exact(unit.total)}, from ${plural(many, "input channel")}.${compared}`);

@@ -280,7 +280,7 @@ export function openWhy(root, { network, values }) {
     const most = Math.max(1e-30, ...carried.map((one) => Math.abs(one.value)));
     const others = sum - carried.reduce((total, one) => total + one.value, 0);
     say(place, `What carried ${words}`);
-    say(rest, `${plural(carried.length, "channel")} of ${count} in ${layerWords(network.layers[layer])}, largest first${carried.length < count ? `; the others together ${write(others)}` : ""}; all together ${write(sum)}.${now.row === null ? " Activations are means over the image." : ""}`);
+    say(rest, `${plural(carried.length, "channel")} of ${count} in ${layerWords(network.layers[layer])}, largest first${carried.length < count ? `; the others together ${write(others)}` : ""}; all together ${write(sum)}.${now.row === null && carried.some((one) => one.weight !== null) ? " Activations are means over the image." : ""}`);
     list.replaceChildren(
       ...carried.map(({ channel, activation, weight, value, slide }) => {
         const target = slide ? addressOf("slide", { layer: slide.layer, image: now.image, channel: slide.channel, row: slide.row, column: slide.column }) : addressOf("maps", { layer, image: now.image, channel });
