@@ -284,6 +284,7 @@ def test_nothing_is_cut_off_or_wider_than_the_window(visit: Callable[..., Any], 
     page = visit("#/slide", theme=theme)
     places = [f"#/{view}?image=1" for view in VIEWS]
     places += [f"#/slide?layer={site.index(name)}" for name in ("dilated", "grouped", "depthwise")]
+    places.append(f"#/slide?layer={site.index('stem')}&direction=backward")
     places += [f"#/{view}?layer={site.index('head')}" for view in ("layers", "maps")]
     places += [f"#/kernels?layer={site.index('grouped')}", "#/play?kernel=own&weights=" + ",".join(["-1.2345"] * 49)]
     for place in places:

@@ -74,6 +74,22 @@ class ToOcclude(OfImage):
     against: Number | None = None
 
 
+class OfWeight(OfImage):
+    """A weight of the kernel of output channel `channel`, for input channel `read` of its group; where the place is not
+    named, the one with the largest gradient. `of` is the class of the loss; the true one, if none is named."""
+
+    of: Number | None = None
+    channel: Number = 0
+    read: Number | None = None
+    row: Number | None = None
+    column: Number | None = None
+
+
+class OfStep(OfImage):
+    of: Number | None = None
+    rate: Annotated[float, Field(gt=0, le=100)] = 0.1
+
+
 class Slice(OfImage):
     first: Number = 0
     count: Count = 16

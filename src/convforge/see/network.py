@@ -344,11 +344,11 @@ def _layers(
 
 
 def _kind(row: Row, module: nn.Module | None, convolution: Convolution | None) -> Kind:
+    word = row.type.lower()
+    if "transpose" in word or (convolution is not None and convolution.spread is not None):
+        return "transposed"
     if convolution is not None:
         return "conv"
-    word = row.type.lower()
-    if "transpose" in word:
-        return "transposed"
     for part, kind in _WORDS:
         if part in word:
             return kind

@@ -25,8 +25,9 @@ const COLUMNS = [
 export function kernelWords(layer) {
   if (!layer.kernel) return "";
   const parts = [pair(layer.kernel)];
-  if (layer.stride && layer.stride.some((n) => n !== 1)) parts.push(`stride ${pair(layer.stride, true)}`);
-  if (layer.padding && layer.padding.flat().some((n) => n !== 0)) parts.push(`padding ${sides(layer.padding)}`);
+  if (layer.spread) parts.push(`transposed, stride ${pair(layer.spread, true)}`);
+  else if (layer.stride && layer.stride.some((n) => n !== 1)) parts.push(`stride ${pair(layer.stride, true)}`);
+  if (!layer.spread && layer.padding && layer.padding.flat().some((n) => n !== 0)) parts.push(`padding ${sides(layer.padding)}`);
   if (layer.dilation && layer.dilation.some((n) => n !== 1)) parts.push(`dilation ${pair(layer.dilation, true)}`);
   if (layer.groups > 1) parts.push(layer.groups === layer.input_shape[0] ? "depthwise" : `${layer.groups} groups`);
   return parts.join(", ");
@@ -139,7 +140,7 @@ export function openLayers(root, { network, values }) {
     say(title, layer.name || layer.type);
     const entries = [
       ["kind", layer.type],
-      ["in", shape(layer.input_shape)],
+      ["in", shape(layer.spread ? layer.given_shape : layer.input_shape)],
       ["out", shape(layer.output_shape)],
     ];
     if (layer.kernel) entries.push(["kernel", kernelWords(layer)]);
