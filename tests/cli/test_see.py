@@ -135,6 +135,17 @@ def test_a_line_of_layers_has_weights_that_are_the_same_every_time_and_says_that
 
 
 @pytest.mark.usefixtures("folder")
+def test_of_a_line_the_layers_that_fit_are_opened() -> None:
+    line = "conv 1 3x3, conv 1 3x3, conv 1 3x3, conv 1 3x3"
+    result = convforge(line, "cat.png", "--input", "1x7x7", "--export", "out.html")
+    assert result.exit_code == 0, result.output
+    assert "note: these are the layers that fit; layer 'conv4' (conv 1 3x3): a 3×3 kernel cannot be" in result.stderr
+    stored = json.loads(re.search(r'id="stored">(.*?)</script>', Path("out.html").read_text(), re.DOTALL)[1])  # type: ignore[index]
+    layers = stored["/api/network"]["json"]["layers"]
+    assert [layer["output_shape"] for layer in layers] == [[1, 5, 5], [1, 3, 3], [1, 1, 1]]
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_callable_is_normalised_as_it_says_itself() -> None:
     Path("nets.py").write_text(
         "from torch import nn\n"

@@ -131,7 +131,7 @@ def see(
         model = None
     shape = parse_shape(input) if input is not None else None
     model = model if model is not None else str(_newest_run())
-    resolved = resolve(model, shape, ready=True)
+    resolved = resolve(model, shape, ready=True, partly=True)
     if shape is None and _learned_from_patches(Path(model)):
         resolved = _for_whole_photographs(resolved)
     seen = Seen(named, labels, *(() if named else _held_out(Path(model))))
@@ -181,6 +181,8 @@ def _opened(
     if any(value <= 0 for value in std or ()):
         raise UserError("--std must be greater than zero in every channel.")
     notes = [*resolved.notes, *seen.notes]
+    if resolved.unfit is not None:
+        notes.append(f"these are the layers that fit; {resolved.unfit}")
     if resolved.assumed:
         size = "x".join(str(n) for n in resolved.input_shape)
         notes.append(f"the input was taken to be {size}; --input says otherwise.")

@@ -433,8 +433,8 @@ export function openSlide(root, { network, values }) {
   /** Forward, the patch, kernel and products of an output number; backward, those of a weight. */
   function showDirection() {
     boards.hidden = transport.element.hidden = arithmetic.hidden = now.backward;
-    if (now.backward) root.append(backward.element);
-    else backward.element.remove();
+    if (now.backward && !backward.element.isConnected) root.append(backward.element); // moved, it would lose the focus
+    else if (!now.backward) backward.element.remove();
     direction.set(now.backward ? "backward" : "forward");
   }
 
