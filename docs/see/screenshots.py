@@ -28,6 +28,9 @@ MODEL = ["mobilenet:pretrained", "--input", "3x224x224", "--mean", ".485,.456,.4
 SHOTS = [
     ("slide", "light", "#/slide?layer=0&channel=8"),
     ("slide-dark", "dark", "#/slide?layer=3"),
+    ("backward", "light", "#/slide?layer=0&channel=8&direction=backward"),
+    ("why", "light", "#/why?image=1&row=5&column=3"),
+    ("why-dark", "dark", "#/why?image=1&against=282"),
     ("play", "light", "#/play?preset=lesson-same&row=1&column=0"),
     ("play-dark", "dark", "#/play?preset=dilation&row=3&column=4"),
     ("layers", "light", "#/layers?layer=59"),
@@ -36,8 +39,8 @@ SHOTS = [
     ("maps-dark", "dark", "#/maps?layer=19"),
     ("kernels", "light", "#/kernels?channel=8"),
     ("kernels-dark", "dark", "#/kernels?layer=6&channel=5&input=7"),
-    ("detects", "light", "#/detects?channels=8,40,3&run=1"),
-    ("detects-dark", "dark", "#/detects?channels=5,3,13&run=1"),
+    ("detects", "light", "#/detects?channels=8,40,3"),
+    ("detects-dark", "dark", "#/detects?channels=5,3,13"),
     ("count", "light", "#/count?layer=0&unit=5"),
     ("count-dark", "dark", "#/count?layer=0&unit=10"),
 ]

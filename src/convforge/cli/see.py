@@ -7,7 +7,7 @@ import threading
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -134,8 +134,10 @@ def see(
     resolved = resolve(model, shape, ready=True, partly=True)
     if shape is None and _learned_from_patches(Path(model)):
         resolved = _for_whole_photographs(resolved)
+    from ..see.opened import Seen, opened
+
     seen = Seen(named, labels, *(() if named else _held_out(Path(model))))
-    network, pictures = _opened(resolved, seen, a_channel(mean, "--mean"), a_channel(std, "--std"))
+    network, pictures = opened(resolved, seen, a_channel(mean, "--mean"), a_channel(std, "--std"))
     for note in (*network.notes, *pictures.notes):
         typer.echo(shown(f"note: {note}"), err=True)
     film = partial(read_film, model)
@@ -144,16 +146,6 @@ def see(
         _write(network, pictures, film, export, count)
     else:
         _serve(network, pictures, film, port, browser)
-
-
-class Seen(NamedTuple):
-    """The images to look at: files and folders, whether sub-folders are classes, images that are in no file, and
-    sentences about them."""
-
-    paths: list[Path]
-    labels: bool | None
-    in_memory: tuple[InMemory, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def _held_out(run: Path) -> tuple[tuple[InMemory, ...], tuple[str, ...]]:
@@ -169,38 +161,6 @@ def _held_out(run: Path) -> tuple[tuple[InMemory, ...], tuple[str, ...]]:
     except UserError as reason:
         return (), (f"these are photographs, not the images that the run held out: {reason}",)
     return tuple(InMemory(f"held-out {one.number}", one.pixels, one.label) for one in found), ()
-
-
-def _opened(
-    resolved: ResolvedModel, seen: Seen, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> tuple[Network, Pictures]:
-    from ..images.photographs import photographs
-    from ..see.network import Network
-    from ..see.pictures import Pictures
-
-    if any(value <= 0 for value in std or ()):
-        raise UserError("--std must be greater than zero in every channel.")
-    notes = [*resolved.notes, *seen.notes]
-    if resolved.unfit is not None:
-        notes.append(f"these are the layers that fit; {resolved.unfit}")
-    if resolved.assumed:
-        size = "x".join(str(n) for n in resolved.input_shape)
-        notes.append(f"the input was taken to be {size}; --input says otherwise.")
-    if (mean or resolved.mean) is None:
-        notes.append(
-            "how its images are normalised is not known: pixels are fed as 0 to 1; --mean and --std change it."
-        )
-    network = Network(
-        resolved.module,
-        resolved.input_shape,
-        resolved.title,
-        mean or resolved.mean,
-        std or resolved.std,
-        resolved.classes,
-        notes,
-    )
-    paths = seen.paths or ([] if seen.in_memory else photographs())
-    return network, Pictures(paths, network.input_shape, network.mean, network.std, seen.labels, seen.in_memory)
 
 
 def _must_be_a_place(path: Path) -> None:

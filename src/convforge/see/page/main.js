@@ -1,6 +1,6 @@
 // Starts the page: theme, network, and whichever view the address names.
 
-import { follow, addressOf, parse } from "./address.js";
+import { addressOf, follow, present as presentAddress, settle } from "./address.js";
 import { Asked } from "./answer.js";
 import { exported, json } from "./api.js";
 import { el, problem, say } from "./dom.js";
@@ -99,8 +99,8 @@ async function start() {
   } catch (error) {
     failure = error;
   }
-  const first = parse(location.hash).view;
-  if (!VIEWS.some((view) => view.name === first)) history.replaceState(null, "", addressOf(failure ? "play" : "slide"));
+  const first = presentAddress().view;
+  if (!VIEWS.some((view) => view.name === first)) settle(failure ? "play" : "slide");
   follow(receive);
 }
 
