@@ -29,11 +29,11 @@ SHOTS = [
     ("slide", "light", "#/slide?layer=0&channel=8"),
     ("slide-dark", "dark", "#/slide?layer=3"),
     ("backward", "light", "#/slide?layer=0&channel=8&direction=backward"),
-    ("why", "light", "#/why?image=1&row=5&column=3"),
-    ("why-dark", "dark", "#/why?image=1&against=282"),
+    ("why", "light", "#/why?image=1&against=282&row=5&column=3"),
+    ("why-dark", "dark", "#/why?image=1&method=layercam"),
     ("play", "light", "#/play?preset=lesson-same&row=1&column=0"),
     ("play-dark", "dark", "#/play?preset=dilation&row=3&column=4"),
-    ("layers", "light", "#/layers?layer=59"),
+    ("layers", "light", "#/layers?layer=11"),
     ("layers-dark", "dark", "#/layers?layer=12"),
     ("maps", "light", "#/maps?layer=2"),
     ("maps-dark", "dark", "#/maps?layer=19"),
@@ -84,7 +84,7 @@ def shoot(browser: Any, address: str, theme: str) -> bytes:
         page.wait_for_function("() => document.querySelectorAll('.ascent-figure img').length === 3", timeout=120_000)
         page.wait_for_load_state("networkidle")
     page.wait_for_timeout(400)
-    picture: bytes = page.screenshot(full_page=any(view in address for view in ("/detects", "/slide", "/play")))
+    picture: bytes = page.screenshot(full_page=any(view in address for view in ("/detects", "/slide", "/why", "/play")))
     page.close()
     return picture
 

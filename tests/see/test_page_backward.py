@@ -57,7 +57,7 @@ def test_the_products_behind_a_weights_gradient(visit: Callable[..., Any], site:
     for line, other, values, slopes in zip(grid(before), grid(after), weight, expected[5], strict=True):
         for text, changed, value, slope in zip(line, other, values, slopes, strict=True):
             assert shows(text, float(value))
-            assert shows(changed, float(value - 0.01 * slope))
+            assert shows(changed, float(value - 0.001 * slope))
     losses = [number(text) for text in page.locator(".learning td:nth-child(2)").all_inner_texts()]
     assert losses[0] > losses[2]
     page.get_by_text("Forward", exact=True).click()

@@ -152,7 +152,7 @@ def test_the_chain_of_stages_stands_side_by_side_with_and_without_padding(visit:
     page = visit("#/play?preset=lesson-shrinks")
     without, kept = page.locator(".chain-line").all()
     assert without.locator("h3").inner_text() == "Without padding: 7×7 → 5×5 → 3×3 → 1×1"
-    assert "1×1 is left; the kernel spans 3 and does not fit into 1" in without.inner_text()
+    assert "1×1 is left; the kernel spans 3 and does not fit into 1×1" in without.inner_text()
     assert kept.locator("h3").inner_text() == "With padding 1: 7×7 → 7×7 → 7×7 → 7×7 → 7×7"
     without.locator("button").nth(3).click()
     saved_at(page, "again=3")

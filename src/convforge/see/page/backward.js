@@ -10,7 +10,7 @@ import { alike, exact, plural, power, probability, real } from "./numbers.js";
 import { Fitted, NumberGrid } from "./products.js";
 
 const RATES = ["0.001", "0.01", "0.1"];
-const USUAL = "0.01";
+const USUAL = "0.001"; // a step that is too long leads away from where the gradient points
 
 function reach(values) {
   let largest = 1e-30;

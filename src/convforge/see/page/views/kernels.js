@@ -46,7 +46,7 @@ function unclearWords(names, weights) {
   if (!unclear.length) return "";
   const said = [];
   if (noise) said.push(`the ${weights} weights of ${noise === unclear.length ? "all of them" : noise} prefer no direction, colour or roundness more than noise does`);
-  if (leaning) said.push(`${leaning === unclear.length ? "all" : leaning} lean to something, which stands below ${leaning === 1 ? "it" : "them"}`);
+  if (leaning) said.push(leaning === 1 ? "one leans to something, which stands below it" : `${leaning === unclear.length ? "all" : leaning} lean to something, which stands below them`);
   return said.length ? ` Of the unclear ones, ${said.join(", and ")}.` : "";
 }
 

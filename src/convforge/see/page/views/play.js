@@ -248,7 +248,7 @@ export function openPlay(root, { values }) {
     while (stages.length <= LONGEST_CHAIN) {
       const { side, planes } = stages[stages.length - 1];
       const [out] = outputShape(spec, [side, side]);
-      if (out < 1) return { padding, stages, ends: `${side}×${side} is left; the kernel spans ${span} and does not fit into ${side + 2 * padding}.` };
+      if (out < 1) return { padding, stages, ends: `${side}×${side} is left; the kernel spans ${span} and does not fit into ${side + 2 * padding}×${side + 2 * padding}.` };
       const made = all.map((k) => slide({ channel: (c) => planes[c], size: [side, side], channels: computed.reads(k), weights: computed.weightsOf(k), bias: 0, spec }));
       stages.push({ side: out, planes: made });
     }
