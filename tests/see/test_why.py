@@ -123,6 +123,32 @@ def test_a_channel_leads_to_the_convolution_whose_number_it_is() -> None:
         assert float(convolved[channel, place.row, place.column]) == float(window.max()) or float(window.max()) < 0.5
 
 
+class Joined(nn.Module):
+    """A sum that is written over its first summand, and maps that are put together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.other = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 2, 1)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.body(x)
+        y += x
+        y = self.relu(y)
+        return self.head(torch.cat([y, self.other(y)], 1).mean((2, 3)))
+
+
+def test_a_channel_leads_through_sums_and_not_astray_through_maps_that_were_put_together() -> None:
+    why, network, _ = asker(Joined)
+    found = why.of(0, 1)
+    assert found.by_place.sum() + found.bias == pytest.approx(found.logit, abs=1e-5)
+    names = [
+        place and network.layers[place.layer].name for place in (why.origin(0, found.layer, c, 2, 3) for c in range(5))
+    ]
+    assert names == ["body", "body", "body", None, None]
+
+
 def test_what_does_not_end_so_is_said_not_to_add_up() -> None:
     def two() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(320, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -29,8 +29,9 @@ class Origin(NamedTuple):
 def origin(network: Network, look: Look, layer: int, channel: int, row: int, column: int) -> Origin | None:
     """The convolution whose number became the one at this place of a layer's maps.
 
-    Norms and activations are passed at the same place, sums along their first summand, poolings to the largest number
-    of the window. None where the way leads through something else.
+    Norms and activations are passed at the same place, sums along one summand (the first, or the last layer before
+    where a sum was written over it), poolings to the largest number of the window. None where the way leads through
+    something else, or to another than the first of several maps that were put together.
     """
     at: int | None = layer
     while at is not None:
@@ -45,8 +46,18 @@ def origin(network: Network, look: Look, layer: int, channel: int, row: int, col
             row, column = place
         elif one.kind not in _SAME_PLACE and one.type not in _NOTHING_DONE:
             return None
-        at = None if moment.input is None else _maker(network, look, at, moment.input)
+        if moment.input is None or moment.input.ndim != 4 or channel >= moment.input.shape[1]:
+            return None
+        maker = _maker(network, look, at, moment.input)
+        if maker is None and one.kind == "join" and one.type != "cat":
+            maker = _last_alike(network, at, tuple(moment.input.shape))
+        at = maker
     return None
+
+
+def _last_alike(network: Network, before: int, shape: tuple[int, ...]) -> int | None:
+    """The last layer before this one that makes maps of such a shape."""
+    return next((i for i in reversed(range(before)) if network.layer(i).row.output_shape == shape), None)
 
 
 def _maker(network: Network, look: Look, before: int, tensor: Tensor) -> int | None:
