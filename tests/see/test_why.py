@@ -143,9 +143,8 @@ def test_a_channel_leads_through_sums_and_not_astray_through_maps_that_were_put_
     why, network, _ = asker(Joined)
     found = why.of(0, 1)
     assert found.by_place.sum() + found.bias == pytest.approx(found.logit, abs=1e-5)
-    names = [
-        place and network.layers[place.layer].name for place in (why.origin(0, found.layer, c, 2, 3) for c in range(5))
-    ]
+    places = [why.origin(0, found.layer, channel, 2, 3) for channel in range(5)]
+    names = [place and network.layers[place.layer].name for place in places]
     assert names == ["body", "body", "body", None, None]
 
 

@@ -51,6 +51,7 @@ export class Backward {
         el("section", { class: "card" }, el("header", {}, el("h2", { text: "What one step of learning changes" }), this.rate.element), table, el("p", { class: "small quiet", text: "The gradient of this one image, times the step, is taken from the weights. Batch norms keep their statistics." })),
       ),
     );
+    this.content.hidden = true; // until there are numbers
     this.element = el("section", { class: "arithmetic backward" }, this.title, this.says, this.status, this.content);
   }
 

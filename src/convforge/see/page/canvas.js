@@ -49,7 +49,7 @@ export function overlaid(image, values, rows, columns, scale, height, width) {
   for (let i = 0; i < values.length; i += 1) {
     const [row, column] = [Math.floor(i / columns), i % columns];
     const [top, left] = [Math.round((row * height) / rows), Math.round((column * width) / columns)];
-    context.globalAlpha = Math.min(0.75, Math.abs(values[i]) / scale.high);
+    context.globalAlpha = 0.65 * Math.min(1, Math.abs(values[i]) / scale.high);
     context.fillStyle = css(colourOf(scale, values[i] < 0 ? scale.low * 0.6 : scale.high * 0.6));
     context.fillRect(left, top, Math.round(((column + 1) * width) / columns) - left, Math.round(((row + 1) * height) / rows) - top);
   }
