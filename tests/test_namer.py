@@ -187,6 +187,24 @@ def test_noise_is_unclear(shape: tuple[int, ...], at_least: int) -> None:
     assert split(verdicts).counts["unclear"] >= at_least
 
 
+def test_of_unclear_kernels_what_they_lean_to_is_said_or_that_they_are_like_noise() -> None:
+    noise = name_kernels(np.random.default_rng(3).normal(size=(200, 3, 3, 3)))
+    unclear = [verdict for verdict in noise if verdict.name == "unclear"]
+    alike = [verdict for verdict in unclear if "its 27 weights are like noise" in verdict.words]
+    leaning = [verdict for verdict in unclear if verdict.words.startswith("unclear: leans to ")]
+    assert len(alike) + len(leaning) == len(unclear)
+    assert len(alike) > len(unclear) / 2
+    for verdict in leaning:
+        if "an edge at" in verdict.words:
+            assert float(verdict.figures["selectivity"]) >= 0.38
+    edge = np.zeros((3, 3, 3))
+    edge[:, 0], edge[:, 2] = 1, -1
+    scattered = edge + np.random.default_rng(0).normal(size=edge.shape) * 0.9
+    (verdict,) = name_kernels(scattered[np.newaxis])
+    assert verdict.name == "unclear"
+    assert "leans to an edge at " in verdict.words
+
+
 def test_silent_kernels_are_unclear_whatever_they_look_like() -> None:
     sobel = np.array([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) * np.ones((20, 3, 1, 1))
     sobel[0] *= 0.01

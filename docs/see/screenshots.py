@@ -28,16 +28,19 @@ MODEL = ["mobilenet:pretrained", "--input", "3x224x224", "--mean", ".485,.456,.4
 SHOTS = [
     ("slide", "light", "#/slide?layer=0&channel=8"),
     ("slide-dark", "dark", "#/slide?layer=3"),
+    ("backward", "light", "#/slide?layer=0&channel=8&direction=backward"),
+    ("why", "light", "#/why?image=1&against=282&row=5&column=3"),
+    ("why-dark", "dark", "#/why?image=1&method=layercam"),
     ("play", "light", "#/play?preset=lesson-same&row=1&column=0"),
     ("play-dark", "dark", "#/play?preset=dilation&row=3&column=4"),
-    ("layers", "light", "#/layers?layer=59"),
+    ("layers", "light", "#/layers?layer=11"),
     ("layers-dark", "dark", "#/layers?layer=12"),
     ("maps", "light", "#/maps?layer=2"),
     ("maps-dark", "dark", "#/maps?layer=19"),
     ("kernels", "light", "#/kernels?channel=8"),
     ("kernels-dark", "dark", "#/kernels?layer=6&channel=5&input=7"),
-    ("detects", "light", "#/detects?channels=8,40,3&run=1"),
-    ("detects-dark", "dark", "#/detects?channels=5,3,13&run=1"),
+    ("detects", "light", "#/detects?channels=8,40,3"),
+    ("detects-dark", "dark", "#/detects?channels=5,3,13"),
     ("count", "light", "#/count?layer=0&unit=5"),
     ("count-dark", "dark", "#/count?layer=0&unit=10"),
 ]
@@ -81,7 +84,7 @@ def shoot(browser: Any, address: str, theme: str) -> bytes:
         page.wait_for_function("() => document.querySelectorAll('.ascent-figure img').length === 3", timeout=120_000)
         page.wait_for_load_state("networkidle")
     page.wait_for_timeout(400)
-    picture: bytes = page.screenshot(full_page=any(view in address for view in ("/detects", "/slide", "/play")))
+    picture: bytes = page.screenshot(full_page=any(view in address for view in ("/detects", "/slide", "/why", "/play")))
     page.close()
     return picture
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .pytorch.functional import conv2d, conv_transpose2d
     from .pytorch.kept import freeze
     from .pytorch.optimize import Report, optimize, report
+    from .see.notebook import see
     from .train.called import learn as train
 
 __version__ = "0.1.0"
@@ -57,13 +58,14 @@ __all__ = [
     "optimize",
     "plan",
     "report",
+    "see",
     "set_precision",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("nn", "engine", "train"):
+    if name in ("nn", "engine", "see", "train"):
         return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

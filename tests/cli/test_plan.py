@@ -42,9 +42,23 @@ def test_json(run: Callable[..., str]) -> None:
     assert data["rows"][-1]["receptive_field"] == [7, 7]
 
 
-def test_a_layer_that_does_not_fit(run: Callable[..., str]) -> None:
+CHAIN = "conv 1 3x3, conv 1 3x3, conv 1 3x3, conv 1 3x3"
+
+
+def test_the_layers_that_fit_are_shown_and_then_the_one_that_does_not(golden: Callable[[str, str], None]) -> None:
+    command = [sys.executable, "-m", "convforge", "plan", CHAIN, "--input", "1x7x7"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    for name, output in (("conv1", "1×5×5"), ("conv2", "1×3×3"), ("conv3", "1×1×1")):
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith(name) and "Conv2d" in line]
+        assert output in line
+    assert result.stderr.startswith("error: layer 'conv4' (conv 1 3x3): a 3×3 kernel cannot be applied to a 1×1 input")
+    golden("cli_plan_chain.txt", "\n".join(line.rstrip() for line in result.stdout.splitlines()))
+
+
+def test_a_program_gets_no_part_of_a_plan(run: Callable[..., str]) -> None:
     with pytest.raises(SpecError, match="layer 'conv4'"):
-        run("conv 1 3x3, conv 1 3x3, conv 1 3x3, conv 1 3x3", "--input", "1x7x7")
+        run(CHAIN, "--input", "1x7x7", "--json")
 
 
 def test_the_first_layer_is_not_advised_to_have_fewer_before_it(run: Callable[..., str]) -> None:
@@ -68,7 +82,7 @@ def test_the_command_says_one_sentence_and_exits_with_2() -> None:
     words = [sys.executable, "-c", program, "plan", "conv 1 3x3, conv 1 3x3", "--input", "1x4x4"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stdout == ""
+    assert "conv1" in done.stdout
     assert done.stderr.startswith("error: layer 'conv2' (conv 1 3x3): a 3×3 kernel cannot be applied to a 2×2 input")
     assert done.stderr.endswith("; use padding='same' to keep the size, or fewer layers.\n")
     assert done.stderr.count("\n") == 1

@@ -24,6 +24,8 @@ from typer.testing import CliRunner, Result
 from convforge.cli import see as verb
 from convforge.errors import UserError
 from convforge.models.checkpoint import Architecture, save
+from convforge.train.data import load
+from convforge.train.options import Options
 
 LINE = "conv 4 3x3 same, relu, pool 2, gap, linear 2"
 
@@ -78,6 +80,49 @@ def test_a_network_that_learned_from_patches_is_shown_whole_photographs() -> Non
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_run_is_opened_with_the_images_that_it_held_out() -> None:
+    random = np.random.default_rng(0)
+    for name in "ab":
+        Path("photos", name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(f"photos/{name}/{number}.png")
+    options = Options(str(Path("photos").resolve()), seed=3)
+    known = {"fingerprint": load(options.data, seed=3).fingerprint()}
+    Path("runs/pets/config.json").write_text(json.dumps({"options": options.to_dict(), "data": known}))
+    result = convforge("runs/pets", "--export", "out.html")
+    assert result.exit_code == 0, result.output
+    assert "runs/pets and 4 of 4 images" in result.stdout
+    stored = json.loads(re.search(r'id="stored">(.*?)</script>', Path("out.html").read_text(), re.DOTALL)[1])  # type: ignore[index]
+    images = stored["/api/network"]["json"]["images"]
+    assert [image["name"] for image in images] == ["held-out 0", "held-out 1", "held-out 2", "held-out 3"]
+    assert sorted(image["label"] for image in images) == ["a", "a", "b", "b"]
+    assert stored["/api/answer?image=0&top=10"]["json"]["truth"]["name"] == images[0]["label"]
+    Path("photos/a/0.png").unlink()
+    result = convforge("runs/pets", "--export", "out.html")
+    assert result.exit_code == 0, result.output
+    assert (
+        "note: these are photographs, not the images that the run held out: the images of photos are" in result.stderr
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_file_holds_as_many_images_as_are_asked_for_and_says_so() -> None:
+    for number in range(6):
+        Image.fromarray(np.full((9, 9, 3), 40 * number, np.uint8)).save(f"{number}.png")
+    names = [f"{number}.png" for number in range(6)]
+    for asked, held in ((["--images", "2"], 2), ([], 4), (["--images", "60"], 6)):
+        result = convforge(LINE, *names, "--input", "3x16x16", "--export", "out.html", *asked)
+        assert result.exit_code == 0, result.output
+        assert f" and {held} of 6 images, " in result.stdout
+        assert ("--images puts more of them in" in result.stdout) == (held < 6)
+        stored = json.loads(re.search(r'id="stored">(.*?)</script>', Path("out.html").read_text(), re.DOTALL)[1])  # type: ignore[index]
+        network = stored["/api/network"]["json"]
+        assert (len(network["images"]), network["images_in_all"]) == (held, 6)
+    result = convforge(LINE, *names, "--images", "3")
+    assert "--images says how many images the file of --export holds" in str(result.exception)
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_line_of_layers_has_weights_that_are_the_same_every_time_and_says_that_they_are_random() -> None:
     pages = []
     for _ in range(2):
@@ -87,6 +132,17 @@ def test_a_line_of_layers_has_weights_that_are_the_same_every_time_and_says_that
     assert "note: its weights are random, for nothing has trained it." in result.stderr
     assert "normalised" not in result.stderr
     assert pages[0] == pages[1]
+
+
+@pytest.mark.usefixtures("folder")
+def test_of_a_line_the_layers_that_fit_are_opened() -> None:
+    line = "conv 1 3x3, conv 1 3x3, conv 1 3x3, conv 1 3x3"
+    result = convforge(line, "cat.png", "--input", "1x7x7", "--export", "out.html")
+    assert result.exit_code == 0, result.output
+    assert "note: these are the layers that fit; layer 'conv4' (conv 1 3x3): a 3×3 kernel cannot be" in result.stderr
+    stored = json.loads(re.search(r'id="stored">(.*?)</script>', Path("out.html").read_text(), re.DOTALL)[1])  # type: ignore[index]
+    layers = stored["/api/network"]["json"]["layers"]
+    assert [layer["output_shape"] for layer in layers] == [[1, 5, 5], [1, 3, 3], [1, 1, 1]]
 
 
 @pytest.mark.usefixtures("folder")

@@ -149,10 +149,23 @@ class Zoo:
         return model
 
 
+class TimmData:
+    """As much of `timm.data` as names classes."""
+
+    def infer_imagenet_subset(self, model: torch.nn.Module) -> str:
+        return "of two"
+
+    def ImageNetInfo(self, subset: str) -> SimpleNamespace:
+        assert subset == "of two"
+        return SimpleNamespace(num_classes=lambda: 2, index_to_description=("a tench", "a goldfish").__getitem__)
+
+
 def test_pretrained_models_come_with_their_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("timm", "torchvision"):
         monkeypatch.setitem(sys.modules, package, Zoo(network=True))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "timm.data", TimmData())  # type: ignore[arg-type]
     found = resolve("timm:small", ready=True)
+    assert found.classes == ("a tench", "a goldfish")
     assert (found.input_shape, found.mean, found.std) == ((3, 64, 64), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (float(found.module.weight.detach().max()), found.notes) == (1.0, ())
     assert float(resolve("timm:small").module.weight.detach().max()) == 0.0  # to count, nothing is fetched

@@ -26,6 +26,7 @@ from .networks import SHAPE, Kinds, opened, photographs
 
 CHROMIUM = os.environ.get("CONVFORGE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
+CLASSES = ("calm", "lively", "still", "loud", "wet")
 
 
 @dataclass
@@ -114,7 +115,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Si
         (folder / name).mkdir()
         for file in files:
             (folder / file).rename(folder / name / file)
-    serving = Serving(opened(Kinds), Pictures([folder], SHAPE, MEAN, STD, labels=True))
+    serving = Serving(opened(Kinds, classes=CLASSES), Pictures([folder], SHAPE, MEAN, STD, labels=True))
     yield serving.site
     serving.stop()
 

@@ -88,7 +88,8 @@ def test_it_says_in_how_many_images_it_looked_and_has_a_picture_made_for_each_of
     found = stored(page)
     assert found["/api/network"]["json"]["searched"] == 8
     for layer in opened_with(network):
-        made = found[f'job {{"channel":0,"kind":"ascent","layer":{layer.index}}}']["json"]
+        active = found[f"/api/layers/{layer.index}/maps?image=0"]["json"]["order"][0]
+        made = found[f'job {{"channel":{active},"kind":"ascent","layer":{layer.index}}}']["json"]
         assert made["src"].startswith("data:image/png;base64,")
 
 

@@ -56,6 +56,25 @@ def test_every_view_opens_without_a_server(file: Callable[[str], Any]) -> None:
         )
 
 
+def test_it_says_how_many_of_the_images_it_holds(file: Callable[[str], Any]) -> None:
+    page = file("#/why?image=1")
+    page.locator(".notes summary").click()
+    assert "It holds 4 images of 4, and the layers that fit" in page.locator(".notes").inner_text()
+
+
+def test_the_answer_is_taken_apart_in_it(file: Callable[[str], Any], site: Site) -> None:
+    page = file("#/why?image=1")
+    with torch.no_grad():
+        logits = site.network.model(site.pictures.input(1)[None])[0]
+    total = page.locator(".adds-up .total dd").get_attribute("title")
+    assert number(total) == pytest.approx(float(logits.max()), abs=1e-5)
+    assert page.locator(".carried tbody tr").count() == 8
+    page.locator(".boards canvas").nth(1).focus()
+    page.keyboard.press("Control+Home")
+    saved_at(page, "row=0")
+    page.get_by_text("These are not in this file").wait_for()  # of maps of so many places
+
+
 def test_its_sums_are_those_of_the_model(file: Callable[[str], Any], site: Site) -> None:
     page = file("#/slide")
     for name, channel, row, column in UNITS:

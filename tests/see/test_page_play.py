@@ -52,7 +52,7 @@ def close(shown: list[list[float]], expected: torch.Tensor) -> bool:
 def test_the_lessons_examples(visit: Callable[..., Any], preset: str, size: int, settings: dict[str, int]) -> None:
     page = visit(f"#/play?preset={preset}")
     assert f"= {size}" in page.locator(".formula").inner_text()
-    assert page.locator(".card h2").last.inner_text() == f"Output, {size}×{size}"
+    assert page.locator(".boards h2").last.inner_text() == f"Output, {size}×{size}"
     assert close(output(page), convolved(KERNELS["sobel-x"], **settings))
 
 
@@ -107,7 +107,7 @@ def test_without_padding_three_convolutions_leave_one_pixel_and_a_fourth_does_no
     visit: Callable[..., Any],
 ) -> None:
     page = visit("#/play?preset=lesson-shrinks")
-    heading = page.locator(".card h2").last
+    heading = page.locator(".boards h2").last
     image = SQUARE.double()
     for size in (5, 3, 1):
         assert heading.inner_text() == f"Output, {size}×{size}"
@@ -146,3 +146,21 @@ def test_it_works_without_the_network(watched: Any, site: Any) -> None:
     page.wait_for_selector("main .view.play")
     assert close(output(page), convolved(KERNELS["sobel-x"]))
     watched.wrong = [line for line in watched.wrong if "404" not in line and "about:blank" not in line]
+
+
+def test_the_chain_of_stages_stands_side_by_side_with_and_without_padding(visit: Callable[..., Any]) -> None:
+    page = visit("#/play?preset=lesson-shrinks")
+    without, kept = page.locator(".chain-line").all()
+    assert without.locator("h3").inner_text() == "Without padding: 7×7 → 5×5 → 3×3 → 1×1"
+    assert "1×1 is left; the kernel spans 3 and does not fit into 1×1" in without.inner_text()
+    assert kept.locator("h3").inner_text() == "With padding 1: 7×7 → 7×7 → 7×7 → 7×7 → 7×7"
+    without.locator("button").nth(3).click()
+    saved_at(page, "again=3")
+    text = page.locator("main").inner_text()
+    assert "nothing is left" not in text
+    assert "No output: 1×1 is left" in text
+    assert "After 3 convolutions 1×1 is left." in page.locator(".notice").inner_text()
+    page.locator(".chain-line").nth(1).locator("button").nth(2).click()
+    saved_at(page, "padding=1")
+    assert not page.locator(".notice").is_visible()
+    page.get_by_role("heading", name="Output, 7×7").wait_for()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..spec import SpecError
 from .numbers import within
 
 _HELP = """
@@ -74,7 +75,8 @@ def register(app: typer.Typer) -> None:
         from ..planning import plan as count
         from ..planning.table import WIDTH
 
-        resolved = resolve(model, parse_shape(input) if input is not None else None)
+        # A program gets all rows or none; a reader sees how far the layers fit, and then what does not.
+        resolved = resolve(model, parse_shape(input) if input is not None else None, partly=not as_json)
         counted = replace(count(resolved.module, resolved.input_shape, batch), model=resolved.title)
         if as_json:
             typer.echo(counted.to_json())
@@ -85,4 +87,7 @@ def register(app: typer.Typer) -> None:
         console.print(counted)
         if resolved.assumed:
             size = "x".join(str(n) for n in resolved.input_shape)
-            console.print(f"\nThe input was taken to be {size}; --input says otherwise.", markup=False)
+            if resolved.unfit is None:
+                console.print(f"\nThe input was taken to be {size}; --input says otherwise.", markup=False)
+        if resolved.unfit is not None:
+            raise SpecError(resolved.unfit)

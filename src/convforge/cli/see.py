@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ..learned.film import Film
     from ..models.resolve import ResolvedModel
     from ..see.network import Network
-    from ..see.pictures import Pictures
+    from ..see.pictures import InMemory, Pictures
 
 _PORT = 8642
+_MOST_HELD_OUT = 1000
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +44,11 @@ def see(
     ] = None,
     images: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE…", help="Image files and folders; without any, photographs.", show_default=False),
+        typer.Argument(
+            metavar="IMAGE…",
+            help="Image files and folders; without any, those that the run held out, or photographs.",
+            show_default=False,
+        ),
     ] = None,
     port: Annotated[
         int, typer.Option(callback=within(0, 65535), help="Of the page's address; 0 takes any that is free.")
@@ -73,9 +78,20 @@ def see(
             help="Write the page with the first images into one file, and start nothing.",
         ),
     ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--images",
+            metavar="N",
+            callback=within(1, 64),
+            help="How many images the file of --export holds.",
+            show_default="4",
+        ),
+    ] = None,
 ) -> None:
     """Open a network on a page of your browser and look into it: every number can be traced to the products behind it.
 
+    Read what it answers, and why: which places of the image and which channels made the number, to the last product.
     Slide a kernel over an image and read the products and sums of any output number; see each layer's shapes, costs and
     receptive field, its feature maps, its kernels, and what of your images its channels answer to.
 
@@ -84,7 +100,7 @@ def see(
 
     [bold]Examples[/]
 
-    The newest run in runs/, with scikit-image's photographs: [cyan]convforge see[/]
+    The newest run in runs/, with the images that it held out: [cyan]convforge see[/]
 
     Your run and your images: [cyan]convforge see runs/pets holiday/[/]
 
@@ -106,57 +122,44 @@ def see(
             raise UserError(f"the page needs {package}, which is not installed: pip install 'convforge[see]'.")
     if export is not None:
         _must_be_a_place(export)
+    elif count is not None:
+        raise UserError("--images says how many images the file of --export holds: name that, too.")
     named = list(images or ())
     if model is not None and _is_image(model):
         named.insert(0, Path(model))
         model = None
     shape = parse_shape(input) if input is not None else None
     model = model if model is not None else str(_newest_run())
-    resolved = resolve(model, shape, ready=True)
+    resolved = resolve(model, shape, ready=True, partly=True)
     if shape is None and _learned_from_patches(Path(model)):
         resolved = _for_whole_photographs(resolved)
-    network, pictures = _opened(resolved, named, labels, a_channel(mean, "--mean"), a_channel(std, "--std"))
+    from ..see.opened import Seen, opened
+
+    seen = Seen(named, labels, *(() if named else _held_out(Path(model))))
+    network, pictures = opened(resolved, seen, a_channel(mean, "--mean"), a_channel(std, "--std"))
     for note in (*network.notes, *pictures.notes):
         typer.echo(shown(f"note: {note}"), err=True)
     film = partial(read_film, model)
     film()  # a damaged one is said now
     if export is not None:
-        _write(network, pictures, film, export)
+        _write(network, pictures, film, export, count)
     else:
         _serve(network, pictures, film, port, browser)
 
 
-def _opened(
-    resolved: ResolvedModel,
-    images: list[Path],
-    labels: bool | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-) -> tuple[Network, Pictures]:
-    from ..images.photographs import photographs
-    from ..see.network import Network
-    from ..see.pictures import Pictures
+def _held_out(run: Path) -> tuple[tuple[InMemory, ...], tuple[str, ...]]:
+    """What a run of `convforge train` was tested with, and a note where that is not to be had."""
+    from ..see.pictures import InMemory
+    from ..train.held_out import held_out
+    from ..train.run import CONFIG
 
-    if any(value <= 0 for value in std or ()):
-        raise UserError("--std must be greater than zero in every channel.")
-    notes = list(resolved.notes)
-    if resolved.assumed:
-        size = "x".join(str(n) for n in resolved.input_shape)
-        notes.append(f"the input was taken to be {size}; --input says otherwise.")
-    if (mean or resolved.mean) is None:
-        notes.append(
-            "how its images are normalised is not known: pixels are fed as 0 to 1; --mean and --std change it."
-        )
-    network = Network(
-        resolved.module,
-        resolved.input_shape,
-        resolved.title,
-        mean or resolved.mean,
-        std or resolved.std,
-        resolved.classes,
-        notes,
-    )
-    return network, Pictures(images or photographs(), network.input_shape, network.mean, network.std, labels)
+    if not _is_folder(run) or not (run / CONFIG).is_file() or _learned_from_patches(run):
+        return (), ()
+    try:
+        found = held_out(run, _MOST_HELD_OUT, say=lambda words: typer.echo(shown(words), err=True))
+    except UserError as reason:
+        return (), (f"these are photographs, not the images that the run held out: {reason}",)
+    return tuple(InMemory(f"held-out {one.number}", one.pixels, one.label) for one in found), ()
 
 
 def _must_be_a_place(path: Path) -> None:
@@ -169,17 +172,21 @@ def _must_be_a_place(path: Path) -> None:
         raise UserError(f"there is no folder {shown(path.parent)} for the page: make it first, or name another place.")
 
 
-def _write(network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path) -> None:
+def _write(
+    network: Network, pictures: Pictures, film: Callable[[], Film | None], path: Path, count: int | None
+) -> None:
     from ..files import write_atomically
-    from ..see.export import MOST_IMAGES, export
+    from ..see.export import IMAGES, export
     from ..see.shelf import Shelf
 
+    held = min(len(pictures), count or IMAGES)
     content = export(
-        network, pictures, Shelf.of_the_user(), film, say=lambda words: typer.echo(shown(words), err=True)
+        network, pictures, Shelf.of_the_user(), film, held, say=lambda words: typer.echo(shown(words), err=True)
     ).encode()
     write_atomically(path, content)
-    size = f"{min(len(pictures), MOST_IMAGES)} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB"
-    typer.echo(shown(f"{path}: {network.name} and {size}"))
+    size = f"{held} of {len(pictures):,} images, {len(content) / 2**20:.1f} MiB"
+    more = "" if held == len(pictures) else "; --images puts more of them in"
+    typer.echo(shown(f"{path}: {network.name} and {size}{more}"))
 
 
 def _serve(network: Network, pictures: Pictures, film: Callable[[], Film | None], port: int, browser: bool) -> None:

@@ -20,6 +20,7 @@ from .about import About
 from .pictures import Picture, Read, are_pictures, listed, name_of, pixels, read_ahead
 from .prediction import Prediction
 from .report import NetworkReport
+from .shares import best_first, class_name, classes_of, probabilities
 
 Array = NDArray[Any]
 
@@ -85,7 +86,7 @@ class Model:
     def _check(self) -> None:
         classes = self._about.classes
         if classes is not None:
-            found = _classes_of(self._network.outputs[0])
+            found = classes_of(self._network.outputs[0])
             if found != len(classes):
                 raise UserError(
                     f"there are {len(classes)} names of classes, but the network's output has the shape "
@@ -120,7 +121,7 @@ class Model:
     @property
     def classifies(self) -> bool:
         """Whether its first output has one number a class for each image, so that `predict` has an answer."""
-        found = _classes_of(self._network.outputs[0])
+        found = classes_of(self._network.outputs[0])
         several = found is not None and found > 1  # one number alone is a measure of something
         return len(self._network.inputs) == 1 and (several or self.classes is not None)
 
@@ -255,8 +256,7 @@ class Model:
         numbers = self._network(self._fed(pictures, bound))[0][: len(pictures)]
         shares = numbers.reshape(len(pictures), -1)
         if not self._network.probabilities:
-            shares = np.exp(shares - shares.max(1, keepdims=True))
-            shares /= shares.sum(1, keepdims=True)
+            shares = probabilities(shares)
         if not np.isfinite(shares).all():
             raise UserError("the network answers with values that are not numbers: its weights are damaged.")
         return shares
@@ -269,8 +269,7 @@ class Model:
         return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if self._channels_last() else inputs
 
     def _ranking(self, shares: Array, top: int) -> tuple[tuple[str, float], ...]:
-        best = np.argsort(-shares, kind="stable")[:top]
-        return tuple((self.classes[i] if self.classes else str(i), float(shares[i])) for i in best)
+        return tuple((class_name(i, self.classes), float(shares[i])) for i in best_first(shares, top))
 
     def _images(self) -> tuple[int, int, int]:
         shape = self.input_shape
@@ -330,8 +329,3 @@ def _from_tensor(name: str, tensor: Any, torch: Any) -> Array:
         tensor = tensor.float()
     array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
     return array
-
-
-def _classes_of(shape: tuple[int, ...]) -> int | None:
-    """How many classes such an output has a number for; None where it has something else."""
-    return shape[1] if len(shape) >= 2 and all(size == 1 for size in shape[2:]) else None

@@ -45,6 +45,14 @@ _POOL_OPTIONS = ("stride S", "pad P")
 _KINDS = ("conv", "pool", "avgpool", "gap", "bn", *_ACTIVATIONS, "dropout", "flatten", "linear")
 
 
+class DoesNotFit(SpecError):
+    """A layer of a line cannot be applied to what the layers before it leave; `fitting` are these."""
+
+    def __init__(self, said: str, fitting: nn.Sequential) -> None:
+        super().__init__(said)
+        self.fitting = fitting
+
+
 class _Words:
     """The words of one layer, taken one by one; errors quote the layer."""
 
@@ -243,7 +251,7 @@ def parse(line: str, input_shape: tuple[int, int, int]) -> nn.Sequential:
 
     Raises:
         UserError: for a word that is not known, with the words that are.
-        SpecError: for a layer that does not fit, with the formula filled in.
+        DoesNotFit: for a layer that does not fit, with the formula filled in; a plain SpecError if it is the first.
 
     >>> parse("conv 64 3x3 same nobias, relu, pool 2, linear 10", (3, 8, 8))
     Sequential(
@@ -256,23 +264,33 @@ def parse(line: str, input_shape: tuple[int, int, int]) -> nn.Sequential:
     """
     builder = _Builder(input_shape)
     for words in _layers(line):
-        kind = words.take("layer").lower()
-        if kind == "conv":
-            builder.conv(words)
-        elif kind in ("pool", "avgpool"):
-            builder.pool(words, kind)
-        elif kind == "dropout":
-            builder.dropout(words)
-        elif kind == "linear":
-            builder.linear(words)
-        elif kind in _KINDS:
-            words.done()
-            builder.simple(words, kind)
-        else:
-            if kind in CALLED:
-                here = CALLED[kind]
-                raise UserError(f"{kind!r} is called {here!r} here: write for example {_example(here)!r}.")
-            close = difflib.get_close_matches(kind, _KINDS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UserError(f"{kind!r} is not a layer{hint}; known: {', '.join(_KINDS)}.")
+        try:
+            _add(builder, words)
+        except SpecError as error:
+            if not builder.layers:
+                raise
+            raise DoesNotFit(str(error), nn.Sequential(builder.layers)) from None
     return nn.Sequential(builder.layers)
+
+
+def _add(builder: _Builder, words: _Words) -> None:
+    """Add the layer that these words describe."""
+    kind = words.take("layer").lower()
+    if kind == "conv":
+        builder.conv(words)
+    elif kind in ("pool", "avgpool"):
+        builder.pool(words, kind)
+    elif kind == "dropout":
+        builder.dropout(words)
+    elif kind == "linear":
+        builder.linear(words)
+    elif kind in _KINDS:
+        words.done()
+        builder.simple(words, kind)
+    else:
+        if kind in CALLED:
+            here = CALLED[kind]
+            raise UserError(f"{kind!r} is called {here!r} here: write for example {_example(here)!r}.")
+        close = difflib.get_close_matches(kind, _KINDS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UserError(f"{kind!r} is not a layer{hint}; known: {', '.join(_KINDS)}.")

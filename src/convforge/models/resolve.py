@@ -43,6 +43,7 @@ class ResolvedModel:
         mean, std: one number a channel; it is fed (pixel / 255 − mean) / std. None where nobody knows.
         classes: names in the order of the outputs; None where nobody knows.
         notes: sentences on what its weights are, where they are not what one might expect.
+        unfit: of a line of which only the first layers fit, the sentence on the next one.
     """
 
     module: nn.Module
@@ -53,13 +54,15 @@ class ResolvedModel:
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = field(default=())
+    unfit: str | None = None
 
 
-def resolve(model: str, input_shape: Shape | None = None, ready: bool = False) -> ResolvedModel:
+def resolve(model: str, input_shape: Shape | None = None, ready: bool = False, partly: bool = False) -> ResolvedModel:
     """The module that `model` names, for images of `input_shape` if that is given.
 
     Code is run only for `package.module:callable`, which asks for it; a checkpoint is data. To count, no weights are
-    needed: a `ready` model has some, pretrained ones where there are any.
+    needed: a `ready` model has some, pretrained ones where there are any. Of a line, the layers that fit are taken if
+    `partly`, and the first that does not is told as `unfit`.
 
     Raises:
         UserError: if there is no such thing, with the forms that there are.
@@ -83,7 +86,7 @@ def resolve(model: str, input_shape: Shape | None = None, ready: bool = False) -
         return _callable(prefix, name, input_shape)
     if os.sep in text and "," not in text and " " not in text:
         raise UserError(f"there is no folder {text!r}; MODEL can be {FORMS}.")
-    return _line(text, input_shape, ready)
+    return _line(text, input_shape, ready, partly)
 
 
 def _exists(path: Path) -> bool:
@@ -93,7 +96,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _line(text: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
+def _line(text: str, input_shape: Shape | None, ready: bool, partly: bool) -> ResolvedModel:
     shape = input_shape or IMAGENET
     if short := re.fullmatch(r"\s*(\d+)\s*,\s*([\dx×]+)\s*,\s*(\d+)\s*,\s*([\dx×]+)\s*((?:,[^,]*)*)", text):
         channels, size, outputs, kernel, options = short.groups()
@@ -103,6 +106,7 @@ def _line(text: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
         raise UserError(
             f"{text!r} is how explain and bench take a layer: here write {layer!r} --input {channels}x{sides}."
         )
+    unfit: str | None = None
     try:
         with torch.device("meta"):  # shapes without memory: a line can describe more than this machine holds
             module = lines.parse(text, shape)
@@ -111,20 +115,25 @@ def _line(text: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
             raise
         raise UserError(f"{text!r} is not a model: it can be {FORMS}.") from error
     except SpecError as error:
-        if input_shape is not None:
-            raise
-        raise SpecError(f"{error} The input was taken to be {_written(IMAGENET)}; --input says otherwise.") from None
+        taken = f" The input was taken to be {_written(IMAGENET)}; --input says otherwise."
+        unfit = str(error) + (taken if input_shape is None else "")
+        if not partly or not isinstance(error, lines.DoesNotFit):
+            raise SpecError(unfit) from None
+        module = error.fitting
     except RuntimeError as error:
         raise UserError(f"a layer of {text!r} has more weights than any computer can count in 64 bits.") from error
     if not ready:
-        return ResolvedModel(module, shape, input_shape is None, text)
+        return ResolvedModel(module, shape, input_shape is None, text, unfit=unfit)
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     if size > _MOST_DRAWN_BYTES:
         raise UserError(f"the weights of {text!r} would take {size / 2**30:,.1f} GiB: use fewer or smaller layers.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = lines.parse(text, shape)
-    return ResolvedModel(module, shape, input_shape is None, text, notes=(f"{_DRAWN}.",))
+        try:
+            module = lines.parse(text, shape)
+        except lines.DoesNotFit as error:
+            module = error.fitting
+    return ResolvedModel(module, shape, input_shape is None, text, notes=(f"{_DRAWN}.",), unfit=unfit)
 
 
 def _checkpoint(path: Path, input_shape: Shape | None) -> ResolvedModel:
@@ -186,7 +195,18 @@ def _timm(name: str, input_shape: Shape | None, ready: bool) -> ResolvedModel:
     shape = input_shape or (own if len(own) == 3 else IMAGENET)
     assumed = input_shape is None and len(own) != 3
     mean, std = _timm_normalisation(module, shape[0])
-    return ResolvedModel(module, shape, assumed, f"timm:{name}", mean, std, notes=notes)
+    classes = _timm_classes(module) if ready and not notes else None
+    return ResolvedModel(module, shape, assumed, f"timm:{name}", mean, std, classes, notes)
+
+
+def _timm_classes(module: nn.Module) -> tuple[str, ...] | None:
+    """The names that timm has for the classes of the data set that a model was trained on, where it has them."""
+    data = import_module("timm.data")
+    subset = data.infer_imagenet_subset(module)
+    if subset is None:
+        return None
+    info = data.ImageNetInfo(subset)
+    return tuple(info.index_to_description(number) for number in range(info.num_classes()))
 
 
 def _timm_normalisation(module: nn.Module, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

@@ -131,6 +131,68 @@ def unit(
     )
 
 
+@dataclass(frozen=True)
+class WeightGradient:
+    """Where the gradient of one weight comes from: it met the numbers `met` of the input, one at each position of the
+    output, `(H_out, W_out)`, and each is multiplied with the gradient that came back to that position.
+
+        ∂L/∂w[k, c, i, j] = Σ_r Σ_c  ∂L/∂y[k, r, c] · x[c', r·s + i·d − p, c·s + j·d − p]
+    """
+
+    met: Array
+    incoming: Array
+
+    @property
+    def products(self) -> Array:
+        products: Array = self.met * self.incoming
+        return products
+
+    @property
+    def total(self) -> float:
+        return float(self.products.sum())
+
+
+def weight_gradient(
+    spec: Conv2dSpec, x: NDArray[Any], incoming: NDArray[Any], channel: int, read: int, row: int, column: int
+) -> WeightGradient:
+    """The products behind the gradient of a weight.
+
+    Args:
+        spec: of the convolution.
+        x: its input, `(C, H, W)`.
+        incoming: the gradient by its output, `(K, H_out, W_out)`.
+        channel: of the output, whose kernel the weight is in.
+        read: which of the input channels of its group the weight is for, from 0.
+        row, column: in the kernel.
+
+    Raises:
+        UserError: if there is no such weight.
+
+    >>> one = weight_gradient(Conv2dSpec(1, 1, 2), np.arange(4.0).reshape(1, 2, 2), np.full((1, 1, 1), 5.0), 0, 0, 1, 0)
+    >>> one.met, one.total
+    (array([[2.]]), 10.0)
+    """
+    channels = group_channels(spec, channel) if channel < spec.out_channels else range(0)
+    shape = (spec.out_channels, len(channels), *spec.kernel_size)
+    if not channels or any(not 0 <= at < most for at, most in zip((channel, read, row, column), shape, strict=True)):
+        raise UserError(
+            f"there is no weight {channel}, {read}, {row}, {column}: there are {'×'.join(str(n) for n in shape)}, and "
+            "counting starts at 0."
+        )
+    size = (x.shape[1], x.shape[2])
+    rows, columns = (_met(spec, size, axis, at, incoming.shape[1 + axis]) for axis, at in ((0, row), (1, column)))
+    numbers = np.asarray(x[channels[read]], np.float64)[rows][:, columns]
+    met: Array = np.where(np.logical_or.outer(rows < 0, columns < 0), 0.0, numbers)
+    return WeightGradient(met, np.asarray(incoming[channel], np.float64))
+
+
+def _met(spec: Conv2dSpec, size: Pair, axis: int, tap: int, count: int) -> NDArray[np.int64]:
+    """The input's row (or column) that a row of the kernel meets at each position of the output; -1 is a zero."""
+    start = tap * spec.dilation[axis]
+    places = np.arange(start, start + (count - 1) * spec.stride[axis] + 1, spec.stride[axis])
+    return padded_index(size[axis], spec.sides(size)[axis], spec.padding_mode)[places]
+
+
 def group_channels(spec: Conv2dSpec, channel: int) -> range:
     """The input channels that an output channel reads.
 

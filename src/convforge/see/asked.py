@@ -48,6 +48,48 @@ class OfImage(Asked):
     image: Number
 
 
+class OfAnswer(OfImage):
+    top: Annotated[int, Field(ge=1, le=1000)] = 5
+
+
+class OfClass(OfImage):
+    """`of` is a class, `against` one that it is compared with; `layer` is LayerCAM's."""
+
+    of: Number
+    against: Number | None = None
+    method: Literal["cam", "layercam"] = "cam"
+    layer: Number | None = None
+
+
+class OfRegion(OfClass):
+    """A place of the maps; the whole image where none is named."""
+
+    row: Number | None = None
+    column: Number | None = None
+    count: Annotated[int, Field(ge=1, le=256)] = 12
+
+
+class ToOcclude(OfImage):
+    of: Number
+    against: Number | None = None
+
+
+class OfWeight(OfImage):
+    """A weight of the kernel of output channel `channel`, for input channel `read` of its group; where the place is not
+    named, the one with the largest gradient. `of` is the class of the loss; the true one, if none is named."""
+
+    of: Number | None = None
+    channel: Number = 0
+    read: Number | None = None
+    row: Number | None = None
+    column: Number | None = None
+
+
+class OfStep(OfImage):
+    of: Number | None = None
+    rate: Annotated[float, Field(gt=0, le=100)] = 0.1
+
+
 class Slice(OfImage):
     first: Number = 0
     count: Count = 16

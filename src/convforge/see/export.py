@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -24,14 +24,16 @@ from .pictures import Pictures
 from .server import create_app
 from .shelf import Shelf
 
-MOST_IMAGES, MOST_SEARCHED = 4, 64
-"""Images that are shown, and in which the patches that excite channels most are looked for."""
+IMAGES, MOST_IMAGES, MOST_SEARCHED = 4, 64, 64
+"""Images that are shown if nothing else is said, and at most; and in which the patches that excite channels most are
+looked for."""
 
 MOST_BYTES = 24 * 2**20
 """Of the numbers in the file, before they are written as text, which makes a third more of them."""
 
 _BLOCK = 16  # maps that the page asks for at a time
-_PATCHES, _CHANNELS = 9, 16
+_PATCHES, _CHANNELS, _CLASSES = 9, 16, 10  # what the page asks for at a time
+_TAKEN_APART, _CARRIED, _MOST_PLACES = 3, 12, 64
 _PORT = 80
 
 Answers = dict[str, dict[str, Any]]
@@ -42,37 +44,44 @@ def export(
     pictures: Pictures,
     shelf: Shelf | None = None,
     film: Callable[[], Film | None] = lambda: None,
+    images: int = IMAGES,
     most_bytes: int = MOST_BYTES,
     say: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """The page of a network and of the first few images, as HTML.
+    """The page of a network and of the first `images` images, as HTML.
 
     Of each image it has the maps of as many convolutions as fit, the early, middle and deep one that the page opens
     with before others; and of these three which patches excite their first channels most, and a picture made to excite
     the very first. `say` is told what takes its time.
     """
     app = create_app(network, pictures.first(MOST_SEARCHED), _PORT, None, shelf, film)
-    return bundle(asyncio.run(_collected(app, network, len(pictures), most_bytes, say)))
+    return bundle(asyncio.run(_collected(app, network, len(pictures), images, most_bytes, say)))
 
 
 async def _collected(
-    app: FastAPI, network: Network, images_in_all: int, most_bytes: int, say: Callable[[str], None]
+    app: FastAPI, network: Network, images_in_all: int, wanted: int, most_bytes: int, say: Callable[[str], None]
 ) -> Answers:
-    count = min(images_in_all, MOST_IMAGES)
+    count = min(images_in_all, wanted, MOST_IMAGES)
     images = range(count)
     stored: Answers = {}
 
-    async def keep(path: str, **parameters: Any) -> None:
+    async def keep(path: str, **parameters: Any) -> Any:
         key = "&".join(f"{name}={value}" for name, value in sorted(parameters.items()))
         address = f"{path}?{key}" if key else path
         stored[address] = await _asked(app, "GET", address)
+        return stored[address].get("json")
 
     async with app.router.lifespan_context(app):
         await keep("/api/network")
         shown = stored["/api/network"]["json"]
-        shown |= {"images": shown["images"][:count], "searched": min(images_in_all, MOST_SEARCHED)}
+        shown |= {
+            "images": shown["images"][:count],
+            "images_in_all": images_in_all,
+            "searched": min(images_in_all, MOST_SEARCHED),
+        }
         for image in images:
             await keep(f"/api/images/{image}", view="input")
+            await _keep_why(keep, image, await keep("/api/answer", image=image, top=_CLASSES))
         for layer in chosen(network, count, most_bytes):
             place = f"/api/layers/{layer.index}"
             for path in ("kernels", "kernels/values", "bias/values"):
@@ -96,6 +105,23 @@ async def _collected(
     return stored
 
 
+async def _keep_why(keep: Callable[..., Awaitable[Any]], image: int, answer: Any) -> None:
+    """The contributions to the most probable classes, to the first against the second, and the channels behind them."""
+    ranking = [entry["class"] for entry in answer["ranking"] or ()][:_TAKEN_APART]
+    asked: list[dict[str, int]] = [{"image": image, "of": number} for number in ranking]
+    if len(ranking) > 1:
+        asked.append({"image": image, "of": ranking[0], "against": ranking[1]})
+    for one in asked:
+        values = (await keep("/api/why", **one))["values"]
+        if values is None:
+            continue
+        await keep("/api/why/region", **one, count=_CARRIED)
+        if len(values) * len(values[0]) <= _MOST_PLACES:
+            for row in range(len(values)):
+                for column in range(len(values[0])):
+                    await keep("/api/why/region", **one, count=_CARRIED, row=row, column=column)
+
+
 async def _keep_jobs(app: FastAPI, stored: Answers, layer: Layer, labelled: bool) -> None:
     """The results of the jobs that the page would start, by what it would ask for."""
 
@@ -105,7 +131,9 @@ async def _keep_jobs(app: FastAPI, stored: Answers, layer: Layer, labelled: bool
         stored[f"job {json.dumps(body, separators=(',', ':'))}"] = {"json": result}
         return result
 
-    for channel in range(min(_CHANNELS, layer.map_shape[0])):
+    # The page opens with the channel in which most happens for the first image.
+    order = (await _asked(app, "GET", f"/api/layers/{layer.index}/maps?image=0"))["json"]["order"]
+    for channel in order[:_CHANNELS]:
         for patch in (await keep(channel, "patches", count=_PATCHES))["patches"]:
             path, _, query = patch["src"].partition("?")
             address = f"{path}?{'&'.join(sorted(query.split('&')))}"
@@ -113,7 +141,7 @@ async def _keep_jobs(app: FastAPI, stored: Answers, layer: Layer, labelled: bool
                 stored[address] = await _asked(app, "GET", address)
         if labelled:
             await keep(channel, "classes")
-    await keep(0, "ascent")
+    await keep(order[0], "ascent")
 
 
 def opened_with(network: Network) -> list[Layer]:

@@ -6,15 +6,16 @@ pixel finds everything there. Where the maps of all layers are too many for that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
 from ..planning import Plan, Row, summary
@@ -30,6 +31,8 @@ Kind = Literal["conv", "transposed", "pool", "linear", "norm", "act", "join", "o
 
 MAPS_KEPT = 512 * 2**20
 """Bytes of maps that are kept: three to four images of a ResNet-50."""
+
+_OUTPUTS_KEPT = 16 * 2**20
 
 _JOINS = ("add", "sub", "mul", "cat", "stack")
 _WORDS: tuple[tuple[str, Kind], ...] = (
@@ -174,6 +177,7 @@ class Network:
         # in a thread that has made one before, and 200 to 500 ms in others.
         self._thread = ThreadPoolExecutor(1, "convforge see")
         self._kept = Kept[dict[int, Moment]](keep, _bytes)
+        self._outputs = Kept[Tensor](_OUTPUTS_KEPT, lambda output: output.nbytes)
         with suppress(NotImplementedError):  # exported programs have one mode only
             model.eval()
         model.requires_grad_(False).to("cpu")
@@ -233,6 +237,36 @@ class Network:
             raise NotThere(f"with this image the model's code does not come to {layer.name!r}, layer {index}.")
         return moment
 
+    def output(self, key: Hashable, load: Callable[[], Tensor]) -> Tensor:
+        """What the model returns for an image, with its batch of one: of several tensors the first.
+
+        Args:
+            key, load: as of `look`.
+
+        Raises:
+            UserError: if the model fails with this image, or returns no tensor.
+        """
+
+        def run() -> Tensor:
+            image = load()
+            return self.compute(lambda: self._output(image))
+
+        return self._outputs.find(key, run)
+
+    def _output(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.answered(image[None]).clone()
+
+    def answered(self, images: Tensor) -> Tensor:
+        """What the model returns for images `(N, C, H, W)`, of several tensors the first. To be called when it is one's
+        turn."""
+        with self._explained():
+            answer = self.model(images.to(self._dtype))
+        found = next((leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)), None)
+        if found is None:
+            raise UserError(f"{self.name} returns {type(answer).__name__}, in which there is no tensor.")
+        return found.detach().float()
+
     def compute(self, work: Callable[[], Result]) -> Result:
         """What `work` returns, computed when it is this request's turn."""
         with self.turns.request():
@@ -262,9 +296,15 @@ class Network:
 
     def _run(self, image: Tensor, wanted: set[int] | None, maps: bool = True) -> dict[int, Moment]:
         """Called by one thread at a time."""
+        with self._explained():
+            return watch(self.model, image[None].to(self._dtype), wanted, maps)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Sums as they are explained, each input times each weight; and one sentence for what a model raises."""
         try:
-            with set_precision("exact"):  # the sums as they are explained: each input times each weight
-                return watch(self.model, image[None].to(self._dtype), wanted, maps)
+            with set_precision("exact"):
+                yield
         except (UserError, SpecError):
             raise
         except MemoryError:
@@ -304,11 +344,11 @@ def _layers(
 
 
 def _kind(row: Row, module: nn.Module | None, convolution: Convolution | None) -> Kind:
+    word = row.type.lower()
+    if "transpose" in word or (convolution is not None and convolution.spread is not None):
+        return "transposed"
     if convolution is not None:
         return "conv"
-    word = row.type.lower()
-    if "transpose" in word:
-        return "transposed"
     for part, kind in _WORDS:
         if part in word:
             return kind

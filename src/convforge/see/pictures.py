@@ -1,4 +1,4 @@
-"""The images that were named on the command line: listed once, read when they are looked at.
+"""The images that were named on the command line, or are in memory: listed once, read when they are looked at.
 
 Each goes the way of `convforge.images`: bounded, upright, made the network's size as in training and prediction. An
 image is known by its number in the list; no path ever comes from a request. Files may change or go while the page is
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..images.read import image_shape, read_image
+from ..images.read import image_shape, read_image, to_array
 from .crops import cropped
 from .lru import Kept
 from .network import Box, NotThere
@@ -37,15 +38,26 @@ _SUFFIXES = (
 _INPUTS_KEPT, _FILES_KEPT = 96 * 2**20, 96 * 2**20
 
 
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """An image that is in no file: uint8 `(C, H, W)` of 1 or 3 channels, what to call it, and the class it shows."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    label: str | None = None
+
+
 @dataclass(frozen=True)
 class Picture:
-    """One image: where it is, what to call it, its size, and the class it shows if that is known."""
+    """One image: where it is, what to call it, its size, the class it shows if that is known; its pixels, if it is in
+    no file."""
 
-    path: Path
+    path: Path | None
     name: str
     width: int
     height: int
     label: str | None = None
+    pixels: NDArray[np.uint8] | None = None
 
 
 class Pictures:
@@ -56,6 +68,7 @@ class Pictures:
         shape: (C, H, W), the network's input.
         mean, std: its normalisation.
         labels: whether the sub-folders of a folder are classes; None: if all of its images lie in sub-folders.
+        in_memory: images that are in no file; they come before the others.
 
     Raises:
         UserError: if nothing can be read, with the first reason. Where some can, `notes` names the others.
@@ -68,13 +81,17 @@ class Pictures:
         mean: Sequence[float],
         std: Sequence[float],
         labels: bool | None = None,
+        in_memory: Iterable[InMemory] = (),
     ) -> None:
         self.shape = shape
         named = list(map(Path, paths))
         channels = shape[0]
         self._mean = torch.tensor(mean, dtype=torch.float32).view(channels, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(channels, 1, 1)
-        self._pictures: list[Picture] = []
+        self._pictures = [
+            Picture(None, image.name, image.pixels.shape[2], image.pixels.shape[1], image.label, image.pixels)
+            for image in islice(in_memory, MOST)
+        ]
         self._inputs = Kept[NDArray[np.uint8]](_INPUTS_KEPT, lambda pixels: pixels.nbytes)
         self._files = Kept[bytes](_FILES_KEPT, len)
         reasons: list[str] = []
@@ -149,18 +166,24 @@ class Pictures:
         """Changes with the list, with the files' sizes and times, and with how they are brought to the network."""
         digest = hashlib.sha256(repr((self.shape, self._mean.tolist(), self._std.tolist())).encode())
         for picture in self._pictures:
+            path = picture.path
+            if path is None:
+                assert picture.pixels is not None
+                digest.update(repr((picture.name, picture.pixels.shape, picture.label)).encode())
+                digest.update(np.ascontiguousarray(picture.pixels).data)
+                continue
             try:
-                state = picture.path.stat()
-                facts = (str(picture.path.absolute()), state.st_size, state.st_mtime_ns, picture.label)
+                state = path.stat()
+                facts = (str(path.absolute()), state.st_size, state.st_mtime_ns, picture.label)
             except OSError:
-                facts = (str(picture.path.absolute()), -1, -1, picture.label)
+                facts = (str(path.absolute()), -1, -1, picture.label)
             digest.update(repr(facts).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     # --- as files for the page ------------------------------------------------------------------------------------
 
     def original(self, number: int) -> bytes:
-        """A PNG of the image in colour, at most `LONGEST_SIDE` pixels long."""
+        """A PNG of the image, at most `LONGEST_SIDE` pixels long: in colour, or in grey where the network sees grey."""
         return self._as_it_is(number, LONGEST_SIDE)
 
     def thumbnail(self, number: int, side: int) -> bytes:
@@ -189,10 +212,17 @@ class Pictures:
         picture = self[number]
         shrink = min(1.0, side / max(picture.width, picture.height))
         size = max(1, round(picture.height * shrink)), max(1, round(picture.width * shrink))
-        return self._files.find(("as it is", number, side), lambda: _png(_read(picture, 3, size).transpose(1, 2, 0)))
+        channels = 1 if self.shape[0] == 1 else 3
+        return self._files.find(("as it is", number, side), lambda: _drawn(_read(picture, channels, size)))
 
 
 def _read(picture: Picture, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    pixels = picture.pixels
+    if pixels is not None:
+        if pixels.shape == (channels, *size):
+            return pixels
+        return to_array(Image.fromarray(_last(pixels)), channels, size)
+    assert picture.path is not None
     try:
         return read_image(picture.path, channels, size)
     except UserError as reason:
@@ -203,8 +233,17 @@ def _read(picture: Picture, channels: int, size: tuple[int, int]) -> NDArray[np.
         raise UserError(str(reason)) from reason
 
 
+def _last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`(C, H, W)` as Pillow has it: channels last, grey without any."""
+    return np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def _drawn(pixels: NDArray[np.uint8]) -> bytes:
+    return _png(_last(pixels))
+
+
 def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """`(height, width, 2 to 4)`: grey or colours, and how much of them is to be seen."""
+    """`(height, width)` or `(height, width, 2 to 4)`: grey or colours, and how much of them is to be seen."""
     buffer = BytesIO()
     # It goes over loopback: time counts, not size.
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)

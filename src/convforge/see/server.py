@@ -20,6 +20,7 @@ from ..learned.film import Film
 from ..spec import SpecError
 from .answers import as_error, as_floats, as_json
 from .asked import View
+from .backward import Backward
 from .bounded import Bounded
 from .described import describe
 from .guard import Guard
@@ -27,9 +28,13 @@ from .jobs import Jobs
 from .key import Key
 from .network import Network, NotThere
 from .pictures import Pictures
+from .server_answers import answers_router
+from .server_backward import backward_router
 from .server_jobs import jobs_router
 from .server_layers import kernels_router, layers_router
+from .server_why import why_router
 from .shelf import Shelf
+from .verdict import Verdicts
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -74,6 +79,10 @@ def create_app(
     _add_error_handlers(app)
     _add_network(app, network, pictures, film)
     _add_images(app, pictures)
+    verdicts = Verdicts(network, pictures)
+    app.include_router(answers_router(verdicts, pictures))
+    app.include_router(why_router(network, pictures, verdicts, jobs))
+    app.include_router(backward_router(network, verdicts, Backward(network, pictures, verdicts)))
     app.include_router(layers_router(network, pictures))
     app.include_router(kernels_router(network))
     app.include_router(jobs_router(network, pictures, jobs, shelf or Shelf(None)))

@@ -20,17 +20,20 @@ from torch import Tensor, nn
 from ..planning.fields import convolution_sides, is_convolution, named_arguments
 from ..planning.trace import Frame, Recorder, Slide, observing, with_pads
 from ..spec import Conv2dSpec, Pair
+from .transposed import as_convolution, spread, turned
 
 
 @dataclass(frozen=True)
 class Convolution:
     """A 2-D convolution as it was called, on maps of `size` (height, width). `weight` is `(K, C/g, k, k)`, `bias`
-    `(K,)`."""
+    `(K,)`. A transposed one is the ordinary one that it amounts to, and `spread` the stride by which zeros spread its
+    input."""
 
     spec: Conv2dSpec
     size: Pair
     weight: Tensor
     bias: Tensor | None
+    spread: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,11 @@ class _Watcher(Recorder):
     def _convolution(self, named: Any) -> Slide:
         slide = super()._convolution(named)
         calls = self._calls.setdefault(id(self.stack[-1]), [])
-        if self._is_wanted(len(self.rows)) and not named.get("transposed") and named["input"].shape[0] == 1:
+        if not self._is_wanted(len(self.rows)) or named["input"].shape[0] != 1:
+            calls.append(None)
+        elif named.get("transposed"):
+            calls.append(self._transposed(named))
+        else:
             weight, bias = named["weight"], named["bias"]
             spec = Conv2dSpec(
                 named["input"].shape[1], weight.shape[0], slide.kernel, slide.stride,
@@ -129,9 +136,19 @@ class _Watcher(Recorder):
             own = self._own(weight), None if bias is None else self._own(bias)
             size = (named["input"].shape[2], named["input"].shape[3])
             calls.append(_Call(Convolution(spec, size, *own), self._hold(named["input"])))
-        else:
-            calls.append(None)
         return slide
+
+    def _transposed(self, named: Any) -> _Call | None:
+        weight, bias, groups = named["weight"], named["bias"], named["groups"]
+        stride, padding, more, dilation = (
+            (named[name][0], named[name][1]) for name in ("stride", "padding", "output_padding", "dilation")
+        )
+        spec = as_convolution(named["input"].shape[1], weight, padding, more, dilation, groups, bias is not None)
+        if spec is None:
+            return None
+        wide = spread(named["input"].detach(), stride)
+        own = turned(weight.detach(), groups), None if bias is None else self._own(bias)
+        return _Call(Convolution(spec, (wide.shape[2], wide.shape[3]), *own, spread=stride), _Held(wide))
 
     def _add(
         self,

@@ -3,6 +3,65 @@
 
 const HOLD = 250;
 
+/** In a frame of a notebook there is no address of the page's own: then it is kept here, and links are followed here. */
+class OwnAddress {
+  constructor() {
+    this.hash = "";
+    this.arrive = () => {};
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest && event.target.closest('a[href^="#/"]');
+      if (!link || event.defaultPrevented) return;
+      event.preventDefault();
+      this.go(link.getAttribute("href"));
+    });
+  }
+
+  replace(hash) {
+    this.hash = hash;
+  }
+
+  push(hash) {
+    this.hash = hash;
+  }
+
+  go(hash) {
+    this.hash = hash;
+    this.arrive();
+  }
+
+  follow(arrive) {
+    this.arrive = arrive;
+  }
+}
+
+class BrowsersAddress {
+  get hash() {
+    return location.hash;
+  }
+
+  replace(hash) {
+    history.replaceState(null, "", hash);
+  }
+
+  push(hash) {
+    history.pushState(null, "", hash);
+  }
+
+  go(hash) {
+    location.hash = hash;
+  }
+
+  follow(arrive) {
+    addEventListener("hashchange", arrive);
+    addEventListener("popstate", () => {
+      const found = parse(location.hash);
+      if (addressOf(found.view, found.values) !== addressOf(state.view, state.values)) arrive();
+    });
+  }
+}
+
+const address = location.protocol === "about:" ? new OwnAddress() : new BrowsersAddress();
+
 let state = { view: "", values: {} };
 let pending = 0;
 let listener = () => {};
@@ -28,7 +87,7 @@ function flush() {
   if (!pending) return;
   clearTimeout(pending);
   pending = 0;
-  history.replaceState(null, "", addressOf(state.view, state.values));
+  address.replace(addressOf(state.view, state.values));
 }
 
 /**
@@ -46,7 +105,7 @@ export function change(values, push = false) {
   if (push) {
     flush();
     state = { view: state.view, values: next };
-    if (addressOf(state.view, next) !== location.hash) history.pushState(null, "", addressOf(state.view, next));
+    if (addressOf(state.view, next) !== address.hash) address.push(addressOf(state.view, next));
   } else {
     state = { view: state.view, values: next };
     clearTimeout(pending);
@@ -55,15 +114,27 @@ export function change(values, push = false) {
   listener(state);
 }
 
-/** Values that were missing from the address and have been filled in: no step of the reader's. */
-export function complete(values) {
-  state = { view: state.view, values: { ...values, ...state.values } };
+/** Values that were missing from the address and have been filled in: no step of the reader's. Those of `over` had gaps,
+ * and are replaced. */
+export function complete(values, ...over) {
+  const filled = Object.fromEntries(over.map((name) => [name, values[name]]));
+  state = { view: state.view, values: { ...values, ...state.values, ...filled } };
 }
 
 /** Goes to another view. */
 export function go(view, values = {}) {
   flush();
-  location.hash = addressOf(view, values);
+  address.go(addressOf(view, values));
+}
+
+/** What the address says now. */
+export function present() {
+  return parse(address.hash);
+}
+
+/** Another address in the place of the present one, before anybody follows it. */
+export function settle(view) {
+  address.replace(addressOf(view));
 }
 
 /** Calls `receive({view, values})` now and whenever the address changes. */
@@ -72,14 +143,10 @@ export function follow(receive) {
   const arrive = () => {
     clearTimeout(pending);
     pending = 0;
-    state = parse(location.hash);
+    state = present();
     receive(state);
   };
-  addEventListener("hashchange", arrive);
-  addEventListener("popstate", () => {
-    const found = parse(location.hash);
-    if (addressOf(found.view, found.values) !== addressOf(state.view, state.values)) arrive();
-  });
+  address.follow(arrive);
   addEventListener("pagehide", flush);
   arrive();
 }

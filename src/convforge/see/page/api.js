@@ -162,16 +162,16 @@ export function canRun(body) {
 /**
  * Runs a job to its end and returns its result; null if it was cancelled.
  *
- * `progress({done, total, what})` is called as it goes on; aborting `signal` cancels it on the server, too.
+ * `where` is what starts it. `progress({done, total, what})` is called as it goes on; aborting `signal` cancels it on the server, too.
  */
-export async function runJob(body, progress, signal) {
+export async function runJob(body, progress, signal, where = "/api/jobs") {
   if (exported) {
     const key = jobKey(body);
     if (key in stored) return stored[key].json;
     throw missing("This result");
   }
   const headers = { "Content-Type": "application/json" };
-  let state = await request("/api/jobs", { method: "POST", headers, body: JSON.stringify(body) }, asJson);
+  let state = await request(where, { method: "POST", headers, body: JSON.stringify(body) }, asJson);
   const place = `/api/jobs/${encodeURIComponent(state.id)}`;
   while (state.state === undefined || state.state === "running" || state.state === "waiting") {
     progress(state);

@@ -1,12 +1,14 @@
 // Numbers as pixels. `bitmap` paints an array into a picture, one number a pixel; a `Board` shows one enlarged, with
 // its border of padding, its numbers where they fit, marks and a cursor, and lets a pixel be chosen.
 
-import { colourOf, gradient, inkOn, paint } from "./colours.js";
+import { colourOf, css, gradient, inkOn, paint } from "./colours.js";
 import { el } from "./dom.js";
 import { moved } from "./keyboard.js";
 import { colour, onTheme } from "./theme.js";
 
 const NUMBERS_FROM = 27; // CSS pixels that a cell needs for a number in it
+const BETWEEN = 7; // from the end of one number to the beginning of the next
+const SMALLEST = 7.5; // of letters
 const LINES_FROM = 7; // and for lines between cells
 
 /** An array from `offset` on as a picture of height × width pixels. */
@@ -33,6 +35,24 @@ export function colourBitmap(values, height, width, low, high, offset = 0, canva
     image.data[i * 4 + 3] = 255;
   }
   context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+/** An image of height × width pixels, and over it an array of rows × columns: what is near zero lets the image through,
+ * what is far from it covers it with its colour. */
+export function overlaid(image, values, rows, columns, scale, height, width) {
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  if (image) context.drawImage(image, 0, 0, width, height);
+  for (let i = 0; i < values.length; i += 1) {
+    const [row, column] = [Math.floor(i / columns), i % columns];
+    const [top, left] = [Math.round((row * height) / rows), Math.round((column * width) / columns)];
+    context.globalAlpha = 0.65 * Math.min(1, Math.abs(values[i]) / scale.high);
+    context.fillStyle = css(colourOf(scale, values[i] < 0 ? scale.low * 0.6 : scale.high * 0.6));
+    context.fillRect(left, top, Math.round(((column + 1) * width) / columns) - left, Math.round(((row + 1) * height) / rows) - top);
+  }
   return canvas;
 }
 
@@ -224,10 +244,14 @@ export class Board {
   drawNumbers(context, cell, x0, y0) {
     const { rows, columns, values, scale, write } = this.state;
     const [[top, bottom], [left, right]] = this.pad;
-    const longest = this.state.longest || 5;
-    const size = Math.min(15, (cell - 5) / (longest * 0.56));
-    if (size < 7) return;
-    context.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
+    const texts = Array.from(values, write);
+    const family = getComputedStyle(document.body).fontFamily;
+    context.font = `15px ${family}`;
+    // All as large as the widest allows, with air between neighbours; too small to be read is not written.
+    const widest = Math.max(1, ...texts.map((text) => context.measureText(text).width));
+    const size = Math.min(15, (15 * (cell - BETWEEN)) / widest);
+    if (size < SMALLEST) return;
+    context.font = `${size}px ${family}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     const quiet = colour("--quiet");
@@ -236,7 +260,7 @@ export class Board {
         const inside = row >= 0 && column >= 0 && row < rows && column < columns;
         const value = inside ? values[row * columns + column] : 0;
         context.fillStyle = inside ? inkOn(colourOf(scale, value)) : quiet;
-        context.fillText(write(value), x0 + (column + 0.5) * cell, y0 + (row + 0.53) * cell);
+        context.fillText(inside ? texts[row * columns + column] : write(0), x0 + (column + 0.5) * cell, y0 + (row + 0.53) * cell);
       }
     }
   }

@@ -50,7 +50,7 @@ export const PRESETS = {
   "lesson-stride-1": { title: "Lesson: stride 1", input: "square", kernel: "sobel-x", stride: 1, padding: 0, dilation: 1, groups: 1, says: "7×7 input, 3×3 kernel, stride 1: a 5×5 feature map." },
   "lesson-stride-2": { title: "Lesson: stride 2", input: "square", kernel: "sobel-x", stride: 2, padding: 0, dilation: 1, groups: 1, says: "The kernel jumps by two: 3×3 positions are left." },
   "lesson-same": { title: "Lesson: same padding", input: "square", kernel: "sobel-x", stride: 1, padding: 1, dilation: 1, groups: 1, says: "One zero around the border, ⌊3/2⌋ = 1: the map keeps the size of the input, 7×7." },
-  "lesson-shrinks": { title: "Lesson: it shrinks", input: "square", kernel: "gaussian", stride: 1, padding: 0, dilation: 1, groups: 1, says: "Without padding 7×7 → 5×5 → 3×3 → 1×1: feed the output in again, and after three convolutions nothing is left." },
+  "lesson-shrinks": { title: "Lesson: it shrinks", input: "square", kernel: "gaussian", stride: 1, padding: 0, dilation: 1, groups: 1, says: "Without padding 7×7 → 5×5 → 3×3 → 1×1: feed the output in again, and after three convolutions 1×1 is left, into which the kernel fits no more." },
   dilation: { title: "Gaps: dilation 2", input: "ring", kernel: "laplacian", stride: 1, padding: 2, dilation: 2, groups: 1, says: "Nine weights, spread over 5×5 pixels: a wider view at the same cost." },
   groups: { title: "Groups: each colour alone", input: "colours", kernel: "box-blur", stride: 1, padding: 1, dilation: 1, groups: 3, says: "Three groups: each output channel reads only its own input channel. With one group every output sums over all three." },
 };

@@ -3,7 +3,7 @@
 import { picture, exported } from "./api.js";
 import { el, freshId, icon } from "./dom.js";
 import { roving } from "./keyboard.js";
-import { pair, plural } from "./numbers.js";
+import { pair, plural, short } from "./numbers.js";
 
 const SHOWN_AT_ONCE = 120;
 
@@ -161,7 +161,7 @@ export function imagePicker({ images, change }) {
             },
           },
           el("img", { src: thumbnail(image.id), alt: "", loading: "lazy", width: 96, height: 96 }),
-          el("span", { text: image.name }),
+          el("span", { text: short(image.name, 24), title: image.name }),
           image.label && el("small", { text: image.label }),
         ),
       ),
@@ -192,7 +192,8 @@ export function imagePicker({ images, change }) {
     set(id) {
       chosen = id;
       const image = images.find((candidate) => candidate.id === id);
-      name.textContent = image ? image.name : "none";
+      name.textContent = image ? short(image.name) : "none";
+      button.title = image ? image.name : "";
       const source = image ? thumbnail(image.id) : "";
       if (source && small.getAttribute("src") !== source) small.src = source;
     },

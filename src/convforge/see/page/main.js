@@ -1,6 +1,7 @@
 // Starts the page: theme, network, and whichever view the address names.
 
-import { follow, addressOf, parse } from "./address.js";
+import { addressOf, follow, present as presentAddress, settle } from "./address.js";
+import { Asked } from "./answer.js";
 import { exported, json } from "./api.js";
 import { el, problem, say } from "./dom.js";
 import { plural, shape } from "./numbers.js";
@@ -12,9 +13,11 @@ import { openLayers } from "./views/layers.js";
 import { openMaps } from "./views/maps.js";
 import { openPlay } from "./views/play.js";
 import { openSlide } from "./views/slide.js";
+import { openWhy } from "./views/why.js";
 
 const VIEWS = [
   { name: "slide", title: "Slide", open: openSlide },
+  { name: "why", title: "Why", open: openWhy },
   { name: "layers", title: "Layers", open: openLayers },
   { name: "maps", title: "Feature maps", open: openMaps },
   { name: "kernels", title: "Kernels", open: openKernels },
@@ -29,6 +32,7 @@ const main = document.getElementById("view");
 let present = { name: "", view: null };
 let network = null;
 let failure = null;
+let asked = null;
 
 const links = new Map(VIEWS.map((view) => [view, el("a", { text: view.title })]));
 document.getElementById("views").append(...[...links.values()].map((link) => el("li", {}, link)));
@@ -45,6 +49,10 @@ function tabs(values) {
 /** Shows what the address says: the view that is open takes over new values, another one is opened afresh. */
 function receive({ view: wanted, values }) {
   const view = VIEWS.find((candidate) => candidate.name === wanted) || VIEWS[0];
+  if (asked) {
+    asked.element.hidden = Boolean(view.alone);
+    asked.show(values.image);
+  }
   if (view.name === present.name && present.view) {
     present.view.update(values);
     tabs(values);
@@ -78,10 +86,11 @@ async function start() {
   });
   try {
     network = await json("/api/network");
+    if (network.images.length) asked = new Asked(document.getElementById("asked"), network);
     const parts = [network.name, shape(network.input), plural(network.layers.length, "layer")];
     say(document.getElementById("network"), parts.join(" · "));
     const notes = [...(network.notes || [])];
-    if (exported) notes.push("This is an exported file: it holds the layers and images that were chosen, and needs no server.");
+    if (exported) notes.push(`This is an exported file, which needs no server. It holds ${plural(network.images.length, "image")} of ${network.images_in_all ?? network.images.length}${network.images.length < network.images_in_all ? ", for convforge see --export --images puts more of them in" : ""}, and the layers that fit.`);
     if (notes.length) {
       document.getElementById("notes").replaceChildren(
         el("details", { class: "notes", name: "notes" }, el("summary", { text: plural(notes.length, "note") }), el("ul", {}, ...notes.map((note) => el("li", { text: note })))),
@@ -90,8 +99,8 @@ async function start() {
   } catch (error) {
     failure = error;
   }
-  const first = parse(location.hash).view;
-  if (!VIEWS.some((view) => view.name === first)) history.replaceState(null, "", addressOf(failure ? "play" : "slide"));
+  const first = presentAddress().view;
+  if (!VIEWS.some((view) => view.name === first)) settle(failure ? "play" : "slide");
   follow(receive);
 }
 

@@ -11,13 +11,13 @@ export function whole(value) {
   return Number.isFinite(value) ? minus(Math.round(value).toLocaleString("en")) : NOTHING;
 }
 
-/** 86704128 → "86.7 M"; exact below ten thousand. */
+/** 86704128 → "86.7 M", on one line; exact below ten thousand. */
 export function compact(value) {
   if (!Number.isFinite(value)) return NOTHING;
   const units = [[1e15, "× 10¹⁵"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
   if (Math.abs(value) < 1e4) return whole(value);
   const [size, unit] = units.find(([size]) => Math.abs(value) >= size);
-  return `${minus((value / size).toPrecision(3).replace(/\.?0+$/, (zeros) => (zeros.startsWith(".") ? "" : zeros)))} ${unit}`;
+  return `${minus((value / size).toPrecision(3).replace(/\.?0+$/, (zeros) => (zeros.startsWith(".") ? "" : zeros)))}\u00a0${unit}`;
 }
 
 /** A real number to so many significant digits: 0.0012345678 → "0.001235", 1.2e-9 → "1.200 × 10⁻⁹". */
@@ -90,6 +90,22 @@ export function percent(share) {
   if (!Number.isFinite(share)) return NOTHING;
   if (share > 0 && share < 0.005) return "< 1%";
   return `${Math.round(share * 100)}%`;
+}
+
+/** A name that is too long loses its middle: folders say what it is, and the end says which. */
+export function short(name, most = 28) {
+  const letters = Array.from(name);
+  if (letters.length <= most) return name;
+  const end = Math.ceil((most - 1) * 0.66);
+  return `${letters.slice(0, most - 1 - end).join("")}…${letters.slice(-end).join("")}`;
+}
+
+/** 0.98617 → "98.6%"; what is nearly certain or nearly nothing is not rounded to it. */
+export function probability(share) {
+  if (!Number.isFinite(share)) return NOTHING;
+  if (share > 0.9995 && share < 1) return "> 99.9%";
+  if (share > 0 && share < 0.0005) return "< 0.1%";
+  return `${(share * 100).toFixed(1)}%`;
 }
 
 /** One of something, or several: plural(3, "map") → "3 maps". */

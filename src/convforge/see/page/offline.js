@@ -87,7 +87,7 @@ export async function computedHere(path, parameters, ask) {
   const index = Number(found[1]);
   const { layer, material: given } = await material(index, parameters, ask);
   const size = outputShape(given.spec, given.size);
-  if (Math.min(...size) < 1) throw new Error(`A ${layer.kernel.join("×")} kernel does not fit: no output is left.`);
+  if (Math.min(...size) < 1) throw new Error(`A ${layer.kernel.join("×")} kernel does not fit into ${given.size.join("×")} with this padding.`);
   if (found[2] === "slide/values") return { shape: size, values: slide(given) };
   const text = [0, 1].map((axis) =>
     formula(given.size[axis], given.spec.kernel[axis], given.spec.stride[axis], given.spec.padding[axis], given.spec.dilation[axis]),

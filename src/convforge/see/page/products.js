@@ -80,6 +80,36 @@ export class NumberGrid {
   }
 }
 
+/**
+ * Keeps tables within their container: one that is wider than it is drawn smaller, so that no column is cut off.
+ *
+ * `refit` is for after the numbers have changed.
+ */
+export class Fitted {
+  constructor(container) {
+    this.container = container;
+    this.observer = new ResizeObserver(() => this.refit());
+    this.observer.observe(container);
+  }
+
+  refit() {
+    const room = this.container.clientWidth;
+    const tables = [...this.container.querySelectorAll("table.numbers")];
+    if (!room) return;
+    for (const table of tables) table.style.zoom = "";
+    const widths = tables.map((table) => table.offsetWidth);
+    const style = getComputedStyle(this.container);
+    const inside = room - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    tables.forEach((table, i) => {
+      if (widths[i] > inside) table.style.zoom = String(Math.max(0.3, (inside - 1) / widths[i]));
+    });
+  }
+
+  close() {
+    this.observer.disconnect();
+  }
+}
+
 /** "channels 4 to 7 of 64 that are read": by the numbers that the channels have. */
 function stretch(channels, shown, count) {
   const [from, to] = [channels[shown[0]], channels[shown[shown.length - 1]]];
@@ -168,6 +198,8 @@ export class Products {
     this.nameOf = nameOf;
     this.lines = [];
     this.list = el("div", { class: "channels" });
+    this.widest = { shape: "", width: 0 };
+    this.fits = [];
     this.bars = new Bars(choose);
     this.choose = choose;
     this.range = el("span", { class: "quiet" });
@@ -191,6 +223,7 @@ export class Products {
       const [a, b, c] = grids.map((grid) => grid.element);
       const sign = (text) => el("span", { class: "sign", text });
       const equation = el("div", { class: "equation" }, a, sign("×"), b, sign("="), c);
+      this.fits[i] = new Fitted(equation);
       const heading = el("div", { class: "heading" }, title, el("p", { class: "sum" }, el("span", { class: "quiet", text: "sum " }), sum));
       this.lines[i] = { title, grids, sum, element: el("section", { class: "channel" }, heading, equation) };
     }
@@ -221,10 +254,24 @@ export class Products {
     });
     const present = [...this.list.children];
     if (parts.length !== present.length || parts.some((part, i) => part !== present[i])) this.list.replaceChildren(...parts);
-    // Cards of one width, whatever the numbers in them: nothing jumps when they change.
-    this.list.dataset.width = { 1: "one", 2: "few", 3: "few" }[unit.kernel[0][0].length] || "many";
+    this.widen(unit.kernel[0], parts.length);
     this.showMany(unit, shown, order);
     this.showResult(unit, sum);
+  }
+
+  /** Cards as wide as the widest that this kernel has needed: nothing is cut off, and nothing jumps as numbers change. */
+  widen(kernel, count) {
+    const shape = `${kernel.length}×${kernel[0].length}`;
+    if (this.widest.shape !== shape) this.widest = { shape, width: 0 };
+    for (let i = 0; i < count; i += 1) {
+      const equation = this.lines[i].element.lastElementChild;
+      const gap = parseFloat(getComputedStyle(equation).columnGap) || 0;
+      for (const table of equation.querySelectorAll("table.numbers")) table.style.zoom = "";
+      const parts = [...equation.children].map((part) => part.offsetWidth + gap);
+      this.widest.width = Math.max(this.widest.width, Math.ceil(parts.reduce((sum, part) => sum + part, 0) - gap + 36));
+    }
+    this.list.style.setProperty("--equation", `${Math.max(200, this.widest.width)}px`);
+    for (const one of this.fits.slice(0, count)) one.refit();
   }
 
   isPadding(unit, i, j) {
@@ -275,6 +322,7 @@ export class Products {
   }
 
   close() {
+    for (const one of this.fits) one.close();
     this.bars.release();
   }
 }

@@ -2,7 +2,7 @@
 // channel most, an image made to excite it, and the classes that it prefers.
 
 import { addressOf, change, complete, wholeNumber } from "../address.js";
-import { canRun, exported, pictureAt, runJob } from "../api.js";
+import { canRun, json, pictureAt, runJob } from "../api.js";
 import { layerSelect, stepper } from "../controls.js";
 import { announce, el, problem, say } from "../dom.js";
 import { pair, plural, real } from "../numbers.js";
@@ -37,16 +37,17 @@ export function openDetects(root, { network, values }) {
   const usual = usualLayers(network);
   // Results by question, so that going back and forth finds them.
   const found = new Map();
+  const active = new Map();
+  let latestValues = null;
+  let closed = false;
   let now = null;
   let queue = Promise.resolve();
   const running = new Set();
 
   const stages = usual.length === 2 ? [STAGES[0], STAGES[2]] : STAGES.slice(0, usual.length);
   const columns = stages.map((stage, place) => column(stage, place));
-  const all = el("button", { type: "button", class: "main", text: usual.length > 1 ? "Find out for all of them" : "Find out", on: { click: () => (change({ run: 1 }), columns.forEach((one) => one.startAll())) } });
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Detects" }), el("p", { class: "says", text: `What single channels answer to, in ${plural(network.searched ?? network.images.length, "image")}. Each layer builds on the one before: from edges through textures and parts to objects.` })),
-    el("div", { class: "row controls" }, all),
     el("div", { class: "stages" }, ...columns.map((one) => one.element)),
   );
 
@@ -57,7 +58,7 @@ export function openDetects(root, { network, values }) {
   }
 
   function column(stage, place) {
-    const layers = layerSelect({ layers: network.layers, change: (layer) => set(place, layer, 0) });
+    const layers = layerSelect({ layers: network.layers, change: (layer) => set(place, layer, null) });
     const channel = stepper({ label: "Channel", change: (value) => set(place, mine().layer.index, value) });
     const facts = el("p", { class: "small quiet" });
     const parts = kinds.map((kind) => part(kind));
@@ -73,7 +74,7 @@ export function openDetects(root, { network, values }) {
 
     function part(kind) {
       const box = el("div", { class: "finding" });
-      const start = el("button", { type: "button", text: kind.start, on: { click: () => (change({ run: 1 }), run()) } });
+      const start = el("button", { type: "button", text: kind.start, on: { click: () => (run(), show()) } });
       const bar = el("progress", { max: 1 });
       const what = el("span", { class: "small quiet" });
       const cancel = el("button", { type: "button", text: "Cancel" });
@@ -211,50 +212,77 @@ export function openDetects(root, { network, values }) {
   }
 
   function set(place, layer, channel) {
-    const chosen = now.map((one, i) => (i === place ? { layer: { index: layer }, channel } : one));
+    const chosen = now.map((one, i) => (i === place ? { layer: { index: layer }, channel: channel ?? "" } : one));
     change({ layers: chosen.map((one) => one.layer.index).join(","), channels: chosen.map((one) => one.channel).join(","), layer: null, channel: null }, true);
   }
 
   /** A layer that a reader comes with from another view takes the place of the stage that it is nearest to. */
   function settings(values) {
     const read = (text) => {
-      const numbers = /^\d{1,6}(,\d{1,6})*$/.test(text || "") ? text.split(",").map(Number) : [];
+      const numbers = /^\d{0,6}(,\d{0,6})*$/.test(text || "") ? (text || "").split(",").map((part) => (part === "" ? null : Number(part))) : [];
       return numbers.length === usual.length ? numbers : null;
     };
-    const indices = read(values.layers) || [...usual];
-    const channels = read(values.channels) || usual.map(() => 0);
+    const indices = (read(values.layers) || usual).map((index, i) => index ?? usual[i]);
+    const channels = read(values.channels) || usual.map(() => null);
     if (values.layer !== undefined && !values.layers) {
       const wanted = wholeNumber(values.layer, usual[0], 0, network.layers.length - 1);
       const place = usual.map((index, i) => [Math.abs(index - wanted), i]).sort((a, b) => a[0] - b[0])[0][1];
       indices[place] = wanted;
-      channels[place] = wholeNumber(values.channel, 0);
+      channels[place] = wholeNumber(values.channel, null);
     }
     return indices.map((index, i) => {
       const layer = network.layers[Math.min(index, network.layers.length - 1)];
-      return { layer, channel: Math.min(channels[i], mapShape(layer)[0] - 1) };
+      const channel = channels[i] ?? active.get(layer.index);
+      return { layer, channel: channel === undefined ? null : Math.min(channel, mapShape(layer)[0] - 1) };
     });
   }
 
+  /** The channel of each layer in which most happens for the image: another may be dead. */
+  async function findActive(layers, image) {
+    await Promise.all(
+      layers.map(async ({ index }) => {
+        try {
+          const { order } = await json(`/api/layers/${index}/maps`, { image });
+          active.set(index, order[0] ?? 0);
+        } catch {
+          active.set(index, 0); // a layer without maps, or one that is not in the file: its own card says so
+        }
+      }),
+    );
+  }
+
   function update(values) {
+    latestValues = values;
+    const wanted = settings(values);
+    const unknown = wanted.filter((one) => one.channel === null).map((one) => one.layer);
+    if (unknown.length) {
+      root.setAttribute("aria-busy", "true");
+      const image = network.images.find(({ id }) => String(id) === values.image) || network.images[0];
+      const known = image ? findActive(unknown, image.id) : Promise.resolve(unknown.forEach(({ index }) => active.set(index, 0)));
+      known.then(() => {
+        if (latestValues === values && !closed) update(values);
+      });
+      return;
+    }
+    root.removeAttribute("aria-busy");
     const before = now;
-    now = settings(values);
-    complete({ layers: now.map((one) => one.layer.index).join(","), channels: now.map((one) => one.channel).join(",") });
+    now = wanted;
+    complete({ layers: now.map((one) => one.layer.index).join(","), channels: now.map((one) => one.channel).join(",") }, "channels");
     columns.forEach((one, i) => {
       const changed = before && (before[i].layer !== now[i].layer || before[i].channel !== now[i].channel);
       if (changed) one.leave();
       one.show();
-      // An address that was shared after the results were there brings them back; they are kept on the server's disk.
-      if ((values.run || exported) && (!before || changed)) one.startAll();
+      if (network.images.length && (!before || changed)) one.startAll();
     });
     announce(now.map((one, i) => `${stages[i].title}: ${one.layer.name}, channel ${one.channel}`).join(". "));
   }
 
-  all.disabled = !network.images.length;
   update(values);
   return {
     update,
     close() {
-      for (const one of columns) one.leave();
+      closed = true;
+      for (const one of columns) if (now) one.leave();
       now = null;
     },
   };

@@ -9,11 +9,12 @@ import { layerSelect, segmented } from "../controls.js";
 import { announce, el, problem, say } from "../dom.js";
 import { roving } from "../keyboard.js";
 import { alike, exact, pair, plural, real, whole } from "../numbers.js";
-import { NumberGrid } from "../products.js";
+import { Fitted, NumberGrid } from "../products.js";
 import { onTheme } from "../theme.js";
 import { Transport } from "../transport.js";
 
 const FIGURES = 3;
+const UNCLEAR = "unclear";
 
 function reach(values, from = 0, to = values.length) {
   let largest = 0;
@@ -30,6 +31,23 @@ function splitWords(names) {
   for (const { name } of names) counts.set(name, (counts.get(name) || 0) + 1);
   const parts = [...counts].sort((a, b) => b[1] - a[1]).map(([name, count]) => `${count} ${count === 1 || name === "unclear" ? name : `${name}s`}`);
   return `${plural(names.length, "kernel")}: ${parts.join(", ")}`;
+}
+
+/** "leans to an edge at 50°" of "unclear: leans to an edge at 50°; coherence 0.75"; nothing of a kernel like noise. */
+function leaning({ words }) {
+  return (words || "").match(/leans to [^;]*/)?.[0] ?? (/noise/.test(words || "") ? "" : (words || "").replace(`${UNCLEAR}: `, ""));
+}
+
+/** What can be said of all that are unclear together, once. */
+function unclearWords(names, weights) {
+  const unclear = names.filter(({ name }) => name === UNCLEAR);
+  const leaning = unclear.filter(({ words }) => /leans to/.test(words || "")).length;
+  const noise = unclear.filter(({ words }) => /noise/.test(words || "")).length;
+  if (!unclear.length) return "";
+  const said = [];
+  if (noise) said.push(`the ${weights} weights of ${noise === unclear.length ? "all of them" : noise} prefer no direction, colour or roundness more than noise does`);
+  if (leaning) said.push(leaning === 1 ? "one leans to something, which stands below it" : `${leaning === unclear.length ? "all" : leaning} lean to something, which stands below them`);
+  return said.length ? ` Of the unclear ones, ${said.join(", and ")}.` : "";
 }
 
 /** A figure of the namer's: a number, or a colour with a patch of it. */
@@ -52,7 +70,7 @@ export function openKernels(root, { network, values }) {
 
   const layers = layerSelect({ layers: sliding, change: (layer) => change({ layer, channel: null, input: null }, true) });
   const range = segmented({ label: "Colours", options: [["own", "Each kernel its own", "The colours span the weights of the one kernel"], ["shared", "One for all", "The colours span the weights of the whole layer"]], change: (value) => change({ range: value === "own" ? null : value }, true) });
-  const order = segmented({ label: "Order", options: [["channel", "By channel"], ["size", "Strongest first", "By the root of the sum of squares"]], change: (value) => change({ order: value === "channel" ? null : value }, true) });
+  const order = segmented({ label: "Order", options: [["channel", "By channel"], ["size", "Strongest first", "By the root of the sum of squares"]], change: (value) => change({ order: value }, true) });
   const summary = el("p", { class: "reading" });
   const status = el("div");
   const key = el("div", { class: "legend" });
@@ -68,6 +86,7 @@ export function openKernels(root, { network, values }) {
   const facts = el("dl", { class: "facts" });
   const tables = [];
   const tablesBox = el("div", { class: "tables" });
+  const fitted = new Fitted(tablesBox);
   const deep = el("section", { class: "card deep" }, el("header", {}, overviewTitle), el("p", { class: "small quiet says" }), overview.element, key);
   const panel = el("aside", { class: "card panel", "aria-label": "The chosen kernel" }, chosenTitle, chosenNote, tablesBox, facts);
   const main = el("div", {}, summary, grid);
@@ -99,9 +118,10 @@ export function openKernels(root, { network, values }) {
     return {
       layer,
       channel: wholeNumber(values.channel, 0, 0, layer.output_shape[0] - 1),
-      input: wholeNumber(values.input, 0),
+      input: wholeNumber(values.input, null),
       range: values.range === "shared" ? "shared" : "own",
-      order: values.order === "size" ? "size" : "channel",
+      // Of deeper kernels most weights are near nothing: those that weigh most come first.
+      order: ["size", "channel"].includes(values.order) ? values.order : layer.index === network.first_conv ? "channel" : "size",
     };
   }
 
@@ -176,13 +196,21 @@ export function openKernels(root, { network, values }) {
     const { isFirst, about, count, channels, height, width } = seen;
     grid.classList.toggle("by-input", !isFirst);
     grid.setAttribute("aria-label", isFirst ? "Kernels" : `Kernel ${now.channel}, by input channel`);
-    if (isFirst && about.names) say(summary, `${(about.split ? about.split.words : splitWords(about.names)).replace(": ", ", named by measurement: ")}.`);
+    if (isFirst && about.names) say(summary, `${(about.split ? about.split.words : splitWords(about.names)).replace(": ", ", named by measurement: ")}.${unclearWords(about.names, channels * height * width)}`);
     else if (isFirst) say(summary, `${plural(count, "kernel")} of ${height}×${width} on ${plural(channels, "channel")}.`);
     else say(summary, `Kernel ${now.channel} of ${count}: ${height}×${width} weights on each of ${plural(channels, "input channel")}.`);
     deep.hidden = isFirst;
     if (!isFirst) showOverview();
     lay();
     showChosen();
+  }
+
+  /** The input channel that is looked at: the one that the kernel weighs most, where the reader has chosen none. */
+  function inputShown() {
+    const { channels, size, area } = seen;
+    if (now.input !== null) return Math.min(now.input, channels - 1);
+    const sizes = Array.from({ length: channels }, (_, i) => strength(now.channel * size + i * area, area));
+    return sizes.indexOf(Math.max(...sizes));
   }
 
   /** What the tiles are of: kernels in the first layer, input channels of the chosen kernel in deeper ones. */
@@ -207,7 +235,9 @@ export function openKernels(root, { network, values }) {
         if (verdict) {
           const figures = Object.entries(verdict.figures || {}).slice(0, FIGURES);
           const words = (verdict.words || "").replace(`${verdict.name} at `, "").replace(`${verdict.name}: `, "").replace(`${verdict.name}, `, "");
-          parts.push(el("strong", { text: verdict.name }), el("small", { text: words || figures.map(([name, value]) => `${name.replaceAll("_", " ")} ${real(value, 2)}`).join(", ") }));
+          // What has no name is said once, above; here stands what it leans to, if it does.
+          if (verdict.name === UNCLEAR) parts.push(el("small", { text: leaning(verdict) }));
+          else parts.push(el("strong", { text: verdict.name }), el("small", { text: words || figures.map(([name, value]) => `${name.replaceAll("_", " ")} ${real(value, 2)}`).join(", ") }));
         }
         const words = verdict ? `: ${verdict.name}. ${verdict.words || ""}` : "";
         const tile = el(
@@ -255,15 +285,15 @@ export function openKernels(root, { network, values }) {
     const write = alike([scale.low, scale.high]);
     say(overviewTitle, `All ${count} kernels by input channel`);
     say(deep.querySelector(".says"), area === 1 ? "Rows are kernels, columns the input channels that they weigh; the colour is the weight." : "Rows are kernels, columns the input channels that they weigh; bright is a strong slice (root of the sum of squares). Choose one.");
-    overview.show({ rows: count, columns: channels, picture: bitmap(seen.map, count, channels, scale), cursor: [now.channel, Math.min(now.input, channels - 1)] });
-    const chosen = seen.map[now.channel * channels + Math.min(now.input, channels - 1)];
-    overview.describe(`${count} kernels by ${channels} input channels. Kernel ${now.channel}, input channel ${now.input}: ${real(chosen)}.`);
+    overview.show({ rows: count, columns: channels, picture: bitmap(seen.map, count, channels, scale), cursor: [now.channel, inputShown()] });
+    const chosen = seen.map[now.channel * channels + inputShown()];
+    overview.describe(`${count} kernels by ${channels} input channels. Kernel ${now.channel}, input channel ${inputShown()}: ${real(chosen)}.`);
     legend(key, scale, write);
   }
 
   function showChosen() {
     const { isFirst, channels, height, width, area, size, values, about } = seen;
-    const slice = isFirst ? null : Math.min(now.input, channels - 1);
+    const slice = isFirst ? null : inputShown();
     for (const tile of grid.children) tile.setAttribute("aria-pressed", String(Number(tile.dataset.item) === (isFirst ? now.channel : slice)));
     if (!grid.contains(document.activeElement)) {
       for (const other of grid.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
@@ -284,6 +314,7 @@ export function openKernels(root, { network, values }) {
         return tables[i].element;
       }),
     );
+    fitted.refit();
     const rows = grids.flat();
     const verdict = isFirst && about.names ? about.names[now.channel] : null;
     say(chosenTitle, isFirst ? `Kernel ${now.channel}${verdict ? `: ${verdict.name}` : ""}` : `Kernel ${now.channel}, input channel ${slice}`);
@@ -316,6 +347,7 @@ export function openKernels(root, { network, values }) {
       if (loading) loading.abort();
       watcher.disconnect();
       overview.close();
+      fitted.close();
       release();
     },
   };

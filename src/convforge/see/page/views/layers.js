@@ -1,14 +1,15 @@
 // The network as a table of its layers, and what one unit of the chosen layer sees of the image.
 
 import { addressOf, change, complete, wholeNumber } from "../address.js";
+import { answerTo, share } from "../answer.js";
 import { json, numbers, picture } from "../api.js";
 import { Board, bitmap, loaded } from "../canvas.js";
 import { scaleOf } from "../colours.js";
-import { imagePicker } from "../controls.js";
 import { announce, el, latest, problem, say } from "../dom.js";
-import { compact, pair, plural, real, shape, sides, whole } from "../numbers.js";
+import { compact, pair, plural, probability, real, shape, sides, whole } from "../numbers.js";
 import { onTheme } from "../theme.js";
 
+const BLOCK = 16;
 const COLUMNS = [
   ["Layer", "", ""],
   ["Kernel", "", "Rows × columns of the kernel, and how it moves"],
@@ -24,8 +25,9 @@ const COLUMNS = [
 export function kernelWords(layer) {
   if (!layer.kernel) return "";
   const parts = [pair(layer.kernel)];
-  if (layer.stride && layer.stride.some((n) => n !== 1)) parts.push(`stride ${pair(layer.stride, true)}`);
-  if (layer.padding && layer.padding.flat().some((n) => n !== 0)) parts.push(`padding ${sides(layer.padding)}`);
+  if (layer.spread) parts.push(`transposed, stride ${pair(layer.spread, true)}`);
+  else if (layer.stride && layer.stride.some((n) => n !== 1)) parts.push(`stride ${pair(layer.stride, true)}`);
+  if (!layer.spread && layer.padding && layer.padding.flat().some((n) => n !== 0)) parts.push(`padding ${sides(layer.padding)}`);
   if (layer.dilation && layer.dilation.some((n) => n !== 1)) parts.push(`dilation ${pair(layer.dilation, true)}`);
   if (layer.groups > 1) parts.push(layer.groups === layer.input_shape[0] ? "depthwise" : `${layer.groups} groups`);
   return parts.join(", ");
@@ -66,11 +68,11 @@ export function openLayers(root, { network, values }) {
     const row = el(
       "tr",
       { on: { click: (event) => (event.preventDefault(), choose(layer.index)) } },
-      el("th", { scope: "row" }, link, el("small", { class: "quiet", text: layer.type })),
+      el("th", { scope: "row" }, link, el("small", { class: "quiet", text: layer.type }), el("small", { class: "short", text: [kernelWords(layer), shape(layer.output_shape)].filter(Boolean).join(" → ") })),
       ...cells.map(([kind, text, title]) => el("td", { class: kind, text, title: title || null })),
     );
     body.append(row);
-    return { row, link, layer };
+    return { row, link, layer, kernel: row.cells[1] };
   });
   const { totals } = network;
   const foot = el(
@@ -94,7 +96,6 @@ export function openLayers(root, { network, values }) {
     target.link.focus();
   });
 
-  const images = imagePicker({ images: network.images, change: (image) => change({ image }, true) });
   const title = el("h2");
   const facts = el("dl", { class: "facts" });
   const links = el("p", { class: "links" });
@@ -103,12 +104,13 @@ export function openLayers(root, { network, values }) {
   const sentence = el("p", { class: "small" });
   const unitTitle = el("h3");
   const status = el("div");
+  const shares = el("ol", { class: "shares tall" });
+  const answered = el("div", { class: "sight", hidden: true }, el("h3", { text: "What it answers" }), shares);
   const sight = el("div", { class: "sight" }, view.element, sentence, unitTitle, unit.element);
-  const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, links, status, sight, facts);
-  const frame = el("div", { class: "scroll long" }, table);
+  const panel = el("aside", { class: "card panel", "aria-label": "The chosen layer" }, title, links, status, answered, sight, facts);
+  const frame = el("div", {}, table);
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Layers" }), el("p", { class: "says", text: "The network from the image to its answer. Choose a layer to see what one of its numbers depends on." })),
-    el("div", { class: "row controls" }, images.element),
     el("div", { class: "split" }, frame, panel),
   );
   const release = onTheme(() => draw());
@@ -117,11 +119,9 @@ export function openLayers(root, { network, values }) {
     change({ layer, row: null, column: null, channel: null }, push);
   }
 
-  /** Scrolls the table, and only it, so that a row can be seen. */
+  /** Scrolls so that a row can be seen, where the layer beside the table stays in sight. */
   function reveal(row) {
-    const [top, bottom] = [row.offsetTop - head.offsetHeight, row.offsetTop + row.offsetHeight];
-    if (top < frame.scrollTop) frame.scrollTop = top;
-    else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight / 2;
+    if (matchMedia("(min-width: 70rem)").matches) row.scrollIntoView({ block: "nearest" });
   }
 
   function settings(values) {
@@ -140,7 +140,7 @@ export function openLayers(root, { network, values }) {
     say(title, layer.name || layer.type);
     const entries = [
       ["kind", layer.type],
-      ["in", shape(layer.input_shape)],
+      ["in", shape(layer.spread ? layer.given_shape : layer.input_shape)],
       ["out", shape(layer.output_shape)],
     ];
     if (layer.kernel) entries.push(["kernel", kernelWords(layer)]);
@@ -176,12 +176,14 @@ export function openLayers(root, { network, values }) {
     loading = new AbortController();
     try {
       const source = picture(`/api/images/${mine.image}`, { view: "input" });
-      const [image, field, maps] = await Promise.all([
+      const [answer, image, field, maps] = await Promise.all([
+        answerTo(mine.image),
         source ? loaded(source) : null,
         json(`/api/layers/${mine.layer.index}/field`, { row: mine.row, column: mine.column }, loading.signal),
-        numbers(`/api/layers/${mine.layer.index}/maps/values`, { image: mine.image, first: 0, count: 16 }, loading.signal),
+        mostActive(mine),
       ]);
-      seen = { image, box: field.box, maps };
+      showAnswer(answer, mine.layer);
+      seen = { image, box: field.box, ...maps };
       status.replaceChildren();
       sight.hidden = false;
       draw();
@@ -192,6 +194,27 @@ export function openLayers(root, { network, values }) {
       status.replaceChildren(problem(error));
     }
   });
+
+  /** The map in which most happens: the first may be dead. */
+  async function mostActive({ layer, image }) {
+    const place = `/api/layers/${layer.index}/maps`;
+    const { order } = await json(place, { image }, loading.signal);
+    const channel = order[0] ?? 0;
+    const first = Math.floor(channel / BLOCK) * BLOCK;
+    const block = await numbers(`${place}/values`, { image, first, count: BLOCK }, loading.signal);
+    const [, height, width] = mapShape(layer);
+    return { channel, map: block.values.subarray((channel - first) * height * width, (channel - first + 1) * height * width) };
+  }
+
+  /** The layer that answers says so, in its row and beside it. */
+  function showAnswer(answer, chosen) {
+    const first = answer.ranking && answer.ranking[0];
+    for (const { layer, kernel } of rows) {
+      if (first && layer.index === answer.layer) kernel.replaceChildren("answers ", el("b", { text: first.name }), ` ${probability(first.probability)}`);
+    }
+    answered.hidden = !first || chosen.index !== answer.layer;
+    if (!answered.hidden) shares.replaceChildren(...answer.ranking.map((entry) => share(entry)));
+  }
 
   function draw() {
     if (!seen) return;
@@ -215,19 +238,18 @@ export function openLayers(root, { network, values }) {
     say(sentence, `Unit in row ${row}, column ${column}. ${words}`);
     view.describe(`The image with the receptive field. ${words}`);
     const area = rowsOut * columnsOut;
-    const map = seen.maps.values.subarray(0, area);
+    const { channel, map } = seen;
     const value = map[row * columnsOut + column];
-    say(unitTitle, area === 1 ? `Channel 0: ${real(value, 6)}` : `Choose a unit on map 0, ${rowsOut}×${columnsOut}`);
+    say(unitTitle, area === 1 ? `Channel ${channel}: ${real(value, 6)}` : `Choose a unit on map ${channel}, ${rowsOut}×${columnsOut}`);
     unit.element.hidden = area === 1;
     unit.show({ rows: rowsOut, columns: columnsOut, picture: bitmap(map, rowsOut, columnsOut, scaleOf(map)), cursor: [row, column] });
-    unit.describe(`Map 0 of ${layer.name}, ${rowsOut} by ${columnsOut}. Row ${row}, column ${column}: ${real(value, 6)}. ${words}`);
+    unit.describe(`Map ${channel} of ${layer.name}, ${rowsOut} by ${columnsOut}. Row ${row}, column ${column}: ${real(value, 6)}. ${words}`);
     announce(`${layer.name}, row ${row}, column ${column}. ${words}`);
   }
 
   function update(values) {
     now = settings(values);
     complete({ layer: String(now.layer.index), image: now.image });
-    if (network.images.length) images.set(network.images.find((image) => String(image.id) === now.image).id);
     describe();
     look();
   }

@@ -1,10 +1,11 @@
 // All maps of a layer for the chosen image; one of them large, with its true values.
 
 import { addressOf, change, complete, wholeNumber } from "../address.js";
+import { answerTo } from "../answer.js";
 import { json, numbers } from "../api.js";
 import { Board, bitmap, legend } from "../canvas.js";
 import { scaleFor, scaleOf } from "../colours.js";
-import { imagePicker, layerSelect, segmented } from "../controls.js";
+import { layerSelect, segmented } from "../controls.js";
 import { announce, el, problem, say } from "../dom.js";
 import { roving } from "../keyboard.js";
 import { alike, exact, percent, plural, real, whole } from "../numbers.js";
@@ -25,7 +26,6 @@ export function openMaps(root, { network, values }) {
   let loading = null;
 
   const layers = layerSelect({ layers: network.layers, change: (layer) => change({ layer, channel: null, row: null, column: null }, true) });
-  const images = imagePicker({ images: network.images, change: (image) => change({ image }, true) });
   const order = segmented({ label: "Order", options: [["activity", "Most active first", "By the standard deviation of the map"], ["channel", "By channel"]], change: (value) => change({ order: value === "activity" ? null : value }, true) });
   const range = segmented({ label: "Brightness", options: [["own", "Each map its own", "The colours span the values of the one map"], ["shared", "One for all", "The colours span the values of the whole layer"]], change: (value) => change({ range: value === "own" ? null : value }, true) });
   const zoom = segmented({ label: "Size", options: [["small", "S"], ["medium", "M"], ["large", "L"]], change: (value) => change({ size: value === "medium" ? null : value }, true) });
@@ -50,7 +50,7 @@ export function openMaps(root, { network, values }) {
   const split = el("div", { class: "split" }, el("div", {}, count, grid), panel);
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Feature maps" }), el("p", { class: "says", text: "What the layer made of the image: one map a channel, bright where the channel's kernel found what it looks for." })),
-    el("div", { class: "row controls" }, layers.element, images.element, order.element, range.element, zoom.element),
+    el("div", { class: "row controls" }, layers.element, order.element, range.element, zoom.element),
     status,
     split,
   );
@@ -97,7 +97,7 @@ export function openMaps(root, { network, values }) {
   }
 
   function scaleOfMap(channel, map) {
-    return now.range === "shared" ? seen.scale : scaleOf(map);
+    return now.range === "shared" || seen.area === 1 ? seen.scale : scaleOf(map); // one number alone would always be bright
   }
 
   async function drawTile(tile) {
@@ -121,12 +121,12 @@ export function openMaps(root, { network, values }) {
     root.setAttribute("aria-busy", "true");
     try {
       const { layer, image } = now;
-      const summary = await json(`/api/layers/${layer.index}/maps`, { image }, control.signal);
+      const [summary, answer] = await Promise.all([json(`/api/layers/${layer.index}/maps`, { image }, control.signal), answerTo(image)]);
       if (control.signal.aborted) return;
       const [, height, width] = summary.shape.length === 3 ? summary.shape : mapShape(layer);
       const low = Math.min(0, ...summary.channels.map((channel) => channel.min ?? 0));
       const high = Math.max(...summary.channels.map((channel) => channel.max ?? 0));
-      seen = { key: `${layer.index} ${image}`, layer, image, summary, height, width, area: height * width, scale: scaleFor(low, high) };
+      seen = { key: `${layer.index} ${image}`, layer, image, summary, classes: answer.layer === layer.index ? network.classes : null, height, width, area: height * width, scale: scaleFor(low, high) };
       status.replaceChildren();
       split.hidden = false;
       lay();
@@ -139,6 +139,12 @@ export function openMaps(root, { network, values }) {
     } finally {
       if (loading === control) root.removeAttribute("aria-busy");
     }
+  }
+
+  /** The channel's number; of the layer that answers, with its class. */
+  function nameOf(channel) {
+    const name = seen.classes ? seen.classes[channel] : String(channel);
+    return name === String(channel) ? name : `${channel}: ${name}`;
   }
 
   function channelsInOrder() {
@@ -165,9 +171,9 @@ export function openMaps(root, { network, values }) {
         const { max, deviation } = channels[index];
         const tile = el(
           "button",
-          { type: "button", class: "tile", tabindex: -1, "data-channel": index, "aria-label": `Channel ${index}, largest ${real(max)}, deviation ${real(deviation)}`, on: { click: () => change({ channel: index }, true) } },
+          { type: "button", class: "tile", tabindex: -1, "data-channel": index, "aria-label": `Channel ${nameOf(index)}, largest ${real(max)}, deviation ${real(deviation)}`, on: { click: () => change({ channel: index }, true) } },
           el("canvas", { width: 1, height: 1 }),
-          el("span", { text: String(index) }),
+          el("span", { text: nameOf(index) }),
         );
         watcher.observe(tile);
         return tile;
@@ -218,7 +224,7 @@ export function openMaps(root, { network, values }) {
     const pinned = [Math.min(now.row ?? Math.floor(height / 2), height - 1), Math.min(now.column ?? Math.floor(width / 2), width - 1)];
     const [row, column] = preview || pinned;
     const number = map[row * width + column];
-    say(title, `Channel ${channel}`);
+    say(title, `Channel ${nameOf(channel)}`);
     board.show({ rows: height, columns: width, picture: bitmap(map, height, width, scale), values: map, scale, write, cursor: [row, column] });
     board.describe(`Map of channel ${channel}, ${height} by ${width}, from ${real(entry.min)} to ${real(entry.max)}. Row ${row}, column ${column}: ${exact(number)}.`);
     legend(key, scale, write);
@@ -237,7 +243,6 @@ export function openMaps(root, { network, values }) {
     now = settings(values);
     complete({ layer: String(now.layer.index), image: now.image });
     layers.set(now.layer.index);
-    images.set(network.images.find((image) => String(image.id) === now.image).id);
     order.set(now.order);
     range.set(now.range);
     zoom.set(now.size);

@@ -8,13 +8,14 @@ import { scaleFor, scaleOf } from "../colours.js";
 import { button, segmented, stepper } from "../controls.js";
 import { announce, el, freshId, say } from "../dom.js";
 import { alike, exact, plural } from "../numbers.js";
-import { NumberGrid, Products } from "../products.js";
+import { Fitted, NumberGrid, Products } from "../products.js";
 import { onTheme } from "../theme.js";
 import { Transport } from "../transport.js";
 
 const BRIGHTEST = 9;
 const LARGEST_KERNEL = 7;
 const LARGEST_SIDE = 24;
+const LONGEST_CHAIN = 4; // convolutions, one after the other
 const COLOURS = ["red", "green", "blue"];
 
 /** "1,0,-1,2" → numbers, if they make a square kernel of a reasonable size; else null. */
@@ -102,6 +103,8 @@ export function openPlay(root, { values }) {
   const output = new Board({ label: "Output", tallest: partOfWindow, choose: (row, column) => choose(row, column), hover: hover });
   output.canvas.addEventListener("pointerleave", () => hover(null));
   const grid = new NumberGrid("", { edit: weightTyped });
+  const frame = el("div", { class: "kernel-frame" }, grid.element);
+  const fitted = new Fitted(frame);
   const transport = new Transport({
     move: (position) => choose(Math.floor(position / shapeOut()[1]), position % shapeOut()[1]),
     playing: (on) => {
@@ -126,9 +129,11 @@ export function openPlay(root, { values }) {
     "div",
     { class: "boards" },
     el("section", { class: "card" }, el("header", {}, inputTitle), input.element, el("footer", {}, pens.element, el("p", { class: "small quiet", text: "Click or drag to paint; with the keyboard, arrow keys and digits." }))),
-    el("section", { class: "card middle" }, el("header", {}, el("h2", { text: "Kernel" })), el("div", { class: "row" }, kernels.element, size.element), el("div", { class: "kernel-frame" }, grid.element), kernelSays),
+    el("section", { class: "card middle" }, el("header", {}, el("h2", { text: "Kernel" })), el("div", { class: "row" }, kernels.element, size.element), frame, kernelSays),
     el("section", { class: "card" }, el("header", {}, outputTitle), output.element, outputLegend, el("footer", {}, channel.element, again, back)),
   );
+  const chains = el("div", { class: "chains" });
+  const chain = el("section", { class: "card chain", "aria-label": "The same kernel again and again" }, el("header", {}, el("h2", { text: "The same kernel, again and again" })), chains);
   const results = el("div", { class: "results" }, transport.element, el("section", { class: "arithmetic" }, productsTitle, products.element));
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Play" }), says),
@@ -136,6 +141,7 @@ export function openPlay(root, { values }) {
     el("div", { class: "formulas" }, formulas),
     failed,
     boards,
+    chain,
     results,
   );
   const release = onTheme(() => show());
@@ -232,6 +238,49 @@ export function openPlay(root, { values }) {
     if (computed.fits) computed.map = maps(now.channel, planes, height);
   }
 
+  /** What the kernel makes of the input, of that, and so on, with this padding; `ends` says why there is no more. */
+  function stagesWith(padding) {
+    const { kernel } = computed.spec;
+    const spec = { ...computed.spec, padding: [[padding, padding], [padding, padding]] };
+    const span = now.dilation * (kernel[0] - 1) + 1;
+    const all = now.first.map((_, c) => c);
+    const stages = [{ side: now.firstSide, planes: now.first }];
+    while (stages.length <= LONGEST_CHAIN) {
+      const { side, planes } = stages[stages.length - 1];
+      const [out] = outputShape(spec, [side, side]);
+      if (out < 1) return { padding, stages, ends: `${side}×${side} is left; the kernel spans ${span} and does not fit into ${side + 2 * padding}×${side + 2 * padding}.` };
+      const made = all.map((k) => slide({ channel: (c) => planes[c], size: [side, side], channels: computed.reads(k), weights: computed.weightsOf(k), bias: 0, spec }));
+      stages.push({ side: out, planes: made });
+    }
+    const sides = stages.map(({ side }) => side);
+    return { padding, stages, ends: sides.every((side) => side === sides[0]) ? "and so on: the size stays." : "and so on." };
+  }
+
+  /** Without padding, and with as much as the reader chose, or as keeps the size. */
+  function showChains() {
+    const same = Math.floor((now.dilation * (computed.spec.kernel[0] - 1)) / 2);
+    const paddings = [...new Set([0, now.padding || same])];
+    chains.replaceChildren(...paddings.map((padding) => chainLine(stagesWith(padding))));
+  }
+
+  function chainLine({ padding, stages, ends }) {
+    const sizes = stages.map(({ side }) => `${side}×${side}`);
+    const title = el("h3", { text: `${padding ? `With padding ${padding}` : "Without padding"}: ${sizes.join(" → ")}` });
+    const parts = stages.flatMap(({ side, planes }, i) => {
+      const plane = planes[planes.length === 3 ? computed.reads(now.channel)[0] : 0];
+      const scale = i ? scaleOf(plane) : scaleFor(0, BRIGHTEST);
+      const canvas = bitmap(plane, side, side, scale);
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", `${side} by ${side}. ${inWords(plane, side, alike(plane))}`);
+      canvas.style.width = `${Math.min(104, Math.max(22, side * 12))}px`;
+      const here = padding === now.padding && i === now.again;
+      const words = i ? `after ${plural(i, "convolution")}` : "the input";
+      const step = el("button", { type: "button", class: "link-step", "aria-pressed": String(here), title: words, on: { click: () => change({ padding, again: i || null, row: 0, column: 0 }, true) } }, canvas, el("span", { text: `${side}×${side}` }));
+      return i ? [el("span", { class: "sign", text: "→", "aria-hidden": true }), step] : [step];
+    });
+    return el("div", { class: "chain-line" }, title, el("div", { class: "links-of" }, ...parts, el("span", { class: "ends", text: ends })));
+  }
+
   function show() {
     if (!now) return;
     const colour = now.planes.length === 3;
@@ -248,8 +297,10 @@ export function openPlay(root, { values }) {
     const flat = now.weights.flat();
     const reach = Math.max(...flat.map(Math.abs), 1e-9);
     grid.show(now.weights, scaleFor(-reach, reach), alike(flat));
+    fitted.refit();
     const { spec } = computed;
     say(formulas, `Output size: ${formula(now.side, spec.kernel[0], now.stride, spec.padding[0], now.dilation)}`);
+    showChains();
     failed.hidden = computed.fits;
     results.hidden = !computed.fits;
     output.element.hidden = !computed.fits;
@@ -259,8 +310,8 @@ export function openPlay(root, { values }) {
     const side = computed.shape[0];
     const counted = now.again ? `, after ${plural(now.again, "convolution")}` : "";
     say(inputTitle, `Input, ${now.side}×${now.side}${colour ? ` · channel ${computed.reads(now.channel)[0]}` : ""}${counted}`);
-    say(outputTitle, computed.fits ? `Output, ${side}×${side}` : "Output: nothing is left");
-    if (!computed.fits) say(failed, `The kernel spans ${now.dilation * (spec.kernel[0] - 1) + 1} pixels and does not fit into ${now.side + 2 * now.padding}: more padding, a smaller kernel or less dilation makes room.`);
+    say(outputTitle, computed.fits ? `Output, ${side}×${side}` : `No output: ${now.side}×${now.side} is left`);
+    if (!computed.fits) say(failed, `${now.again ? `After ${plural(now.again, "convolution")} ${now.side}×${now.side} is left. ` : ""}The kernel spans ${now.dilation * (spec.kernel[0] - 1) + 1} pixels and does not fit into ${now.side + 2 * now.padding}: more padding, a smaller kernel or less dilation makes room.`);
     else {
       computed.scale = scaleOf(computed.map);
       legend(outputLegend, computed.scale, alike(computed.map));
@@ -281,7 +332,6 @@ export function openPlay(root, { values }) {
       values: now.plane,
       scale: inputScale,
       write: writeInput,
-      longest: Math.max(...Array.from(now.plane, (value) => writeInput(value).length), 2),
       pad: spec.padding,
       marks: at ? [{ rows: positions(spec, 0, at[0]), columns: positions(spec, 1, at[1]) }] : [],
       cursor: document.activeElement === input.canvas ? pencil : null,
@@ -297,7 +347,6 @@ export function openPlay(root, { values }) {
       values: computed.map,
       scale: computed.scale,
       write: writeOutput,
-      longest: Math.max(...Array.from(computed.map, (value) => writeOutput(value).length), 2),
       cursor: at,
       upTo: playing ? row * shape[1] + column + 1 : null,
     });
@@ -335,6 +384,7 @@ export function openPlay(root, { values }) {
       input.close();
       output.close();
       products.close();
+      fitted.close();
       release();
     },
   };

@@ -1,11 +1,12 @@
 // A real layer on a real image: the kernel slides over what the layer was given, and each output number is taken apart.
 
 import { change, complete, wholeNumber } from "../address.js";
-import { json, numbers, picture } from "../api.js";
+import { exported, json, numbers, picture } from "../api.js";
 import { positions } from "../arithmetic.js";
+import { Backward } from "../backward.js";
 import { Board, bitmap, legend, loaded, partOfWindow } from "../canvas.js";
 import { scaleOf } from "../colours.js";
-import { button, imagePicker, layerSelect, layerTitle, stepper } from "../controls.js";
+import { button, layerSelect, layerTitle, segmented, stepper } from "../controls.js";
 import { announce, el, freshId, latest, problem, say } from "../dom.js";
 import { alike, exact, pair, plural, power, real, shape, sides } from "../numbers.js";
 import { overridden } from "../offline.js";
@@ -35,8 +36,7 @@ export function openSlide(root, { network, values }) {
   let playing = false;
   let loading = null;
 
-  const layers = layerSelect({ layers: sliding, change: (layer) => change({ layer, channel: null, row: null, column: null, from: null, show: null, ...cleared() }, true) });
-  const images = imagePicker({ images: network.images, change: (image) => change({ image }, true) });
+  const layers = layerSelect({ layers: sliding, change: (layer) => change({ layer, channel: null, row: null, column: null, from: null, show: null, read: null, wrow: null, wcolumn: null, ...cleared() }, true) });
   const channel = stepper({ label: "Output channel", help: "Which of the layer's kernels, and so which of its maps", change: (value) => change({ channel: value, from: null, show: null }, true) });
   const controls = Object.fromEntries(
     [
@@ -69,10 +69,11 @@ export function openSlide(root, { network, values }) {
     },
   });
   const products = new Products({
-    choose: (position) => change({ from: position, order: null, show: seen && seen.colour && now.show === "colours" ? null : channelsRead()[position] }),
-    reorder: (order) => change({ order: order === "index" ? null : order, from: null }),
+    choose: (position) => change({ from: position, order: "index", show: seen && seen.colour && now.show === "colours" ? null : channelsRead()[position] }),
+    reorder: (order) => change({ order: order === "size" ? null : order, from: null }),
     nameOf: (c) => channelName(c),
   });
+  const spreadNote = el("p", { class: "says spread" });
   const boards = el(
     "div",
     { class: "boards" },
@@ -81,11 +82,15 @@ export function openSlide(root, { network, values }) {
     el("section", { class: "card" }, el("header", {}, outputTitle), output.element, outputLegend),
   );
   const arithmetic = el("section", { class: "arithmetic" }, productsTitle, products.element);
+  const backward = new Backward((values) => change(values, true));
+  const direction = segmented({ label: "Direction", options: [["forward", "Forward", "From the input to an output number"], ["backward", "Backward", "From the loss to the gradient of a weight"]], change: (value) => change({ direction: value === "forward" ? null : value }, true) });
+  direction.element.hidden = exported; // gradients are computed by the server
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Slide" }), el("p", { class: "says", text: "Point at an output number: its patch is marked on the input, and its products and sums stand below. A click keeps it." })),
-    el("div", { class: "row controls" }, layers.element, images.element, channel.element, ...OVERRIDES.map((name) => controls[name].element)),
+    el("div", { class: "row controls" }, layers.element, channel.element, direction.element, ...OVERRIDES.map((name) => controls[name].element)),
     el("div", { class: "formulas" }, formulas, reset),
     status,
+    spreadNote,
     boards,
     transport.element,
     arithmetic,
@@ -113,7 +118,7 @@ export function openSlide(root, { network, values }) {
     const layer = sliding.find((candidate) => candidate.index === wanted) || sliding.find((candidate) => candidate.index > wanted) || sliding[0];
     const image = network.images.some((candidate) => String(candidate.id) === values.image) ? values.image : String(network.images[0].id);
     const overrides = {};
-    for (const name of OVERRIDES) if (/^\d{1,3}$/.test(values[name] || "")) overrides[name] = values[name];
+    for (const name of layer.spread ? [] : OVERRIDES) if (/^\d{1,3}$/.test(values[name] || "")) overrides[name] = values[name];
     return {
       layer,
       image,
@@ -123,8 +128,10 @@ export function openSlide(root, { network, values }) {
       row: wholeNumber(values.row, null),
       column: wholeNumber(values.column, null),
       from: wholeNumber(values.from, 0),
-      order: values.order === "size" ? "size" : "index",
+      order: values.order === "index" ? "index" : "size",
       show: values.show,
+      backward: values.direction === "backward" && !exported,
+      weight: { of: wholeNumber(values.of), read: wholeNumber(values.read), row: wholeNumber(values.wrow), column: wholeNumber(values.wcolumn), rate: values.rate },
     };
   }
 
@@ -148,7 +155,6 @@ export function openSlide(root, { network, values }) {
   function showControls() {
     const { layer, overrides } = now;
     layers.set(layer.index);
-    images.set(network.images.find((image) => String(image.id) === now.image).id);
     channel.set(now.channel ?? 0, { low: 0, high: layer.output_shape[0] - 1, of: layer.output_shape[0] - 1 });
     for (const name of ["stride", "padding", "dilation"]) {
       const own = ownNumber(layer, name);
@@ -159,6 +165,12 @@ export function openSlide(root, { network, values }) {
     const divisors = commonDivisors(layer.input_shape[0], layer.output_shape[0]);
     controls.groups.set(Number(overrides.groups || layer.groups), { low: 1, high: divisors[divisors.length - 1], choices: divisors });
     reset.disabled = Object.keys(overrides).length === 0;
+    // What a transposed layer slides over was spread for its own stride: other settings would be another layer.
+    const fixed = Boolean(layer.spread) || now.backward;
+    for (const name of OVERRIDES) controls[name].element.hidden = fixed;
+    reset.hidden = fixed;
+    spreadNote.hidden = !layer.spread;
+    if (layer.spread) say(spreadNote, `A transposed convolution of stride ${pair(layer.spread, true)}: ${layer.spread.some((n) => n > 1) ? `zeros stand between the input's numbers, ${pair(layer.spread.map((n) => n - 1), true)} from each to the next, and` : ""} its kernel, turned by 180°, slides over that one by one.`);
   }
 
   function choose(row, column) {
@@ -219,7 +231,7 @@ export function openSlide(root, { network, values }) {
         planes: new Map(),
       };
       if (frame.spec && frame.spec.padding && Array.isArray(frame.spec.padding)) found.spec.padding = frame.spec.padding;
-      if (found.image && layer.input_shape[0] === 3) {
+      if (found.image && [1, 3].includes(layer.input_shape[0])) {
         const source = picture(`/api/images/${now.image}`, { view: "input" });
         if (source) found.colour = await loaded(source);
         if (control.signal.aborted) return;
@@ -227,7 +239,7 @@ export function openSlide(root, { network, values }) {
       seen = found;
       if (now.row === null || now.column === null) pointAtLargest();
       status.replaceChildren();
-      boards.hidden = arithmetic.hidden = transport.element.hidden = false;
+      showDirection();
       offerInputs();
       showFrame();
       await showInput();
@@ -237,6 +249,7 @@ export function openSlide(root, { network, values }) {
       seen = null;
       say(formulas, "");
       boards.hidden = arithmetic.hidden = transport.element.hidden = true;
+      backward.element.remove();
       status.replaceChildren(problem(error));
     } finally {
       if (loading === control) root.removeAttribute("aria-busy");
@@ -258,7 +271,7 @@ export function openSlide(root, { network, values }) {
 
   function offerInputs() {
     const channels = channelsRead();
-    const options = seen.colour ? [el("option", { value: "colours", text: "in colour" })] : [];
+    const options = seen.colour ? [el("option", { value: "colours", text: now.layer.input_shape[0] === 3 ? "in colour" : "in grey" })] : [];
     options.push(...channels.map((c) => el("option", { value: c, text: channelName(c).replace("Input c", "C").replace("Channel", "channel") })));
     showing.replaceChildren(...options);
   }
@@ -266,8 +279,10 @@ export function openSlide(root, { network, values }) {
   function shownInput() {
     const channels = channelsRead();
     if (seen.colour && (now.show === undefined || now.show === "colours")) return "colours";
-    const wanted = wholeNumber(now.show, channels[0]);
-    return channels.includes(wanted) ? wanted : channels[0];
+    // Where the reader has chosen none, the one that says most: the first may be dead.
+    const usual = channels.includes(seen.lead) ? seen.lead : channels[0];
+    const wanted = wholeNumber(now.show, usual);
+    return channels.includes(wanted) ? wanted : usual;
   }
 
   async function plane(index) {
@@ -349,7 +364,6 @@ export function openSlide(root, { network, values }) {
       values: seen.map,
       scale: seen.scale,
       write: seen.write,
-      longest: Math.max(seen.write(seen.scale.low).length, 4),
       cursor: [row, column],
       upTo: playing ? row * size[1] + column + 1 : null,
     });
@@ -416,8 +430,21 @@ export function openSlide(root, { network, values }) {
 
   // --- the arithmetic --------------------------------------------------------------------------------------------------
 
+  /** Forward, the patch, kernel and products of an output number; backward, those of a weight. */
+  function showDirection() {
+    boards.hidden = transport.element.hidden = arithmetic.hidden = now.backward;
+    if (now.backward && !backward.element.isConnected) root.append(backward.element); // moved, it would lose the focus
+    else if (!now.backward) backward.element.remove();
+    direction.set(now.backward ? "backward" : "forward");
+  }
+
   const explain = latest(async () => {
     if (!seen) return;
+    if (now.backward) {
+      const { layer, image, channel: at, weight } = now;
+      await backward.show({ layer, image, channel: at, ...weight }, loading.signal);
+      return;
+    }
     const mine = seen;
     const [row, column] = at();
     const place = `/api/layers/${now.layer.index}/unit`;
@@ -446,6 +473,11 @@ export function openSlide(root, { network, values }) {
     status.replaceChildren();
     products.show({ ...unit, size: mine.inputSize }, shown, now.order);
     say(productsTitle, `The products behind row ${row}, column ${column} of output channel ${now.channel}`);
+    if (!playing && !preview && now.show === undefined && !seen.colour && now.order === "size") {
+      const largest = unit.sums.reduce((best, value, i) => (Math.abs(value) > Math.abs(unit.sums[best]) ? i : best), 0);
+      seen.lead = unit.inputs.channels[largest];
+      if (String(shownInput()) !== showing.value) showInput();
+    }
     if (!playing && !preview) {
       const compared = unit.model === null || unit.model === undefined ? "" : ` The model computed ${exact(unit.model)}; the difference is ${power(unit.difference)}.`;
       announce(`Row ${row}, column ${column}: ${exact(unit.total)}, from ${plural(many, "input channel")}.${compared}`);
@@ -458,6 +490,7 @@ export function openSlide(root, { network, values }) {
     showControls();
     document.title = `${layerTitle(now.layer)} · ${network.name}`;
     if (seen && now.channel !== null && seen.key === key()) {
+      showDirection();
       if (now.row === null || now.column === null) pointAtLargest();
       if (String(shownInput()) !== showing.value) showInput();
       else draw();
@@ -478,6 +511,7 @@ export function openSlide(root, { network, values }) {
       if (loading) loading.abort();
       for (const board of [input, near, output]) board.close();
       products.close();
+      backward.close();
       release();
     },
   };
