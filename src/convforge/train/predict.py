@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..images.read import read_image
 from ..inference.prediction import Prediction
 from ..models.checkpoint import Architecture
-from .loop import normalise
+from .evaluation import normalise
 
 _BATCH = 64
 
