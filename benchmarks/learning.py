@@ -13,8 +13,8 @@ The pictures come out of installed packages; nothing is fetched.
 
 Each folder is learned with the default command, which holds out a fifth of it and chooses the best epoch by that part.
 So accuracy is measured on other images that neither the command nor the baseline has seen: tiles from the right of each
-photograph, where those of the folder are from the left 60 %, on a grid, so that no two tiles share a pixel; and images of
-MNIST and Fashion-MNIST that are in no folder (of Fashion-MNIST, out of its own test images).
+photograph, where those of the folder are from the left 60 %, on a grid, so that no two tiles share a pixel; and images
+of MNIST and Fashion-MNIST that are in no folder (of Fashion-MNIST, out of its own test images).
 
 The baseline is what such features give with the least effort: histograms of 16 bins of each colour and histograms of
 oriented gradients (Dalal & Triggs, 2005; 4×4 cells, 8 orientations), compared with all images of the folder, the
@@ -76,8 +76,8 @@ def _photograph(name: str) -> Pixels:
 
 
 def tiles(names: Sequence[str], side: int, each: int) -> Folder:
-    """Of each photograph, tiles on a grid: `each` of the left 60 %, drawn at random, to learn from, and all on the right
-    to measure with."""
+    """Of each photograph, tiles on a grid: `each` of the left 60 %, drawn at random, to learn from, and all on the
+    right to measure with."""
     draw = np.random.default_rng(0)
     learn: Pictures = {}
     measure: Pictures = {}
@@ -160,7 +160,7 @@ def _described(pixels: Pixels) -> NDArray[np.float64]:
     from skimage.feature import hog
 
     image = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR))
-    planes = image[..., np.newaxis] if image.ndim == 2 else image
+    planes = np.broadcast_to(image[..., np.newaxis], (64, 64, 3)) if image.ndim == 2 else image
     colours = [np.histogram(planes[..., c], 16, (0, 256))[0] for c in range(planes.shape[2])]
     colour = np.sqrt(np.concatenate(colours) / planes.size)  # of length 1, as the gradients below
     gradients = hog(planes.mean(2) / 255, orientations=8, pixels_per_cell=(16, 16), cells_per_block=(1, 1))
@@ -177,7 +177,7 @@ class Learned:
 
 
 def learned(folder: Folder, place: Path, options: Sequence[str]) -> Learned:
-    """What the command learns from the folder: accuracy on the images to measure with, and seconds from start to exit."""
+    """What the command learns from the folder, and how many seconds it takes from start to exit."""
     write(folder.learn, place / "pictures")
     asked = write(folder.measure, place / "others")
     run = ["--out", str(place), "--name", "run", "--json", *options]
@@ -185,7 +185,7 @@ def learned(folder: Folder, place: Path, options: Sequence[str]) -> Learned:
     result = json.loads(_convforge("train", str(place / "pictures"), *run))
     seconds = time.perf_counter() - started
     answers = json.loads(_convforge("predict", str(place / "run"), "--json", *(str(path) for path, _ in asked)))
-    right = sum(answer["predictions"][0]["class"] == name for answer, (_, name) in zip(answers, asked, strict=True))
+    right = sum(answer["class"] == name for answer, (_, name) in zip(answers["predictions"], asked, strict=True))
     return Learned(right / len(asked), seconds, len(result["epochs"]), result["best_epoch"], result["test_accuracy"])
 
 

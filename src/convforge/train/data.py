@@ -583,9 +583,12 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _mirrors_mean_the_same(found: Found) -> bool:
-    """Not for characters: a mirrored 2 is no 2. They are told by one-character class names, or by the data's name."""
+    """Not for characters: a mirrored 2 is no 2. They are told by class names of one character or with words such as
+    "digit" in them, of which a quarter of the classes is enough, or by the data's name."""
     if found.flips is not None:
         return found.flips
-    characters = sum(len(name) == 1 or name.isdigit() for name in found.classes)
-    names = ("mnist", "svhn", "digit", "letter", "char", "sign", "omniglot")
-    return characters <= len(found.classes) // 2 and not any(name in found.name.lower() for name in names)
+    words = ("mnist", "svhn", "digit", "letter", "char", "sign", "omniglot")
+    characters = sum(
+        len(name) == 1 or name.isdigit() or any(word in name.lower() for word in words[2:5]) for name in found.classes
+    )
+    return characters < max(2, len(found.classes) / 4) and not any(word in found.name.lower() for word in words)
