@@ -124,7 +124,9 @@ def check(model: str) -> None:
     """Raise `UserError` for a name that no images could make a model of: what is not installed or not written right is
     said before they are read."""
     if model.startswith("timm:"):
-        known_to_timm(model.removeprefix("timm:"))
+        name = model.removeprefix("timm:")
+        if not known_to_timm(name).is_model(name.partition(".")[0]):
+            raise UserError(f"timm has no model {name!r}; timm.list_models() shows the names.")
     elif model.startswith("torchvision:"):
         known_to_torchvision(model.removeprefix("torchvision:"))
     else:
