@@ -106,6 +106,9 @@ def test_a_loss_that_is_still_falling_asks_for_more_epochs(options: Options, mon
     (sentence,) = train(replace(options, patience=2)).sentences
     assert "more epochs would help" in sentence
     assert sentence.endswith("--epochs 8 goes on.")
+    with_losses(monkeypatch, [0.9, 0.7, 0.5, 0.6])
+    (sentence,) = train(replace(options, patience=2, name="not since the rate fell")).sentences
+    assert "more epochs would help" not in sentence
     with_losses(monkeypatch, [0.9, 0.7, 0.5, 0.3])
     assert train(replace(options, patience=0, name="cosine")).sentences == ()
 

@@ -119,7 +119,7 @@ def _train(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="How much training images are changed at random: none, light, strong.", show_default="from the data"
+            help="How much training images are changed at random: none, light, strong.", show_default="strong"
         ),
     ] = None,
     no_augment: Annotated[bool, typer.Option("--no-augment", help="Leave them as they are.")] = False,

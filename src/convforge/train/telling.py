@@ -81,18 +81,14 @@ def outcome(learned: Learned, folder: Path) -> list[str]:
 
 
 def more_would_help(learned: Learned) -> bool:
-    """Whether the loss was still falling when the rate had to fall, because the epochs came to their end."""
+    """Whether the loss was still falling when the rate had to fall, because the epochs came to their end, and fell with
+    it: then what is kept is not the best that there is."""
     progress, schedule = learned.progress, learned.schedule
-    if not schedule.patience or schedule.stopped_early(progress.losses) is not None:
+    best, losses = progress.best_epoch, progress.losses
+    if not schedule.patience or best is None or best["test_accuracy"] == 1:
         return False
-    return (
-        progress.best_epoch is not None
-        and progress.best_epoch["test_accuracy"] < 1
-        and _falling(progress.losses, schedule)
-    )
-
-
-def _falling(losses: list[float], schedule: Schedule) -> bool:
-    at_its_highest = losses[schedule.begin : schedule.cooling(losses)[0]]
+    begin, end = schedule.cooling(losses)
+    at_its_highest = losses[schedule.begin : begin]
     before, since = at_its_highest[: -schedule.patience], at_its_highest[-schedule.patience :]
-    return not before or min(since) < (1 - _STILL_FALLING) * min(before)
+    falling = not before or min(since, default=0.0) < (1 - _STILL_FALLING) * min(before)
+    return end == schedule.end and best["epoch"] > begin and falling
