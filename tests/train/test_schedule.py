@@ -22,8 +22,9 @@ from convforge.train.schedule import Schedule
 
 @pytest.fixture
 def options(photos: Path, tmp_path: Path) -> Options:
+    """Nine images are held out: too few to be asked, unless patience is said."""
     return Options(
-        str(photos), epochs=4, batch=8, out=str(tmp_path / "runs"), name="tiny", threads=1, flips=True, augment="light"
+        str(photos), epochs=4, batch=8, patience=9, out=str(tmp_path / "runs"), name="tiny", threads=1, flips=True
     )
 
 
@@ -93,6 +94,19 @@ def test_the_best_epoch_is_kept_beside_the_last(options: Options, monkeypatch: p
     assert "kept is epoch 2" in (result.folder / "report.html").read_text()
 
 
+def test_few_held_out_images_are_not_asked_and_the_last_epoch_is_kept(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_losses(monkeypatch, [0.9, 0.5, 0.7, 0.6])
+    printed = io.StringIO()
+    result = train(replace(options, patience=None), Console(file=printed, width=200))
+    assert result.best_epoch == 4
+    best, last = (load_file(result.folder / place / "model.safetensors") for place in (".", "last"))
+    assert all(torch.equal(best[name], last[name]) for name in best)
+    assert "9 held-out images are too few to choose an epoch by" in printed.getvalue()
+    assert "best so far" not in printed.getvalue()
+
+
 def test_a_run_ends_when_its_loss_falls_no_more_and_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     with_losses(monkeypatch, [0.9, 0.5, *[0.6] * 20])
     result = train(replace(options, epochs=20, patience=2))
@@ -103,7 +117,7 @@ def test_a_run_ends_when_its_loss_falls_no_more_and_says_so(options: Options, mo
 
 def test_a_loss_that_is_still_falling_asks_for_more_epochs(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     with_losses(monkeypatch, [0.9, 0.7, 0.5, 0.3])
-    (sentence,) = train(replace(options, patience=2)).sentences
+    (sentence,) = train(replace(options, patience=2, name="falling")).sentences
     assert "more epochs would help" in sentence
     assert sentence.endswith("--epochs 8 goes on.")
     with_losses(monkeypatch, [0.9, 0.7, 0.5, 0.6])
@@ -160,7 +174,7 @@ def test_a_run_that_goes_on_can_be_stopped_and_resumed_to_the_same_result(
 
 def test_a_finished_run_of_before_there_were_two_checkpoints_goes_on_too(options: Options) -> None:
     """Its configuration does not know the newer options, and its only checkpoint is the last."""
-    folder = train(replace(options, patience=0, largest=128)).folder
+    folder = train(replace(options, patience=0, augment="light", largest=128)).folder
     shutil.rmtree(folder / "last")
     (folder / "predictions.csv").unlink()
     config = json.loads((folder / "config.json").read_text())

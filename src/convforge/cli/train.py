@@ -81,7 +81,7 @@ def _train(
         int | None,
         typer.Option(
             help="Epochs without a lower held-out loss, after which it ends; 0 for never.",
-            show_default="a fifth of --epochs",
+            show_default="a fifth of --epochs; 0 where few images are held out",
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step.", show_default="8 to 64, from the data")] = None,

@@ -23,6 +23,11 @@ _AFFORDABLE = 6.5e12  # multiply-accumulates of a whole run: about a minute on t
 _MANY = 400  # images, from which on a run may take longer in proportion
 
 _IMAGES_AN_EPOCH = 256
+
+FEW_HELD_OUT = 30
+"""Fewer images than this do not say which epoch is the best: one that is hard decides their loss. With 50 pictures of
+clothes, 10 of them held out, their loss chose an epoch that recognised 40 % of 1,000 others, where the last, to which
+the rate had fallen along a cosine, recognised 62 %."""
 _MOST_EPOCHS_OF_PATCHES = 12
 
 
@@ -66,7 +71,7 @@ def chosen(options: Options, data: Data) -> Options:
         lr=_or(options.lr, _rate(options)),
         weight_decay=_or(options.weight_decay, 0.05),
         label_smoothing=_or(options.label_smoothing, 0.05),
-        patience=_or(options.patience, max(3, round(epochs / 5))),
+        patience=_or(options.patience, 0 if len(data.test) < FEW_HELD_OUT else max(3, round(epochs / 5))),
         augment=options.augment if isinstance(options.augment, str) else _augmentation(options.augment),
     )
 

@@ -1,7 +1,8 @@
 """What a run keeps of its network: the best weights as the run's own checkpoint, the last ones in the folder `last`.
 
-The best are those after the epoch with the lowest held-out loss. Both are checkpoints of their own, so that `runs/pets`
-and `runs/pets/last` are names that every command takes.
+The best are those after the epoch with the lowest held-out loss; where that is not asked (a run without patience),
+those after the last epoch, to which the learning rate has fallen all the way. Both are checkpoints of their own, so that
+`runs/pets` and `runs/pets/last` are names that every command takes.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ LAST = "last"
 
 
 class Checkpoints:
-    """The two checkpoints of a run's folder."""
+    """The two checkpoints of a run's folder; `by_loss`, whether the held-out loss says which epoch is the best."""
 
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
-        self._folder, self._architecture = folder, architecture
+    def __init__(self, folder: Path, architecture: Architecture, by_loss: bool) -> None:
+        self._folder, self._architecture, self._by_loss = folder, architecture, by_loss
         self._written: int | None = None
         self.best: Weights | None = None
 
     def look(self, model: nn.Module, progress: Progress) -> bool:
         """After an epoch: whether it is the best so far; its weights are then kept in memory."""
         losses = progress.losses
-        if progress.best and losses[-1] >= losses[progress.best - 1]:
+        if self._by_loss and progress.best and losses[-1] >= losses[progress.best - 1]:
             return False
         progress.best = len(losses)
         self.best = checkpoint.portable(model.state_dict())
@@ -58,5 +59,6 @@ class Checkpoints:
         # Before there were two, a run's checkpoint was the last.
         model.load_state_dict(checkpoint.read_tensors(last, outline, described) if last.exists() else best)
         losses = progress.losses
-        progress.best = losses.index(min(losses)) + 1 if last.exists() else len(losses)
+        by_loss = self._by_loss and last.exists()
+        progress.best = losses.index(min(losses)) + 1 if by_loss else len(losses)
         self.best = best

@@ -100,7 +100,7 @@ def fit(
     begin(optimizer)
     per_epoch = steps_per_epoch(len(data.train) * settings.passes, settings.batch)
     progress = Progress()
-    checkpoints = Checkpoints(folder, architecture)
+    checkpoints = Checkpoints(folder, architecture, by_loss=settings.patience > 0)
     remove_parts(folder)
     if (folder / STATE).exists():
         progress, checkpoints.best = load_state(folder, model, optimizer, folder / ARCHITECTURE)
@@ -160,7 +160,7 @@ def fit(
         save_state(folder, model, optimizer, progress, checkpoints.best)
         _publish(folder, model, checkpoints, progress)
         if tested is not None:
-            watcher.epoch(progress.epochs[-1], settings.epochs, best)
+            watcher.epoch(progress.epochs[-1], settings.epochs, best and settings.patience > 0)
         if stop.asked:
             break
     freezing.freeze(model, False)

@@ -36,8 +36,8 @@ class Options:
         lr: the highest learning rate of the schedule.
         weight_decay: of AdamW, on weights that multiply.
         label_smoothing: the part of the target that is shared out among all classes.
-        patience: epochs without a lower held-out loss after which the rate falls and the run ends; 0 for a rate that
-            falls over all epochs, and no early end.
+        patience: epochs without a lower held-out loss after which the rate falls and the run ends; what is kept is
+            the epoch with the lowest. 0 for a rate that falls over all epochs, of which the last is kept.
         size: pixels a side.
         largest: pixels a side at most, where `size` is not said.
         channels: of the images that the network gets: 1 for grey, 3 for colour; by default as they are.

@@ -6,14 +6,13 @@ import shlex
 from pathlib import Path
 
 from ..shown import shown
-from . import balance
+from . import balance, defaults
 from .data import Data
 from .display import Display
 from .folder import SKIPPED
 from .keeping import LAST
 from .loop import Learned
 from .options import Options
-from .schedule import Schedule
 
 _SHOWN_SKIPPED = 5
 _STILL_FALLING = 0.02  # of the loss, over as many epochs as patience has
@@ -45,11 +44,17 @@ def describe_choices(display: Display, data: Data, options: Options) -> None:
     if options.augment != "none":
         changed += f", {'mirrored' if data.flips else 'not mirrored'} (--no-augment leaves them)"
     passes = f", each {options.passes} times an epoch" if options.passes != 1 else ""
-    ending = f"; it ends when the held-out loss has not fallen for {options.patience}" if options.patience else ""
+    ending = f" at most; it ends when the held-out loss has not fallen for {options.patience}"
+    if not options.patience:
+        ending = ""
     display.say(
-        f"Training images are shown {changed}, {options.batch} a step{passes}; {options.epochs:,} epochs at most"
-        f"{ending}."
+        f"Training images are shown {changed}, {options.batch} a step{passes}; {options.epochs:,} epochs{ending}."
     )
+    if len(data.test) < defaults.FEW_HELD_OUT and not options.patience:
+        display.say(
+            f"{len(data.test)} held-out images are too few to choose an epoch by: all epochs are used, and the last is "
+            "kept."
+        )
     if data.skipped:
         display.say(f"Skipped {len(data.skipped):,} files that cannot be used:")
         for sentence in data.skipped[:_SHOWN_SKIPPED]:
