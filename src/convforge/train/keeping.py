@@ -1,8 +1,8 @@
 """What a run keeps of its network: the best weights as the run's own checkpoint, the last ones in the folder `last`.
 
 The best are those after the epoch with the lowest held-out loss; where that is not asked (a run without patience),
-those after the last epoch, to which the learning rate has fallen all the way. Both are checkpoints of their own, so that
-`runs/pets` and `runs/pets/last` are names that every command takes.
+those after the last epoch, to which the learning rate has fallen all the way. Both are checkpoints of their own, so
+that `runs/pets` and `runs/pets/last` are names that every command takes.
 """
 
 from __future__ import annotations
