@@ -132,10 +132,10 @@ def test_a_run_leaves_what_every_run_leaves_and_comes_out_the_same(folder: Path,
     )
     first, again = train(options).folder, train(replace(options, name="b")).folder
     assert {path.name for path in first.iterdir()} == {
-        "architecture.json", "config.json", "film.safetensors", "metrics.jsonl", "model.safetensors", "report.html",
-        "skipped.txt",
+        "architecture.json", "config.json", "film.safetensors", "last", "metrics.jsonl", "model.safetensors",
+        "predictions.csv", "report.html", "skipped.txt",
     }  # fmt: skip
-    ours, theirs = (load_file(place / "model.safetensors") for place in (first, again))
+    ours, theirs = (load_file(place / "last" / "model.safetensors") for place in (first, again))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     model, architecture = checkpoint.load(first)
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

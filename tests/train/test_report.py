@@ -324,8 +324,10 @@ def test_the_page_tells_and_shows_what_it_was_given() -> None:
     mistakes = len(report.pictures.mistakes)
     maps = sum(layer.maps.shape[0] * layer.maps.shape[1] for layer in report.pictures.layers)
     assert (mistakes, maps) == (24, 72)
-    # kernels before, after, change; the images; the early layer's own kernels; the maps; the mistakes
-    assert len(found.all("img")) == 3 + 6 + 4 + maps + mistakes
+    unsure = len(report.pictures.unsure)
+    assert unsure == 12
+    # kernels before, after, change; the images; the early layer's own kernels; the maps; the mistakes; the unsure ones
+    assert len(found.all("img")) == 3 + 6 + 4 + maps + mistakes + unsure
     assert len(found.all("svg")) == 2
     assert len(found.all("polyline")) == 4
     right = int(np.trace(report.pictures.confusion))

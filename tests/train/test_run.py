@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from convforge.errors import UserError
 from convforge.models import checkpoint
 from convforge.spec import ceil_div
-from convforge.train import Options, train, twin
+from convforge.train import Options, evaluation, train, twin
 from convforge.train import loop as loop_module
 from convforge.train.display import Display
-from convforge.train.loop import Stop
 from convforge.train.state import Progress
+from convforge.train.stop import Stop
 
 
 @pytest.fixture
@@ -51,30 +51,36 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signa
     monkeypatch.setattr(Display, "step", pressing)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def without_times(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
 
 
 def assert_same_network(one: Path, other: Path) -> None:
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
+    for weights in ("model.safetensors", "last/model.safetensors"):
+        ours, theirs = (load_file(folder / weights) for folder in (one, other))
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert torch.equal(ours[name], theirs[name]), name
 
 
 def test_folder_holds_all_that_was_promised(options: Options) -> None:
     result = train(options)
     assert result.finished
     assert {path.name for path in result.folder.iterdir()} == {
-        "architecture.json", "config.json", "film.safetensors", "metrics.jsonl", "model.safetensors", "report.html",
+        "architecture.json", "config.json", "film.safetensors", "last", "metrics.jsonl", "model.safetensors",
+        "predictions.csv", "report.html",
     }  # fmt: skip
     model, architecture = checkpoint.load(result.folder)
     assert (architecture.classes, architecture.input_shape) == (("left", "middle", "right"), (1, 8, 8))
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
     metrics = without_times(result.folder)
     assert [line["epoch"] for line in metrics] == [1, 2, 3]
-    assert metrics[-1]["test_accuracy"] == result.test_accuracy
+    assert metrics[result.best_epoch - 1]["test_accuracy"] == result.test_accuracy
     assert json.loads(json.dumps(result.to_dict()))["network"]["parameters"] == result.network.parameters
     page = (result.folder / "report.html").read_text()
     assert "middle" in page
@@ -130,7 +136,7 @@ def test_nothing_is_evaluated_once_a_stop_was_asked_for(
     options: Options, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     calls = asked_at = 0
-    normalise = loop_module.normalise
+    normalise = evaluation.normalise
 
     def counting(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -145,7 +151,7 @@ def test_nothing_is_evaluated_once_a_stop_was_asked_for(
             asked_at = calls
 
     stop = Stop()
-    monkeypatch.setattr(loop_module, "normalise", counting)
+    monkeypatch.setattr(evaluation, "normalise", counting)
     monkeypatch.setattr(twin, "normalise", counting)
     monkeypatch.setattr(Display, "step", asking)
     result = train(replace(options, dense_twin=True), stop=stop)
@@ -160,8 +166,8 @@ def test_a_stop_while_images_are_evaluated_leads_to_the_same_files(
 ) -> None:
     """The second of three epochs, then what the network knows of the images it has learned from, and of the others."""
     whole = train(replace(options, name="whole"))
-    monkeypatch.setattr(loop_module, "_EVALUATION_BATCH", 5)
-    calls, normalise = 0, loop_module.normalise
+    monkeypatch.setattr(evaluation, "_BATCH", 5)
+    calls, normalise = 0, evaluation.normalise
 
     def pressing(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -173,7 +179,7 @@ def test_a_stop_while_images_are_evaluated_leads_to_the_same_files(
     held_out, learned = ceil_div(9, 5), ceil_div(36, 5)
     before_it = {2: held_out, 4: 3 * held_out, 5: 3 * held_out + learned}[which]
     with monkeypatch.context() as patched:
-        patched.setattr(loop_module, "normalise", pressing)
+        patched.setattr(evaluation, "normalise", pressing)
         stopped = train(options)
     assert calls == before_it + 1
     assert not stopped.finished
@@ -186,7 +192,7 @@ def test_a_stop_while_images_are_evaluated_leads_to_the_same_files(
 def test_the_report_of_a_stopped_run_looks_at_few_images_and_says_so(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convforge.train.run._IMAGES_WHEN_STOPPED", 3)
+    monkeypatch.setattr("convforge.train.run._PIXELS_WHEN_STOPPED", 3 * 64)
     with monkeypatch.context() as patched:
         interrupt_at(2, patched)
         folder = train(options).folder
@@ -206,7 +212,7 @@ def ctrl_c() -> Iterator[None]:
 @pytest.mark.usefixtures("ctrl_c")
 def test_the_first_ctrl_c_is_answered_before_the_batch_ends(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.StringIO()
-    line = "Stopping after this batch; Ctrl-C again leaves at once.\n"
+    line = "Stopping after this batch of 8 images; Ctrl-C again leaves at once.\n"
     answered = False
 
     def pressing(_self: Display, _progress: Progress, _steps: int) -> None:
@@ -296,10 +302,10 @@ def test_signal_handlers_are_put_back(options: Options) -> None:
 
 def test_existing_run_is_never_overwritten(options: Options) -> None:
     folder = train(replace(options, epochs=1)).folder
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     with pytest.raises(UserError, match="not overwritten"):
         train(options)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_read(
@@ -314,7 +320,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_read(
 
 
 def test_default_names_do_not_collide(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convforge.train.run.strftime", lambda _format: "now")
+    monkeypatch.setattr("convforge.train.folder.strftime", lambda _format: "now")
     names = [train(replace(options, epochs=1, name=None)).folder.name for _ in range(2)]
     assert names == ["photos-vgg-now", "photos-vgg-now-2"]
 
@@ -397,9 +403,11 @@ def test_a_run_that_dies_at_any_write_is_resumed_to_the_same_files(
     options = replace(options, epochs=2)
     monkeypatch.setattr(checkpoint.os, "replace", dying_at(0))
     train(options)
-    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    expected = contents(folder)
     deaths = list(range(1, len(replaced)))
-    assert len(deaths) == 1 + 4 + 2 * 5 + 1, replaced
+    # The configuration; the state, two architectures, two checkpoints and the metrics; an epoch's film, state, last
+    # weights, best weights and metrics, twice; the predictions and the report.
+    assert len(deaths) == 1 + 6 + 2 * 5 + 2, replaced
     for death in deaths:
         shutil.rmtree(folder)
         replaced.clear()
@@ -409,7 +417,7 @@ def test_a_run_that_dies_at_any_write_is_resumed_to_the_same_files(
         monkeypatch.setattr(checkpoint.os, "replace", replace_file)
         result = train(replace(options, resume=str(folder)) if folder.exists() else options)
         assert result.finished, replaced[-1]
-        found = {path.name: path.read_bytes() for path in folder.iterdir()}
+        found = contents(folder)
         assert [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)] == []
 
 

@@ -102,7 +102,7 @@ def relabel(
 def _learned_from(run: Path) -> Path:
     """The folder of images that a run's configuration names."""
     from ..models.checkpoint import read_json
-    from ..train.run import CONFIG
+    from ..train.folder import CONFIG
 
     options = read_json(run / CONFIG).get("options")
     source = options.get("data") if isinstance(options, dict) else None

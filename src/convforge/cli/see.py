@@ -150,8 +150,8 @@ def see(
 def _held_out(run: Path) -> tuple[tuple[InMemory, ...], tuple[str, ...]]:
     """What a run of `convforge train` was tested with, and a note where that is not to be had."""
     from ..see.pictures import InMemory
+    from ..train.folder import CONFIG
     from ..train.held_out import held_out
-    from ..train.run import CONFIG
 
     if not _is_folder(run) or not (run / CONFIG).is_file() or _learned_from_patches(run):
         return (), ()

@@ -135,6 +135,10 @@ class Recorder:
             if (before.layer, before.shape) != (self._first[0], tuple(self._first[1].weight.shape)):
                 raise UserError(f"{self._path} is a film of another network; move it elsewhere.")
             kept = [number for number, frame in enumerate(before.frames) if frame.step <= done]
+            # A run that is continued after its end has a whole film already: make room for the rest.
+            coming = sum(step > done for step in self._wanted)
+            while len(kept) + coming > count + 1 and len(kept) > 2:
+                kept = [*kept[:-1:2], kept[-1]]
             self._frames = [before.frames[number] for number in kept]
             self._kernels = [torch.from_numpy(before.values(number).copy()) for number in kept]
         elif done == 0:
@@ -146,6 +150,12 @@ class Recorder:
             self._frames.append(Frame(step, step / self._per_epoch))
             kernels = self._first[1].weight.detach().float().cpu()
             self._kernels.append(kernels.clone(memory_format=torch.contiguous_format))
+
+    def end(self, step: int) -> None:
+        """Keep the kernels as they are after the last step, which may come earlier than was planned."""
+        if self._wanted and (not self._frames or self._frames[-1].step < step):
+            self._wanted |= {step}
+            self.look(step)
 
     def write(self) -> None:
         """Write what there is, in one step; raises `UserError` if that cannot be done."""

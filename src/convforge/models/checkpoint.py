@@ -48,7 +48,7 @@ class Architecture:
     """What a checkpoint's numbers mean: everything that is needed to build the model and to feed it.
 
     Args:
-        family: 'vgg', 'resnet', 'dense' or 'timm:NAME'.
+        family: as `families.build` takes it: 'vgg', 'resnet', 'timm:NAME' …
         arguments: what `families.build` needs beside classes and input shape; JSON-able.
         classes: names in the order of the logits.
         input_shape: (C, H, W).
@@ -87,8 +87,18 @@ def save(folder: str | os.PathLike[str], model: nn.Module, architecture: Archite
     >>> found == dots, model.training
     (True, False)
     """
-    write_atomically(Path(folder) / ARCHITECTURE, to_json(asdict(architecture)))
-    write_atomically(Path(folder) / WEIGHTS, to_safetensors(portable(model.state_dict()), {"format": "pt"}))
+    save_architecture(Path(folder), architecture)
+    save_weights(Path(folder), model.state_dict())
+
+
+def save_architecture(folder: Path, architecture: Architecture) -> None:
+    """`architecture.json` alone."""
+    write_atomically(folder / ARCHITECTURE, to_json(asdict(architecture)))
+
+
+def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """`model.safetensors` alone, of a state dict."""
+    write_atomically(folder / WEIGHTS, to_safetensors(portable(tensors), {"format": "pt"}))
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[nn.Module, Architecture]:
@@ -98,7 +108,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[nn.Module, Architecture]:
         UserError: naming the file that is missing, damaged, or does not belong to the other.
     """
     described, weights = Path(folder) / ARCHITECTURE, Path(folder) / WEIGHTS
-    architecture = _read_architecture(described)
+    architecture = read_architecture(described)
     try:
         with torch.device("meta"):
             outline = architecture.build().state_dict()
@@ -183,7 +193,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_architecture(path: Path) -> Architecture:
+def read_architecture(path: Path) -> Architecture:
+    """What `save_architecture` wrote; `UserError` that names the file if it is none."""
     found = read_json(path)
     names = [field.name for field in fields(Architecture)]
     if differing := sorted(found.keys() ^ set(names)):

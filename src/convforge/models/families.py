@@ -1,4 +1,5 @@
-"""The model families that `convforge train` knows: a small VGG, a small ResNet, the dense twin, and any `timm:NAME`.
+"""The model families that `convforge train` knows: a small VGG, a small ResNet, the dense twin, any `timm:NAME` and
+`torchvision:NAME`, lines of layers, and models that code of the user's own makes (`own`).
 
 All take images of shape (N, C, H, W), for any C and any H, W ≥ 8, and return logits of shape (N, classes). The
 convolutional ones halve the feature maps stage by stage until about 3×3 positions are left, average over them, and end
@@ -7,6 +8,7 @@ in one linear layer, so their parameters do not depend on the image size, only t
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from math import log2
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..pytorch.modules import Conv2d
+from . import own
 
 SMALLEST_IMAGE = 8
 LARGEST_IMAGE = 8192
@@ -30,7 +33,7 @@ def build(family: str, *, classes: int, input_shape: tuple[int, int, int], **arg
     """A freshly initialised model.
 
     Args:
-        family: 'vgg', 'resnet', 'dense', or 'timm:NAME'.
+        family: 'vgg', 'resnet', 'dense', 'line', 'callable', 'timm:NAME' or 'torchvision:NAME'.
         classes: how many logits come out.
         input_shape: (C, H, W) of the images.
         arguments: the family's own; what is left out is `default_arguments(family, input_shape)`.
@@ -38,6 +41,8 @@ def build(family: str, *, classes: int, input_shape: tuple[int, int, int], **arg
             layer's kernels, odd.
             resnet: `widths`; `blocks`, residual blocks in each stage; `first`.
             dense: `widths`, neurons of each hidden layer.
+            line: `layers`, as `convforge plan` takes them; where no linear layer ends them, one is put behind.
+            callable: `name`, package.module:callable, which must be trusted (`own`).
 
     Raises:
         UserError: for an unknown family or argument, or sizes that cannot be built.
@@ -56,9 +61,13 @@ def build(family: str, *, classes: int, input_shape: tuple[int, int, int], **arg
         )
     _integer(classes, "the number of classes", _MOST_CLASSES)
     if family.startswith("timm:"):
-        if arguments:
-            raise UserError(f"{family} takes no arguments of ours, not {', '.join(sorted(arguments))}.")
+        _no_arguments(family, arguments)
         return _timm(family.removeprefix("timm:"), classes, input_shape)
+    if family.startswith("torchvision:"):
+        _no_arguments(family, arguments)
+        return _torchvision(family.removeprefix("torchvision:"), classes, input_shape)
+    if family in ("line", "callable"):
+        return own.build(family, arguments, classes, input_shape)
     settings = default_arguments(family, input_shape)
     if unknown := sorted(arguments.keys() - settings.keys()):
         raise UserError(f"the family {family!r} has no argument {unknown[0]!r}; it has {', '.join(sorted(settings))}.")
@@ -93,9 +102,40 @@ def default_arguments(family: str, input_shape: tuple[int, int, int]) -> dict[st
     if family == "dense":
         first = max(16, min(512, _DENSE_WEIGHTS_AT_MOST // (channels * height * width)))
         return {"widths": [first, 256]}
-    if family.startswith("timm:"):
+    if family.startswith(("timm:", "torchvision:")):
         return {}
-    raise UserError(f"there is no model family {family!r}; use vgg, resnet or timm:NAME.")
+    raise UserError(f"there is no model family {family!r}; use vgg, resnet, timm:NAME or torchvision:NAME.")
+
+
+def named(model: str) -> tuple[str, dict[str, Any]]:
+    """The family and the arguments that a name on the command line stands for, beside `default_arguments`.
+
+    >>> named("resnet"), named("timm:resnet18")[0], named("conv 8 3x3, gap")
+    (('resnet', {}), 'timm:resnet18', ('line', {'layers': 'conv 8 3x3, gap'}))
+    """
+    if model in ("vgg", "resnet", "dense") or model.startswith(("timm:", "torchvision:")):
+        return model, {}
+    if own.is_callable(model):
+        return "callable", {"name": model}
+    return "line", {"layers": model}
+
+
+def check(model: str) -> None:
+    """Raise `UserError` for a name that no images could make a model of: what is not installed or not written right is
+    said before they are read."""
+    if model.startswith("timm:"):
+        name = model.removeprefix("timm:")
+        if not known_to_timm(name).is_model(name.partition(".")[0]):
+            raise UserError(f"timm has no model {name!r}; timm.list_models() shows the names.")
+    elif model.startswith("torchvision:"):
+        known_to_torchvision(model.removeprefix("torchvision:"))
+    else:
+        own.check(*named(model))
+
+
+def _no_arguments(family: str, arguments: dict[str, Any]) -> None:
+    if arguments:
+        raise UserError(f"{family} takes no arguments of ours, not {', '.join(sorted(arguments))}.")
 
 
 class Vgg(nn.Sequential):
@@ -174,7 +214,8 @@ def _residual_stages(widths: Sequence[int], blocks: int) -> Iterator[nn.Module]:
             channels = width
 
 
-def _timm(name: str, classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+def known_to_timm(name: str) -> Any:
+    """The package timm, if it has a model of that name."""
     # Prefixes such as hf-hub: make timm fetch code and weights from elsewhere, which a checkpoint must not be able to.
     if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
         raise UserError(f"{name!r} is not the name of a timm model; timm.list_models() shows the names.")
@@ -184,6 +225,11 @@ def _timm(name: str, classes: int, input_shape: tuple[int, int, int]) -> nn.Modu
         raise UserError(
             f"the model timm:{name} needs the package timm: pip install timm, or use vgg or resnet."
         ) from None
+    return timm
+
+
+def _timm(name: str, classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    timm = known_to_timm(name)
     sizes = {"num_classes": classes, "in_chans": input_shape[0], "pretrained": False}
     try:
         try:
@@ -192,6 +238,40 @@ def _timm(name: str, classes: int, input_shape: tuple[int, int, int]) -> nn.Modu
             model = timm.create_model(name, **sizes)
     except (RuntimeError, ValueError, TypeError, AssertionError) as reason:
         raise UserError(f"timm cannot build {name!r} for images of {_by(input_shape)}: {reason}") from reason
+    return model
+
+
+def known_to_torchvision(name: str) -> Any:
+    """torchvision's models, if there is one of that name."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise UserError(
+            f"{name!r} is not the name of a torchvision model; torchvision.models.list_models() shows them."
+        )
+    try:
+        from torchvision import models
+    except ImportError:
+        raise UserError(
+            f"the model torchvision:{name} needs the package torchvision: pip install torchvision, or use vgg or "
+            "resnet."
+        ) from None
+    if name not in models.list_models(module=models):
+        close = difflib.get_close_matches(name, models.list_models(module=models), n=1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        raise UserError(f"torchvision has no model {name!r} that classifies images{hint}")
+    return models
+
+
+def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    models = known_to_torchvision(name)
+    settings = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    if name in ("googlenet", "inception_v3"):
+        settings |= {"aux_logits": False}  # they would answer with three tensors while they learn
+    try:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **settings)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as reason:
+        raise UserError(f"torchvision cannot build {name!r} for {classes} classes: {reason}") from reason
+    if input_shape[0] != 3:
+        raise UserError(f"torchvision:{name} takes images of three channels, not {input_shape[0]}.")
     return model
 
 

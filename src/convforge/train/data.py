@@ -29,11 +29,9 @@ from ..images.read import decode_image, image_shape, read_image
 from ..models.families import LARGEST_IMAGE, SMALLEST_IMAGE
 from ..shown import shown
 from .relabelled import corrected
+from .split import HELD_OUT, check_part, stratified
 
 DEFAULT = "mnist-5k"
-HELD_OUT = 0.2
-"""Part of each class that is held out for testing where the data comes without a split."""
-
 LARGEST_INFERRED_SIDE = 128
 """Pixels a side at most, unless `--size` asks for more: 224 costs three times as long on a CPU."""
 
@@ -52,16 +50,19 @@ Track: TypeAlias = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split: `images` is uint8 of shape (N, C, H, W), `labels` int64 of shape (N,)."""
+    """Images of one split: `images` is uint8 of shape (N, C, H, W), `labels` int64 of shape (N,), `names` what to call
+    each: the file, as seen from the data's folder, or its number in a source that has no files."""
 
     images: Tensor
     labels: Tensor
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: Tensor) -> Split:
-        return Split(self.images[rows], self.labels[rows])
+        names = tuple(self.names[row] for row in rows.tolist()) if self.names else ()
+        return Split(self.images[rows], self.labels[rows], names)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,16 @@ class Data:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What images should be like: `size` pixels a side, or, where that is None, `largest` at most for so many; of so
+    many `channels`, or, where that is None, as they are."""
+
+    size: int | None
+    largest: Callable[[int], int]
+    channels: int | None
+
+
 @dataclass
 class Found:
     """What a source delivers: classes, a training split, perhaps a test split, and what is to be said about it."""
@@ -127,6 +138,9 @@ def load(
     seed: int = 0,
     size: int | None = None,
     flips: bool | None = None,
+    val: float | None = None,
+    largest: Callable[[int], int] = lambda images: LARGEST_INFERRED_SIDE,
+    channels: int | None = None,
     track: Track = untracked,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Data:
@@ -136,8 +150,11 @@ def load(
         source: None for the embedded MNIST-5k; a folder with a sub-folder a class, or with train/ and test/ above
             them; 'fashion-mnist'; or the name of a data set on the Hugging Face hub.
         seed: of the split, where the data comes without one.
-        size: pixels a side; by default what the images have, 128 at most.
+        size: pixels a side; by default what the images have, `largest` at most.
         flips: whether mirror images mean the same; by default decided from the data's name and classes.
+        val: the part of each class that is held out, where the data comes without a split; a fifth by default.
+        largest: pixels a side at most for so many images, where `size` says nothing.
+        channels: 1 for grey images, 3 for colour; by default what they have.
         track: shows how far reading is.
         say: is told what takes long to begin.
 
@@ -150,16 +167,29 @@ def load(
     """
     if size is not None and not SMALLEST_IMAGE <= size <= LARGEST_IMAGE:
         raise UserError(f"--size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, not {size}.")
-    return prepared(_find(source, size, track, say), seed, size, flips)
+    if val is not None:
+        check_part(val)
+    found = _find(source, Wanted(size, largest, channels), track, say)
+    return prepared(found, seed, size, flips, val, channels)
 
 
-def prepared(found: Found, seed: int, size: int | None = None, flips: bool | None = None) -> Data:
+def prepared(
+    found: Found,
+    seed: int,
+    size: int | None = None,
+    flips: bool | None = None,
+    val: float | None = None,
+    channels: int | None = None,
+) -> Data:
     """What a source delivered, checked, split where it has no split, and measured. As `load`."""
     _check_classes(found)
     train, test = found.train, found.test
     if test is None:
-        train, test = _split(found, seed)
-    train, test = _resized(train, size), _resized(test, size)
+        kept, held_out = stratified(train.labels, len(found.classes), HELD_OUT if val is None else val, seed)
+        train, test = train.take(kept), train.take(held_out)
+    elif val is not None:
+        raise UserError(f"{found.name} has images of its own to test with, so that --val has no say; leave it out.")
+    train, test = (_resized(_coloured(split, channels), size) for split in (train, test))
     mean, std = _statistics(train.images)
     return Data(
         name=found.name,
@@ -174,12 +204,12 @@ def prepared(found: Found, seed: int, size: int | None = None, flips: bool | Non
     )
 
 
-def _find(source: str | None, size: int | None, track: Track, say: Callable[[str], None]) -> Found:
+def _find(source: str | None, wanted: Wanted, track: Track, say: Callable[[str], None]) -> Found:
     if source is None or source == DEFAULT:
         return _mnist_5k()
     path = Path(source).expanduser()
     if path.is_dir():
-        return _folder(path, size, track)
+        return _folder(path, wanted, track)
     if path.exists():
         raise UserError(f"{shown(source)} is a file; give a folder that has one sub-folder of images for each class.")
     if source == "fashion-mnist":
@@ -191,7 +221,7 @@ def _find(source: str | None, size: int | None, track: Track, say: Callable[[str
             f"there is no folder {shown(source)}; give a folder that has one sub-folder of images for each class."
         )
     say(f"Looking for the data set {shown(source)} on the Hugging Face hub …")
-    return _hub(source, size, track)
+    return _hub(source, wanted, track)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,7 +237,8 @@ def _mnist_5k() -> Found:
     # Of each image its pixels and then its label. Its own function reads the same file as floats, which takes 4 s.
     rows = np.loadtxt(mnist.DATA_PATH, dtype=np.uint8, delimiter=",")
     images, labels = rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].astype(np.int64)
-    return Found(DEFAULT, tuple("0123456789"), Split(torch.from_numpy(images), torch.from_numpy(labels)), flips=False)
+    digits = Split(torch.from_numpy(images), torch.from_numpy(labels), _numbered("image", len(images)))
+    return Found(DEFAULT, tuple("0123456789"), digits, flips=False)
 
 
 def _fashion_mnist(folder: Path) -> Found:
@@ -217,8 +248,13 @@ def _fashion_mnist(folder: Path) -> Found:
         labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
         if len(images) != len(labels) or labels.max(initial=0) >= len(_FASHION_CLASSES):
             raise UserError(f"the images and labels in {folder} do not belong together; reinstall the data set.")
-        splits.append(Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))))
+        names = _numbered(f"{prefix} image", len(images))
+        splits.append(Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)), names))
     return Found("fashion-mnist", _FASHION_CLASSES, splits[0], splits[1], flips=True)
+
+
+def _numbered(what: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{what} {number}" for number in range(count))
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -240,10 +276,10 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _folder(path: Path, size: int | None, track: Track) -> Found:
+def _folder(path: Path, wanted: Wanted, track: Track) -> Found:
     classes, *splits = folder_rows(path)
     (rows, test_rows), notes = corrected(path, classes, splits)
-    found = _from_rows(_folder_name(path), classes, rows, test_rows, size, track)
+    found = _from_rows(_folder_name(path), classes, rows, test_rows, wanted, track)
     found.notes.extend(notes)
     return found
 
@@ -262,8 +298,8 @@ def folder_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]], list
     # A folder of classes may have one that is called "train"; only with a class level below it is it a split.
     if train is None or (test is None and len(inside) > 1 and not _sub_folders(train)):
         return *_class_folders(path, None), None
-    classes, rows = _class_folders(train, None)
-    return classes, rows, None if test is None else _class_folders(test, classes)[1]
+    classes, rows = _class_folders(train, None, path)
+    return classes, rows, None if test is None else _class_folders(test, classes, path)[1]
 
 
 def _sub_folders(path: Path) -> list[Path]:
@@ -281,8 +317,12 @@ def _folder_name(path: Path) -> str:
     return shown(path.resolve().name) or "images"
 
 
-def _class_folders(path: Path, classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """The folders' names, and rows as a `Dataset` has them. It is none, for that takes no name that is not UTF-8."""
+def _class_folders(
+    path: Path, classes: tuple[str, ...] | None, root: Path | None = None
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """The folders' names, and rows as a `Dataset` has them. It is none, for that takes no name that is not UTF-8.
+
+    Files are called as they are seen from `root`, the data's folder."""
     folders = _sub_folders(path)
     names = tuple(folder.name for folder in folders)
     if classes is None:
@@ -290,7 +330,11 @@ def _class_folders(path: Path, classes: tuple[str, ...] | None) -> tuple[tuple[s
     elif unknown := sorted(set(names) - set(classes)):
         raise UserError(f"{shown(path / unknown[0])} is a class that the training images do not have; remove it.")
     rows = [
-        {"image": {"path": str(file), "bytes": None}, "label": classes.index(folder.name)}
+        {
+            "image": {"path": str(file), "bytes": None},
+            "label": classes.index(folder.name),
+            "name": str(file.relative_to(root or path)),
+        }
         for folder in folders
         for file in sorted(folder.rglob("*"))
         if file.is_file() and not file.name.startswith(".")
@@ -298,7 +342,7 @@ def _class_folders(path: Path, classes: tuple[str, ...] | None) -> tuple[tuple[s
     return classes, rows
 
 
-def _hub(name: str, size: int | None, track: Track) -> Found:
+def _hub(name: str, wanted: Wanted, track: Track) -> Found:
     try:
         import datasets
     except ImportError:
@@ -338,7 +382,7 @@ def _hub(name: str, size: int | None, track: Track) -> Found:
             chosen[split] = rows.map(lambda row: {"label": where[row["label"]]}, features=features)
     classes = tuple(chosen[train].features["label"].names)
     test_rows = None if test is None else chosen[test]
-    return _from_rows(name.replace("/", "-"), classes, chosen[train], test_rows, size, track)
+    return _from_rows(name.replace("/", "-"), classes, chosen[train], test_rows, wanted, track)
 
 
 def _columns(name: str, rows: Any) -> tuple[str, str]:
@@ -356,7 +400,7 @@ def _columns(name: str, rows: Any) -> tuple[str, str]:
 
 
 def _from_rows(
-    name: str, classes: tuple[str, ...], train: Any, test: Any | None, size: int | None, track: Track
+    name: str, classes: tuple[str, ...], train: Any, test: Any | None, wanted: Wanted, track: Track
 ) -> Found:
     found = Found(name, tuple(map(shown, classes)), Split(torch.empty(0), torch.empty(0)))
     splits = [rows for rows in (train, test) if rows is not None]
@@ -369,8 +413,8 @@ def _from_rows(
             f"none of the {sum(map(len, splits)):,} files in {name} is an image that can be read; "
             f"the first: {found.skipped[0]}"
         )
-    channels = max(shape[0] for shape in seen)
-    height, width = _common_size(seen, size, found.notes)
+    channels = wanted.channels or max(shape[0] for shape in seen)
+    height, width = _common_size(seen, wanted, found.notes)
     _must_fit_in_memory(len(seen), (channels, height, width))
     decoded = [
         _decoded(rows, sorted(readable), (channels, height, width), found.skipped, track)
@@ -417,6 +461,7 @@ def _decoded(
     channels, size = shape[0], (shape[1], shape[2])
     images = torch.empty(len(readable), *shape, dtype=torch.uint8)
     labels: list[int] = []
+    names: list[str] = []
     pixels = images.numpy()
     for index in track(readable, "reading images", len(readable)):
         row = rows[index]
@@ -427,26 +472,28 @@ def _decoded(
             else:
                 pixels[len(labels)] = decode_image(entry["bytes"], _row_name(row, index), channels, size)
             labels.append(row["label"])
+            names.append(shown(row.get("name") or _row_name(row, index)))
         except UserError as reason:
             skipped.append(shown(str(reason)))
-    return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64))
+    return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64), tuple(names))
 
 
-def _common_size(shapes: Sequence[tuple[int, int, int]], size: int | None, notes: list[str]) -> tuple[int, int]:
+def _common_size(shapes: Sequence[tuple[int, int, int]], wanted: Wanted, notes: list[str]) -> tuple[int, int]:
     """(H, W) for all images: what they have, if that is one moderate size; else a square of their median."""
-    sizes = {shape[1:] for shape in shapes}
+    sizes, size = {shape[1:] for shape in shapes}, wanted.size
     if size is not None:
         if sizes != {(size, size)}:
             notes.append(f"Images are scaled to {size}×{size} pixels and cropped at the centre, as --size says.")
         return size, size
+    largest = wanted.largest(len(shapes))
     if len(sizes) == 1:
         height, width = next(iter(sizes))
-        if min(height, width) >= SMALLEST_IMAGE and max(height, width) <= LARGEST_INFERRED_SIDE:
+        if min(height, width) >= SMALLEST_IMAGE and max(height, width) <= largest:
             return height, width
     median = int(np.median([min(shape[1:]) for shape in shapes]))
-    side = max(SMALLEST_IMAGE, min(LARGEST_INFERRED_SIDE, median))
-    smallest, largest = min(sizes), max(sizes)
-    range_ = f"{smallest[0]}×{smallest[1]}" + ("" if len(sizes) == 1 else f" to {largest[0]}×{largest[1]}")
+    side = max(SMALLEST_IMAGE, min(largest, median))
+    least, most = min(sizes), max(sizes)
+    range_ = f"{least[0]}×{least[1]}" + ("" if len(sizes) == 1 else f" to {most[0]}×{most[1]}")
     notes.append(
         f"Images are {range_} pixels; they are scaled to {side}×{side} and cropped at the centre (--size changes it)."
     )
@@ -512,21 +559,11 @@ def _check_classes(found: Found) -> None:
         raise UserError(f"the test images of {found.name} are missing or unreadable; add some, or remove their folder.")
 
 
-def _split(found: Found, seed: int) -> tuple[Split, Split]:
-    """Training and held-out images: of each class the same part, chosen by the seed, and shuffled."""
-    draw = torch.Generator().manual_seed(seed)
-    held_out, kept = [], []
-    for label in range(len(found.classes)):
-        rows = (found.train.labels == label).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=draw)]
-        count = min(len(rows) - 1, max(1, round(HELD_OUT * len(rows))))
-        held_out.append(rows[:count])
-        kept.append(rows[count:])
-    train, test = (torch.cat(rows) for rows in (kept, held_out))
-    return (
-        found.train.take(train[torch.randperm(len(train), generator=draw)]),
-        found.train.take(test[torch.randperm(len(test), generator=draw)]),
-    )
+def _coloured(split: Split, channels: int | None) -> Split:
+    """With so many channels; only sources that are arrays, which are grey, still have another number here."""
+    if channels is None or split.images.shape[1] == channels:
+        return split
+    return Split(split.images[:, :1].expand(-1, channels, -1, -1).contiguous(), split.labels, split.names)
 
 
 def _resized(split: Split, size: int | None) -> Split:
@@ -539,7 +576,7 @@ def _resized(split: Split, size: int | None) -> Split:
         resize(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False).round().byte()
         for part in torch.split(split.images, 1024)
     ]
-    return Split(torch.cat(images), split.labels)
+    return Split(torch.cat(images), split.labels, split.names)
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -556,9 +593,12 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _mirrors_mean_the_same(found: Found) -> bool:
-    """Not for characters: a mirrored 2 is no 2. They are told by one-character class names, or by the data's name."""
+    """Not for characters: a mirrored 2 is no 2. They are told by class names of one character or with words such as
+    "digit" in them, of which a quarter of the classes is enough, or by the data's name."""
     if found.flips is not None:
         return found.flips
-    characters = sum(len(name) == 1 or name.isdigit() for name in found.classes)
-    names = ("mnist", "svhn", "digit", "letter", "char", "sign", "omniglot")
-    return characters <= len(found.classes) // 2 and not any(name in found.name.lower() for name in names)
+    words = ("mnist", "svhn", "digit", "letter", "char", "sign", "omniglot")
+    characters = sum(
+        len(name) == 1 or name.isdigit() or any(word in name.lower() for word in words[2:5]) for name in found.classes
+    )
+    return characters < max(2, len(found.classes) / 4) and not any(word in found.name.lower() for word in words)

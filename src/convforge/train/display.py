@@ -68,10 +68,10 @@ class Display:
             rate=f"{progress.seen / max(progress.seconds, 1e-9):,.0f}",
         )
 
-    def epoch(self, metrics: dict[str, float], epochs: int) -> None:
+    def epoch(self, metrics: dict[str, float], epochs: int, best: bool) -> None:
         number = f"{metrics['epoch']:{len(str(epochs))}.0f}"
         self.say(
             f"epoch {number}/{epochs}   loss {metrics['train_loss']:.3f}   accuracy {metrics['train_accuracy']:6.1%}   "
             f"held out: loss {metrics['test_loss']:.3f}, accuracy {metrics['test_accuracy']:6.2%}   "
-            f"{metrics['images_per_second']:,.0f} images/s"
+            f"{metrics['images_per_second']:,.0f} images/s" + ("   best so far" if best else "")
         )

@@ -14,8 +14,8 @@ from ..models.checkpoint import read_json
 from ..shown import shown
 from ..spec import ceil_div
 from . import data as labelled
+from .folder import CONFIG
 from .options import Options
-from .run import CONFIG
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,18 @@ def held_out(
     wanted = Options.from_dict(options, str(Path(run) / CONFIG))
     if wanted.task != "classes":
         raise UserError(f"{shown(run)} did not learn classes, so there are no images of which the class is known.")
-    data = labelled.load(wanted.data, seed=wanted.seed, size=wanted.size, flips=wanted.flips, track=track, say=say)
+    largest = wanted.largest or labelled.LARGEST_INFERRED_SIDE
+    data = labelled.load(
+        wanted.data,
+        seed=wanted.seed,
+        size=wanted.size,
+        flips=wanted.flips,
+        val=wanted.val,
+        largest=lambda _: largest,
+        channels=wanted.channels,
+        track=track,
+        say=say,
+    )
     if data.fingerprint() != facts.get("fingerprint"):
         raise UserError(f"the images of {data.name} are not those that {shown(run)} has learned from.")
     every = ceil_div(len(data.test), most)

@@ -23,13 +23,15 @@ from torch import Tensor, nn
 
 from ..learned.film import first_convolution
 from ..spec import ceil_div
+from .evaluation import at_a_time
 
 STAGES = ("early", "middle", "deep")
 SAMPLES = 6
 MAPS_PER_LAYER = 4
 MISTAKES = 24
+UNSURE = 12
+_UNSURE_BELOW = 0.5  # of lead; beyond it nobody would call the network unsure
 KERNELS = 64
-_BATCH = 256
 
 # The longest side, in pixels, that images and maps are embedded with; larger ones are averaged down.
 _IMAGE_SIDE = 96
@@ -56,13 +58,15 @@ _FOLLOWS_A_CONVOLUTION = (
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that got the wrong class: uint8 `(C, H, W)`, class indices, and the probabilities of both."""
+    """A test image and what was said of it: uint8 `(C, H, W)`, class indices, the probabilities of both, and what to
+    call it. Of one that was recognised both classes are the same."""
 
     image: NDArray[np.uint8]
     true: int
     predicted: int
     probability: float
     probability_of_true: float
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,19 @@ class FeatureMaps:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Everything that `collect` found. `confusion[t, p]` counts test images of class t that were taken for p; kernels
-    are `(K, C, k, k)`, before and after learning; `samples`, uint8 `(N, C, H, W)`, are the images of the maps."""
+    """Everything that `collect` found. `confusion[t, p]` counts test images of class t that were taken for p; `unsure`
+    are images with the smallest lead of what was said over the next class; kernels are `(K, C, k, k)`, before and after
+    learning; `samples`, uint8 `(N, C, H, W)`, are the images of the maps; `probabilities` are of every image."""
 
     confusion: NDArray[np.int64]
     mistakes: tuple[Mistake, ...] = ()
+    unsure: tuple[Mistake, ...] = ()
     kernels_before: NDArray[np.float32] | None = None
     kernels_after: NDArray[np.float32] | None = None
     samples: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 1, 1, 1), np.uint8))
     sample_labels: tuple[int, ...] = ()
     layers: tuple[FeatureMaps, ...] = ()
+    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 1), np.float32))
 
 
 def collect(
@@ -102,6 +109,7 @@ def collect(
     normalise: Callable[[Tensor], Tensor],
     classes: int,
     kernels_before: NDArray[np.float32] | None = None,
+    names: Sequence[str] = (),
 ) -> Pictures:
     """Run the test images through the model, and keep what the report shows.
 
@@ -112,6 +120,7 @@ def collect(
         normalise: makes of a uint8 batch what the model is fed.
         classes: how many classes there are.
         kernels_before: `first_kernels(model)` from before training.
+        names: what to call each image.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> images, labels = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8), torch.arange(10) % 2
@@ -125,7 +134,9 @@ def collect(
     chosen = _samples(probabilities, truth)
     return Pictures(
         confusion=confusion_matrix(truth, guesses, classes),
-        mistakes=worst_mistakes(images, probabilities, truth),
+        mistakes=worst_mistakes(images, probabilities, truth, names=names),
+        unsure=most_unsure(images, probabilities, truth, names=names),
+        probabilities=probabilities,
         kernels_before=kernels_before,
         kernels_after=first_kernels(model),
         samples=images[chosen].cpu().numpy(),
@@ -155,7 +166,8 @@ def _looking(model: nn.Module) -> Iterator[None]:
 def class_probabilities(model: nn.Module, images: Tensor, normalise: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
     """Softmax of the logits for raw images `(N, C, H, W)`: `(N, classes)`, in batches that fit in memory."""
     with _looking(model):
-        found = [model(normalise(batch)).float().softmax(1).cpu() for batch in torch.split(images, _BATCH)]
+        parts = torch.split(images, at_a_time(images))
+        found = [model(normalise(batch)).float().softmax(1).cpu() for batch in parts]
     result: NDArray[np.float32] = torch.cat(found).numpy()
     return result
 
@@ -171,21 +183,50 @@ def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], classes: int)
 
 
 def worst_mistakes(
-    images: Tensor, probabilities: NDArray[np.float32], truth: NDArray[np.int64], count: int = MISTAKES
+    images: Tensor,
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    count: int = MISTAKES,
+    names: Sequence[str] = (),
 ) -> tuple[Mistake, ...]:
     """The images that the network got wrong, those it was most certain of first."""
     guesses = probabilities.argmax(1)
     wrong = np.flatnonzero(guesses != truth)
     order = wrong[np.argsort(-probabilities[wrong, guesses[wrong]], kind="stable")][:count]
-    return tuple(
-        Mistake(
-            image=images[int(i)].cpu().numpy(),
-            true=int(truth[i]),
-            predicted=int(guesses[i]),
-            probability=float(probabilities[i, guesses[i]]),
-            probability_of_true=float(probabilities[i, truth[i]]),
-        )
-        for i in order
+    return tuple(_said(images, probabilities, truth, int(i), names) for i in order)
+
+
+def most_unsure(
+    images: Tensor,
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    count: int = UNSURE,
+    names: Sequence[str] = (),
+) -> tuple[Mistake, ...]:
+    """The images, recognised or not, for which the first class has the smallest lead over the second."""
+    if probabilities.shape[1] < 2 or not len(probabilities):
+        return ()
+    ranked = np.sort(probabilities, axis=1)
+    lead = np.nan_to_num(ranked[:, -1] - ranked[:, -2])
+    order = np.argsort(lead, kind="stable")[:count]
+    return tuple(_said(images, probabilities, truth, int(i), names) for i in order if lead[i] < _UNSURE_BELOW)
+
+
+def _said(
+    images: Tensor,
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    i: int,
+    names: Sequence[str],
+) -> Mistake:
+    guess = int(probabilities[i].argmax())
+    return Mistake(
+        image=images[i].cpu().numpy(),
+        true=int(truth[i]),
+        predicted=guess,
+        probability=float(probabilities[i, guess]),
+        probability_of_true=float(probabilities[i, truth[i]]),
+        name=names[i] if names else "",
     )
 
 

@@ -21,7 +21,8 @@ from ..errors import UserError
 from ..files import write_atomically
 from ..learned.namer import name_kernels, split
 from . import charts, pictures
-from .pictures import Pictures
+from .pictures import Mistake, Pictures
+from .scores import class_scores
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -199,7 +200,8 @@ def _view(report: Report) -> dict[str, Any]:
         "kernels": _kernels(report.pictures),
         "feature_maps": _feature_maps(report),
         "confusion": _confusion(report),
-        "mistakes": _mistakes(report),
+        "mistakes": _named(report, report.pictures.mistakes),
+        "unsure": _named(report, report.pictures.unsure),
         "skipped": list(report.skipped)[:_SKIPPED],
         "skipped_more": max(0, len(report.skipped) - _SKIPPED),
         "plan_text": report.plan if isinstance(report.plan, str) else None,
@@ -303,8 +305,7 @@ def _confusion(report: Report) -> dict[str, Any] | None:
     counts, names = report.pictures.confusion, report.classes
     if not counts.sum():
         return None
-    totals, guessed = counts.sum(1), counts.sum(0)
-    share = counts / totals.clip(1)[:, np.newaxis]
+    share = counts / counts.sum(1).clip(1)[:, np.newaxis]
     off = counts - np.diag(np.diag(counts))
     order = [divmod(int(i), len(names)) for i in np.argsort(-off, axis=None, kind="stable")[:_PAIRS]]
     pairs = [
@@ -313,14 +314,8 @@ def _confusion(report: Report) -> dict[str, Any] | None:
         if off[t, p]
     ]
     by_class = [
-        {
-            "name": name,
-            "images": int(totals[i]),
-            "found": float(share[i, i]) if totals[i] else None,
-            "correct": float(counts[i, i] / guessed[i]) if guessed[i] else None,
-            "taken_for": names[int(off[i].argmax())] if off[i].any() else None,
-        }
-        for i, name in enumerate(names)
+        {"score": score, "taken_for": names[int(off[i].argmax())] if off[i].any() else None}
+        for i, score in enumerate(class_scores(counts, names))
     ]
     small = len(names) <= _CLASSES_IN_TABLE
     return {
@@ -336,14 +331,16 @@ def _confusion(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _mistakes(report: Report) -> list[dict[str, Any]]:
+def _named(report: Report, images: Sequence[Mistake]) -> list[dict[str, Any]]:
     return [
         {
-            "picture": pictures.data_uri(pictures.draw_image(mistake.image)),
-            "true": report.classes[mistake.true],
-            "predicted": report.classes[mistake.predicted],
-            "probability": mistake.probability,
-            "probability_of_true": mistake.probability_of_true,
+            "picture": pictures.data_uri(pictures.draw_image(image.image)),
+            "file": image.name,
+            "true": report.classes[image.true],
+            "predicted": report.classes[image.predicted],
+            "right": image.true == image.predicted,
+            "probability": image.probability,
+            "probability_of_true": image.probability_of_true,
         }
-        for mistake in report.pictures.mistakes
+        for image in images
     ]

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import shlex
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import strftime
 from typing import Any
 
 import torch
@@ -20,24 +14,27 @@ from torch import nn
 
 from ..errors import UserError
 from ..files import write_atomically
-from ..models import families
-from ..models.checkpoint import WEIGHTS, Architecture, read_json, to_json
+from ..models import families, own
+from ..models.checkpoint import ARCHITECTURE, Architecture, read_architecture, read_json, to_json
 from ..planning import plan
 from ..planning.table import as_short_table, short_sums
 from ..shown import shown
-from ..spec import ceil_div
 from . import data as labelled
-from . import exemplar, twin
+from . import defaults, events, exemplar, folder, precision, telling, twin
 from .data import Data
 from .display import Display
-from .loop import Settings, Stop, fit, normalise, steps_per_epoch
+from .evaluation import normalise
+from .folder import CONFIG, REPORT, SKIPPED, how_to_continue
+from .loop import Learned, Settings, Watcher, fit, steps_per_epoch
 from .options import Options
-from .state import STATE, Progress
+from .scores import ClassScore
+from .starting import Start, start_of
+from .stop import Stop
 from .twin import Measured
 
-CONFIG, REPORT, SKIPPED = "config.json", "report.html", "skipped.txt"
-_SHOWN_SKIPPED = 5
-_IMAGES_WHEN_STOPPED = 500  # that the report of a stopped run looks at: nobody waits long for it
+__all__ = ["Result", "how_to_continue", "train"]
+
+_PIXELS_WHEN_STOPPED = 2**22  # that the report of a stopped run looks at: nobody waits long for it
 
 
 @dataclass(frozen=True)
@@ -48,22 +45,28 @@ class Result:
         folder: where everything was written.
         finished: False if it was stopped before its last epoch; `convforge train --resume FOLDER` continues it.
         epochs: the metrics of each epoch, as in metrics.jsonl.
+        best_epoch: the one whose weights are kept: that with the lowest held-out loss; 0 before the first.
         network: what the trained network costs and gives; None if the run was stopped before that was measured.
         dense_twin: the same of the fully connected one, where that was asked for.
         skipped: how many files could not be used.
+        classes: precision, recall and F1 of each class, on the held-out images.
+        sentences: why it ended, what is kept, and whether more epochs would help.
     """
 
     folder: Path
     finished: bool
     epochs: tuple[dict[str, float], ...]
+    best_epoch: int
     network: Measured | None
     dense_twin: Measured | None
     skipped: int
+    classes: tuple[ClassScore, ...] = ()
+    sentences: tuple[str, ...] = ()
 
     @property
     def test_accuracy(self) -> float | None:
-        """From 0 to 1, on the held-out images, after the last whole epoch; None before the first."""
-        return self.epochs[-1]["test_accuracy"] if self.epochs else None
+        """From 0 to 1, on the held-out images, of the weights that are kept; None before the first whole epoch."""
+        return self.epochs[(self.best_epoch or len(self.epochs)) - 1]["test_accuracy"] if self.epochs else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -75,10 +78,11 @@ class Result:
 
 
 def train(options: Options | None = None, console: Console | None = None, stop: Stop | None = None) -> Result:
-    """Learn to classify images, and write a run folder with checkpoint, metrics and report.
+    """Learn to classify images, and write a run folder with checkpoints, metrics, predictions and a report.
 
     Args:
-        options: what to learn from, and how; by default MNIST-5k with a small VGG.
+        options: what to learn from, and how; by default MNIST-5k with a small VGG. What they leave open is chosen from
+            the data.
         console: where to print; by default nowhere.
         stop: ask it to stop the run at the next batch; Ctrl-C does. A second Ctrl-C raises `KeyboardInterrupt`.
 
@@ -88,59 +92,114 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     result = train(Options(size=8, epochs=1, batch=500, out=folder, name="quick"))
-    ...     sorted(path.name for path in result.folder.iterdir())
-    ['architecture.json', 'config.json', 'film.safetensors', 'metrics.jsonl', 'model.safetensors', 'report.html']
+    ...     print(*sorted(path.name for path in result.folder.iterdir()))
+    architecture.json config.json film.safetensors last metrics.jsonl model.safetensors predictions.csv report.html
     """
     options = options or Options()
     display = Display(console or Console(quiet=True))
     config: dict[str, Any] | None = None
+    start: Start | None = None
     if options.resume is not None:
-        options, config = _stored(Path(options.resume), options.threads)
+        options, config = folder.stored(Path(options.resume), options.threads, options.epochs)
     else:
-        options = replace(options, data=_place(options.data))
-        if options.name is not None:
-            _must_be_free(Path(options.out).expanduser() / options.name)
+        options = replace(options, data=folder.place(options.data), start=folder.place(options.start))
+        start = _known_beforehand(options)
     with _threads(options.threads), torch.random.fork_rng(devices=[]):
-        data = _load(options, display)
-        _describe(display, data, options)
+        data, options = _load(options, start, display)
+        telling.describe(display, data)
         fingerprint = data.fingerprint()
         if config is not None and config["data"]["fingerprint"] != fingerprint:
             raise UserError(
                 f"the images of {data.name} are not those that {options.resume} has learned from; start a new run."
             )
-        architecture = _architecture(options.model, data, options.task)
-        torch.manual_seed(options.seed)
-        model = architecture.build()
-        if options.task == "exemplar":
-            exemplar.quieten(model)
+        options = defaults.chosen(options, data)
+        telling.describe_choices(display, data, options)
+        architecture, model = _network(options, data, start, display)
         counted = plan(model, architecture.input_shape)
         display.console.print(as_short_table(counted))
         display.say("\n".join(["", *short_sums(counted), ""]))
         if config is None:
-            config = _config(options, data, fingerprint)
-        folder = _new_folder(options, data, config) if options.resume is None else Path(options.resume)
+            config = folder.configuration(options, data, fingerprint)
+        place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
+        if options.resume is not None and read_json(place / CONFIG) != config:
+            write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
         if data.skipped:
-            write_atomically(folder / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
+            write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
         try:
-            return _learn(options, data, architecture, model, counted, folder, config, display, stop or Stop())
+            return _learn(options, data, architecture, model, counted, place, config, display, stop or Stop())
         except KeyboardInterrupt:
-            display.say(f"\nLeft at once; what was written before is in {shown(folder)}. {how_to_continue(folder)}")
+            display.say(f"\nLeft at once; what was written before is in {shown(place)}. {how_to_continue(place)}")
             raise
 
 
-def how_to_continue(folder: Path) -> str:
-    """A sentence for who has stopped the run in `folder`."""
-    return f"Continue with: convforge train --resume {shlex.quote(shown(folder))}"
+def _known_beforehand(options: Options) -> Start | None:
+    """Whatever can go wrong before there is an image does so here: nobody waits for 10,000 of them to hear of it."""
+    if options.name is not None:
+        folder.must_be_free(Path(options.out).expanduser() / options.name)
+    if options.model is not None:
+        if own.is_callable(options.model):
+            own.trust(options.model)
+        families.check(options.model)
+    precision.check(options.precision)
+    events.check(options.tensorboard)
+    return start_of(options)
 
 
-def _load(options: Options, display: Display) -> Data:
+def _load(options: Options, start: Start | None, display: Display) -> tuple[Data, Options]:
+    """The data, and the options with the size that was chosen for it."""
     if options.task == "exemplar":
-        return exemplar.load(
+        found = exemplar.load(
             options.data, seed=options.seed, size=options.size, flips=options.flips, track=display.track
         )
-    return labelled.load(
-        options.data, seed=options.seed, size=options.size, flips=options.flips, track=display.track, say=display.say
+        return found, options
+    sides: list[int] = []
+
+    def largest(images: int) -> int:
+        sides.append(options.largest or defaults.largest_side(images))
+        return sides[-1]
+
+    found = labelled.load(
+        options.data,
+        seed=options.seed,
+        size=options.size,
+        flips=options.flips,
+        val=options.val,
+        largest=largest,
+        channels=options.channels or _channels(options, start),
+        track=display.track,
+        say=display.say,
     )
+    return found, replace(
+        options, largest=sides[0] if sides else options.largest, channels=options.channels or _channels(options, start)
+    )
+
+
+def _channels(options: Options, start: Start | None) -> int | None:
+    """How many channels the images must have for the network; None where it takes them as they are."""
+    if start is not None and start.of is not None:
+        return start.of.input_shape[0]
+    return 3 if start is not None or (options.model or "").startswith("torchvision:") else None
+
+
+def _network(options: Options, data: Data, start: Start | None, display: Display) -> tuple[Architecture, nn.Module]:
+    """What learns: freshly initialised, with the weights that it starts from. A run that is continued gets its own
+    weights later, and is what its architecture.json says."""
+    described = Path(options.resume or "") / ARCHITECTURE
+    if options.resume is not None and described.exists():
+        architecture = read_architecture(described)
+    else:
+        if options.resume is not None:
+            start = start_of(replace(options, model=None if options.start else options.model))
+        architecture = _architecture(str(options.model), data, options.task)
+        if start is not None:
+            architecture = start.architecture(architecture)
+    torch.manual_seed(options.seed)
+    model = architecture.build()
+    if start is not None:
+        display.say(start.give(model, data.classes))
+    elif options.task == "exemplar":
+        exemplar.quieten(model)
+    return architecture, model
 
 
 def _learn(
@@ -149,7 +208,7 @@ def _learn(
     architecture: Architecture,
     model: nn.Module,
     counted: Any,
-    folder: Path,
+    place: Path,
     config: dict[str, Any],
     display: Display,
     stop: Stop,
@@ -157,28 +216,60 @@ def _learn(
     from .pictures import first_kernels
 
     kernels_before = first_kernels(model)
-    settings = Settings(options.epochs, options.batch, options.learning_rate, options.seed, options.augment)
+    settings = _settings(options)
     dense: Measured | None = None
     with stop.listening(display.say):
-        progress = _fit(model, data, architecture, settings, folder, display, stop)
-        network = twin.measure(options.model, model, data, options.batch, progress.epochs, stop)
+        with events.watching(place, display, options.tensorboard) as watcher:
+            learned = _fit(model, data, architecture, settings, place, display, watcher, stop)
+        progress = learned.progress
+        network = twin.measure(model, architecture, data, settings.batch, progress.epochs, stop)
         if options.dense_twin and not stop.asked:
             display.say("\nNow its fully connected twin, on the same images:")
-            dense = _dense_twin(data, settings, folder, display, stop)
+            dense = _dense_twin(data, settings, place, display, stop)
     if network is not None and dense is not None:
         display.console.print(twin.as_table([network, dense]))
     finished = network is not None and (dense is not None or not options.dense_twin)
-    result = Result(folder, finished, tuple(progress.epochs), network, dense, len(data.skipped))
-    _write_report(result, options, config, data, model, counted, kernels_before)
+    result = Result(
+        place,
+        finished,
+        tuple(progress.epochs),
+        progress.best,
+        network,
+        dense,
+        len(data.skipped),
+        sentences=tuple(telling.outcome(learned, place)) if finished else (),
+    )
+    result = _write_report(result, options, architecture, config, data, model, counted, kernels_before)
     if finished:
-        _remove_states(folder)
+        folder.remove_states(place)
     return result
 
 
-def _remove_states(folder: Path) -> None:
-    # The run's own state first: it decides whether there is anything to resume, the twin's included.
-    for state in (folder / STATE, folder / twin.FOLDER / STATE):
-        state.unlink(missing_ok=True)
+def _settings(options: Options) -> Settings:
+    """Of options that `defaults.chosen` has completed."""
+    epochs, augment = options.epochs, options.augment
+    assert epochs is not None
+    assert isinstance(augment, str)
+    assert options.batch is not None
+    assert options.passes is not None
+    assert options.lr is not None
+    assert options.patience is not None
+    assert options.weight_decay is not None
+    assert options.label_smoothing is not None
+    return Settings(
+        epochs=epochs,
+        batch=options.batch,
+        lr=options.lr,
+        seed=options.seed,
+        augment=augment,
+        passes=options.passes,
+        patience=options.patience,
+        weight_decay=options.weight_decay,
+        label_smoothing=options.label_smoothing,
+        balance=options.balance,
+        frozen=max(1, epochs // 5) if options.freeze else 0,
+        bf16=options.precision == "bf16",
+    )
 
 
 def _fit(
@@ -186,24 +277,28 @@ def _fit(
     data: Data,
     architecture: Architecture,
     settings: Settings,
-    folder: Path,
+    place: Path,
     display: Display,
+    watcher: Watcher,
     stop: Stop,
-) -> Progress:
-    with display.learning(steps_per_epoch(len(data.train), settings.batch) * settings.epochs):
-        return fit(model, data, architecture, settings, folder, display, stop)
+) -> Learned:
+    with display.learning(steps_per_epoch(len(data.train) * settings.passes, settings.batch) * settings.epochs):
+        return fit(model, data, architecture, settings, place, watcher, stop)
 
 
-def _dense_twin(data: Data, settings: Settings, folder: Path, display: Display, stop: Stop) -> Measured | None:
+def _dense_twin(data: Data, settings: Settings, place: Path, display: Display, stop: Stop) -> Measured | None:
     architecture = _architecture("dense", data)
     torch.manual_seed(settings.seed)
     model = architecture.build()
-    progress = _fit(model, data, architecture, settings, folder / twin.FOLDER, display, stop)
-    return twin.measure("dense", model, data, settings.batch, progress.epochs, stop)
+    settings = replace(settings, frozen=0)
+    learned = _fit(model, data, architecture, settings, place / twin.FOLDER, display, display, stop)
+    return twin.measure(model, architecture, data, settings.batch, learned.progress.epochs, stop)
 
 
-def _architecture(family: str, data: Data, task: str = "classes") -> Architecture:
-    arguments = families.default_arguments(family, data.input_shape)
+def _architecture(model: str, data: Data, task: str = "classes") -> Architecture:
+    family, arguments = families.named(model)
+    if family in ("vgg", "resnet", "dense"):
+        arguments = families.default_arguments(family, data.input_shape)
     if task == "exemplar":
         arguments |= {name: value for name, value in exemplar.NETWORK.items() if name in arguments}
     return Architecture(
@@ -227,156 +322,68 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The folder of a run
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _new_folder(options: Options, data: Data, config: dict[str, Any]) -> Path:
-    """A folder that was not there before, for runs are never overwritten. It comes with its configuration, in one step:
-    whatever stops the run, the name is either free or that of a run that can be resumed."""
-    out = Path(options.out).expanduser()
-    if options.name is not None:
-        wanted = [options.name]
-    else:
-        # File systems take names of 255 bytes, and a character has up to four.
-        stem = re.sub(r"[^\w.-]+", "-", f"{data.name[:48]}-{options.model}-{strftime('%Y%m%d-%H%M%S')}")
-        wanted = [stem] + [f"{stem}-{number}" for number in range(2, 100)]
-    folder = out / wanted[0]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".new-run-") as place:
-            begun = Path(place) / "run"
-            begun.mkdir()
-            write_atomically(begun / CONFIG, to_json(config))
-            for name in wanted:
-                folder = out / name
-                if not os.path.lexists(folder):
-                    return begun.rename(folder)
-    except OSError as reason:
-        raise UserError(
-            f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
-        ) from reason
-    raise _taken(out / wanted[0])
-
-
-def _must_be_free(folder: Path) -> None:
-    if os.path.lexists(folder):
-        raise _taken(folder)
-
-
-def _taken(folder: Path) -> UserError:
-    return UserError(
-        f"{folder} is there already and is not overwritten; choose another --name, or continue it with "
-        f"--resume {folder}."
-    )
-
-
-def _place(source: str | None) -> str | None:
-    """The data's place spelled out, so that a run resumes alike from any folder, and lists the same skipped files."""
-    if source is None or source == labelled.DEFAULT or not Path(source).expanduser().exists():
-        return source
-    return str(Path(source).expanduser().resolve())
-
-
-def _config(options: Options, data: Data, fingerprint: str) -> dict[str, Any]:
-    return {
-        "options": replace(options, threads=torch.get_num_threads()).to_dict(),
-        "data": {"name": data.name, "fingerprint": fingerprint, **_facts(data)},
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-    }
-
-
-def _stored(folder: Path, threads: int | None) -> tuple[Options, dict[str, Any]]:
-    """The options that a run was started with, and its whole configuration."""
-    config = read_json(folder / CONFIG)
-    options, data = config.get("options"), config.get("data")
-    if not isinstance(options, dict) or not isinstance(data, dict) or not isinstance(data.get("fingerprint"), str):
-        raise UserError(f"{folder / CONFIG} was not written by convforge train; give --resume the folder of a run.")
-    if not (folder / STATE).exists() and (folder / WEIGHTS).exists():
-        _remove_states(folder)  # it may have been killed between the two
-        raise UserError(f"{folder} is finished; there is nothing to resume. Start a new run for more epochs.")
-    found = Options.from_dict(options, str(folder / CONFIG))
-    return replace(found, resume=str(folder), threads=threads or found.threads), config
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What is said
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _facts(data: Data) -> dict[str, object]:
-    return {
-        "classes": len(data.classes),
-        "training images": len(data.train),
-        "held-out images": len(data.test),
-        "image shape": "×".join(map(str, data.input_shape)),
-    }
-
-
-def _describe(display: Display, data: Data, options: Options) -> None:
-    shape = "×".join(map(str, data.input_shape))
-    shown = ", ".join(data.classes[:10]) + (", …" if len(data.classes) > 10 else "")
-    display.say(
-        f"{data.name}: {len(data.train):,} images to learn from, {len(data.test):,} held out, each {shape}; "
-        f"{len(data.classes)} classes: {shown}."
-    )
-    for note in data.notes:
-        display.say(note)
-    if options.augment:
-        mirrored = "mirrored" if data.flips else "not mirrored"
-        display.say(f"Training images are turned, scaled and shifted a little, {mirrored} (--no-augment leaves them).")
-    if data.skipped:
-        display.say(f"Skipped {len(data.skipped):,} files that cannot be used:")
-        for sentence in data.skipped[:_SHOWN_SKIPPED]:
-            display.say(f"  {sentence}")
-        if len(data.skipped) > _SHOWN_SKIPPED:
-            display.say(f"  … and {len(data.skipped) - _SHOWN_SKIPPED:,} more, all in {SKIPPED} of the run.")
-
-
 def _write_report(
     result: Result,
     options: Options,
+    architecture: Architecture,
     config: dict[str, Any],
     data: Data,
     model: nn.Module,
     counted: Any,
     kernels_before: Any,
-) -> None:
+) -> Result:
+    """Write report and predictions; the result comes back with what they say of each class."""
+    from . import predictions
     from .pictures import collect
     from .report import Report, write_report
+    from .scores import class_scores
 
-    # Evenly spaced, for they may be sorted by class.
-    every = 1 if result.finished else ceil_div(len(data.test), _IMAGES_WHEN_STOPPED)
-    images = data.test.images[::every]
+    test = data.test if result.finished else _some(data.test)
     pictures = collect(
         model,
-        images,
-        data.test.labels[::every],
-        lambda images: normalise(images, data),
+        test.images,
+        test.labels,
+        lambda images: normalise(images, architecture),
         len(data.classes),
         kernels_before,
+        test.names,
+    )
+    predictions.write(
+        result.folder,
+        test.names or [f"held-out image {number}" for number in range(len(test))],
+        test.labels.numpy(),
+        pictures.probabilities,
+        data.classes,
     )
     stopped_early: bool | str = not result.finished
-    if every > 1:
+    if len(test) < len(data.test):
         stopped_early = (
             "The run was stopped before its last epoch; this is the network as it was then, looked at with "
-            f"{len(images):,} of the {len(data.test):,} held-out images."
+            f"{len(test):,} of the {len(data.test):,} held-out images."
         )
     settings = {name: value for name, value in config["options"].items() if value is not None}
-    settings |= {"lr": options.learning_rate, "threads": torch.get_num_threads()}
+    settings |= {"lr": options.lr, "threads": torch.get_num_threads()}
     report = Report(
         title=shown(result.folder.name),
         classes=data.classes,
         epochs=result.epochs,
         pictures=pictures,
-        data={"data set": data.name, **_facts(data), "skipped files": len(data.skipped)},
+        data={"data set": data.name, **folder.facts(data), "skipped files": len(data.skipped)},
         skipped=data.skipped,
         plan=str(counted),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         comparison=twin.as_rows([result.network, result.dense_twin]) if result.network and result.dense_twin else (),
         # As stored, so that the report of a resumed run is that of an undisturbed one.
         settings={name: shown(value) if isinstance(value, str) else value for name, value in settings.items()},
+        best_epoch=result.best_epoch or None,
         stopped_early=stopped_early,
     )
     write_report(result.folder / REPORT, report)
+    return replace(result, classes=class_scores(pictures.confusion, data.classes))
+
+
+def _some(split: labelled.Split) -> labelled.Split:
+    """Few enough images to look at while somebody waits; evenly spaced, for they may be sorted by class."""
+    pixels = split.images.shape[2] * split.images.shape[3]
+    every = max(1, -(-len(split) * pixels // _PIXELS_WHEN_STOPPED))
+    return split.take(torch.arange(0, len(split), every))

@@ -11,8 +11,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..models.checkpoint import Architecture
 from .data import Data
-from .loop import Stop, evaluate, normalise
+from .evaluation import evaluate, normalise
+from .stop import Stop
 
 FOLDER = "dense-twin"
 
@@ -36,19 +38,24 @@ class Measured:
 
 
 def measure(
-    name: str, model: nn.Module, data: Data, batch: int, epochs: Sequence[Mapping[str, float]], stop: Stop
+    model: nn.Module,
+    architecture: Architecture,
+    data: Data,
+    batch: int,
+    epochs: Sequence[Mapping[str, float]],
+    stop: Stop,
 ) -> Measured | None:
     """Measure a network that was trained for `epochs`; None as soon as `stop` was asked."""
-    train, test = (evaluate(model, split, data, stop) for split in (data.train, data.test))
+    train, test = (evaluate(model, split, architecture, stop) for split in (data.train, data.test))
     if train is None or test is None:
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return Measured(
-        network=name,
+        network=architecture.family,
         parameters=parameters,
         weight_bytes=weight_bytes,
-        training_bytes=4 * weight_bytes + activation_bytes(model, normalise(data.train.images[:batch], data)),
+        training_bytes=4 * weight_bytes + activation_bytes(model, normalise(data.train.images[:batch], architecture)),
         seconds_per_epoch=median(epoch["seconds"] for epoch in epochs) if epochs else None,
         train_accuracy=train[1],
         test_accuracy=test[1],

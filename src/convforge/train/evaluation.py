@@ -1,0 +1,54 @@
+"""What a network makes of images that it is not learning from: its loss and its accuracy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..models.checkpoint import Architecture
+from .data import Data, Split
+from .stop import Stop
+
+_BATCH = 250
+_PIXELS = 2**21  # of a batch: large images are looked at few at a time, so that a stop is answered soon
+
+
+def normalise(images: Tensor, how: Data | Architecture) -> Tensor:
+    """(pixel / 255 − mean) / std of uint8 images (N, C, H, W), in torch's channels_last memory format."""
+    return standardised(images.float().div_(255), how)
+
+
+def standardised(images: Tensor, how: Data | Architecture) -> Tensor:
+    """(value − mean) / std of values from 0 to 1, in torch's channels_last memory format."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (how.mean, how.std))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def at_a_time(images: Tensor) -> int:
+    """How many of these images `(N, C, H, W)` are looked at together."""
+    return max(1, min(_BATCH, _PIXELS // (images.shape[2] * images.shape[3])))
+
+
+def evaluate(
+    model: nn.Module, split: Split, how: Data | Architecture, stop: Stop, weights: Tensor | None = None
+) -> tuple[float, float] | None:
+    """Mean cross-entropy and accuracy (0 to 1) on a split, in eval mode; None as soon as `stop` was asked.
+
+    With `weights`, one a class, the loss is the mean over images weighted by their class.
+    """
+    model.eval()
+    stop.doing = f"these {at_a_time(split.images)} held-out images"
+    loss, right = 0.0, 0
+    total = float(len(split) if weights is None else weights[split.labels].sum())
+    with torch.inference_mode():
+        batches = zip(
+            *(torch.split(part, at_a_time(split.images)) for part in (split.images, split.labels)), strict=True
+        )
+        for images, labels in batches:
+            if stop.asked:
+                return None
+            logits = model(normalise(images, how)).float()
+            loss += float(functional.cross_entropy(logits, labels, weight=weights, reduction="sum"))
+            right += int((logits.argmax(1) == labels).sum())
+    return loss / total, right / len(split)
