@@ -23,7 +23,7 @@ from convforge.images.photographs import photographs
 from convforge.images.read import read_image
 from convforge.models import export
 from convforge.models.checkpoint import Architecture, save
-from convforge.train.loop import normalise
+from convforge.train.evaluation import normalise
 
 CLASSES = tuple(f"class {letter}" for letter in "abcdefg")
 ARCHITECTURE = Architecture("resnet", {}, CLASSES, (3, 48, 40), mean=(0.5, 0.45, 0.4), std=(0.25, 0.3, 0.2))

@@ -96,7 +96,7 @@ def test_what_the_machine_cannot_give_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise failure
 
     monkeypatch.setattr("convforge.models.resolve.resolve", fails)
@@ -109,10 +109,10 @@ def test_what_the_machine_cannot_give_is_one_sentence(
 def test_torchs_own_want_of_memory_is_told_from_other_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wants_too_much(*_: object) -> None:
+    def wants_too_much(*_: object, **__: object) -> None:
         torch.empty(10**15)
 
-    def is_wrong(*_: object) -> None:
+    def is_wrong(*_: object, **__: object) -> None:
         raise RuntimeError("a mistake in the program")
 
     monkeypatch.setattr("convforge.models.resolve.resolve", wants_too_much)

@@ -82,7 +82,7 @@ def test_it_serves_writes_and_says_what_was_decided(place: Path) -> None:
         (("embedded",), "embedded has learned from an embedded data set"),
         (("patches",), "patches has learned without labels"),
         (("gone",), "gone has learned from /none, which is no folder here"),
-        (("pets", "pets"), "pets has no sub-folders"),
+        (("pets", "pets"), "pets has last: name the folder that it has learned from"),
         (("pets", "photos", "--images", "0"), "--images must be 1 or more"),
     ],
 )

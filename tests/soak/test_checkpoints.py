@@ -25,7 +25,7 @@ from convforge.errors import UserError
 from convforge.learned import film
 from convforge.models.checkpoint import ARCHITECTURE, WEIGHTS, Architecture, load, save, to_json
 from convforge.train import Options
-from convforge.train.run import CONFIG, _stored
+from convforge.train.folder import CONFIG, stored
 from convforge.train.state import STATE, Progress, begin, load_state, save_state
 
 from .conftest import Soak
@@ -181,7 +181,8 @@ def targets(tmp_path: Path) -> dict[str, Target]:
         ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds", "images_per_second"),
         1.5,
     )
-    save_state(tmp_path, model, optimizer, Progress(7, [epoch], seen=16, right=3, loss=2.5, seconds=0.5))
+    progress = Progress(7, epochs=[epoch], seen=16, right=3, loss=2.5, seconds=0.5, best=1)
+    save_state(tmp_path, model, optimizer, progress, model.state_dict())
     options = Options("photos", threads=1, name="run").to_dict()
     (tmp_path / CONFIG).write_bytes(to_json({"options": options, "data": {"fingerprint": "0" * 64}, "versions": {}}))
     described = {"film": json.dumps({"layer": "0", "frames": [[0, 0.0], [4, 0.5]]})}
@@ -197,7 +198,7 @@ def targets(tmp_path: Path) -> dict[str, Target]:
         ARCHITECTURE: lambda: load(tmp_path),
         WEIGHTS: lambda: load(tmp_path),
         STATE: lambda: load_state(tmp_path, model, optimizer, tmp_path / ARCHITECTURE),
-        CONFIG: lambda: _stored(tmp_path, None),
+        CONFIG: lambda: stored(tmp_path, None, None),
         film.FILM: read_film,
     }
     assert json.loads((tmp_path / ARCHITECTURE).read_text()).keys() == asdict(DOTS).keys()

@@ -15,6 +15,7 @@ from ..spec import Conv2dSpec, Pair, kernel_extent
 def turned(weight: Tensor, groups: int) -> Tensor:
     """The weight `(C, K/g, k, k)` of a transposed convolution as that of the ordinary one, `(K, C/g, k, k)`.
 
+    >>> import torch
     >>> turned(torch.arange(6.0).reshape(1, 2, 1, 3), 1)[:, 0, 0].tolist()
     [[2.0, 1.0, 0.0], [5.0, 4.0, 3.0]]
     """
@@ -26,6 +27,7 @@ def turned(weight: Tensor, groups: int) -> Tensor:
 def spread(maps: Tensor, stride: Pair) -> Tensor:
     """Maps `(N, C, H, W)` with zeros between their numbers.
 
+    >>> import torch
     >>> spread(torch.ones(1, 1, 1, 2), (1, 3))[0, 0].tolist()
     [[1.0, 0.0, 0.0, 1.0]]
     """
