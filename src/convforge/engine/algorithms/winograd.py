@@ -330,8 +330,9 @@ _OF_L3 = 12 / 20
 """What comes from L3 or goes there."""
 _ASKED_OF_MEMORY = 5 / 7
 """U from memory, where it is asked for while products are summed (Zen 3)."""
-_SEEN_OF_U = _SEEN_OF_V = 0.4
-"""Of the way of U from L3, once a chunk, and of V, once a panel; the rest goes on beside the products (Zen 3 and 5)."""
+_SEEN_OF_U, _SEEN_OF_A_ROW = 0.4, 1 / 15
+"""Of the way of U from L3, once a chunk, and of what L2 has no room for of V, once a panel, where each row of a tile is
+a stream of its own; the rest goes on beside the products (Zen 3, six rows; Zen 5)."""
 OF_MEMORY = 3 / 7
 """Memory that is written for the first time, or comes from beyond L3."""
 _PACKING_OF_L3 = 14 / 20
@@ -391,9 +392,11 @@ def cycles(job: Job, tiled: Tiled, division: Division, weights: Weights, from_me
         first = taps / (asked if from_memory or not in_l3 else l3)
     each = product / division.chunks
     products = max(each, first) + (division.chunks - 1) * (max(each, again) + _SEEN_OF_U * again)
-    v_in_l3 = v_bytes > target.l2_bytes * 3 // 4
+    beyond_l2 = v_bytes - target.l2_bytes * 3 // 4
+    v_in_l3 = beyond_l2 > 0
     if v_in_l3:
-        products += _SEEN_OF_V * v_bytes * division.chunks * own_panels / l3
+        seen = min(1.0, _SEEN_OF_A_ROW * target.tile_rows)
+        products += seen * beyond_l2 * division.chunks * own_panels / l3
     # What does not fill a vector is loaded and stored in parts, four times as slowly: of groups, and of 3 channels.
     few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
     few_inputs = 4 if s.channels < lanes else few
