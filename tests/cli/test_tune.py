@@ -19,6 +19,7 @@ from convforge.engine.geometry import Problem
 from convforge.engine.plan import Job, Pass
 from convforge.engine.prepared import Prepared
 from convforge.engine.select import choose
+from convforge.native import target as targets
 
 LAYER = "8,9x9,12,3x3,padding=1"
 PROBLEM = Problem.of(Conv2dSpec(8, 12, 3, padding=1), 1, (9, 9))
@@ -28,10 +29,13 @@ QUICK = ("--seconds", "0", "--threads", "2")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What is measured goes there, and is not what tests after these know of the machine."""
     monkeypatch.setenv("CONVFORGE_CACHE", str(tmp_path))
     tuned._table.cache_clear()
+    targets.named.cache_clear()
     yield tmp_path
     tuned._table.cache_clear()
+    targets.named.cache_clear()
 
 
 def run(*arguments: str) -> str:
