@@ -339,7 +339,7 @@ _PACKING_OF_L3 = 14 / 20
 """Weights being transformed, where the caches hold the result."""
 _PACKING_OF_MEMORY = 6 / 7
 """The same where it goes to memory."""
-_CYCLES_OF_TAPS, _CYCLES_OF_A_PRODUCT = 25, 1.5
+_CYCLES_OF_TAPS, _CYCLES_A_XI = 25, 1.5
 """Of a vector of taps that becomes U: at all and for each ξ, of which a line comes from L2 to L1 to be written, and
 another one leaves (Zen 5)."""
 
@@ -404,7 +404,7 @@ def cycles(job: Job, tiled: Tiled, division: Division, weights: Weights, from_me
     if v_in_l3:
         total += 2 * v_bytes * division.chunks / l3
     if weights is Weights.KEPT_TAPS:
-        total += (_CYCLES_OF_TAPS + _CYCLES_OF_A_PRODUCT * shape.products) * s.channels * outputs
+        total += (_CYCLES_OF_TAPS + _CYCLES_A_XI * shape.products) * s.channels * outputs
     elif not kept:
         in_caches = in_passing or all_weights * division.splits <= _in_caches(target)
         rate = target.costs.l3 * _PACKING_OF_L3 if in_caches else target.costs.memory * _PACKING_OF_MEMORY
