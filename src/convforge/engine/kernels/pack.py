@@ -10,8 +10,8 @@ The algorithms want channels side by side (to_i = 1). Three cases, told apart at
   neighbour;
 - the source has pixels side by side (NCHW in), or the destination has (NCHW out): V×V blocks, transposed in registers.
   That is log₂V shuffles a vector, against k·k·K/V multiply-adds that each packed vector feeds. Of three channels that
-  come in, the colours of an image, a block would be empty but for three rows, at 10 cycles a pixel (AVX-512), two fifths
-  of MobileNet's first layer: they are interleaved, and layers take the time that they take from NHWC;
+  come in, the colours of an image, a block would be empty but for three rows, at 10 cycles a pixel (AVX-512), which is
+  two fifths of MobileNet's first layer: they are interleaved, and layers take the time that they take from NHWC;
 - anything else (a slice with steps): one by one.
 """
 
