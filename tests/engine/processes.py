@@ -18,7 +18,7 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     variables.setdefault("OMP_NUM_THREADS", "2")
     return subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | variables,
+        env={"PYTHONFAULTHANDLER": "1"} | os.environ | variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -29,7 +29,7 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 def answer(*arguments: str, **variables: str) -> Any:
     """What a program prints as JSON on its last line; it must end well."""
     done = python(*arguments, **variables)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"it ended with {done.returncode}: {done.stderr or 'not a word'}"
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -269,3 +270,18 @@ def test_a_phase_begins_when_the_one_before_is_done(shares: int, openmp: bool) -
     with ThreadPoolExecutor(3) as callers:
         for done in [callers.submit(run) for _ in range(6)]:
             done.result()
+
+
+def test_a_process_ends_while_a_member_of_its_team_looks_for_work(tmp_path: Path) -> None:
+    """Members look for microseconds and then sleep; one whose core is somebody else's looks when Python has ended."""
+    program = """
+import sys
+import numpy as np
+from convforge import Conv2dSpec, engine
+from convforge.native import team
+team._LOOKS = 1 << 60
+x, w = np.ones((1, 3, 9, 9), np.float32), np.ones((20, 3, 3, 3), np.float32)
+y = engine.conv2d(x, w, None, Conv2dSpec(3, 20, 3, padding=1), threads=2)
+print(float(y[0, 0, 4, 4]))
+"""
+    assert answer("-c", program, CONVFORGE_CACHE=str(tmp_path)) == 27.0

@@ -16,6 +16,7 @@ from typing import Any
 from llvmlite import ir
 
 from .ir import I32, I64, PTR, VOID
+from .lasting import for_good
 
 _METH_FASTCALL = 0x80
 
@@ -39,9 +40,8 @@ def builtin(name: str, address: int, wrapper: int) -> Callable[..., int]:
     """
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
-    definition = _Definition(name.encode(), wrapper, _METH_FASTCALL, None)
     # A built-in function looks at its definition until its own end, which may come after that of every module.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(definition))
+    definition = for_good(_Definition(name.encode(), wrapper, _METH_FASTCALL, None))
     made: Callable[..., int] = new(ctypes.addressof(definition), address, None)
     return made
 

@@ -18,6 +18,7 @@ from functools import cache
 from typing import NamedTuple
 
 from ..spec import round_up
+from .lasting import for_good
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _ELF, _RELOCATABLE, _X86_64 = b"\x7fELF\x02\x01\x01", 1, 62
@@ -171,11 +172,8 @@ def linked(files: Sequence[bytes], names: Sequence[str]) -> dict[str, int]:
     base = ctypes.addressof(ctypes.c_char.from_buffer(block))
     if _process().mprotect(ctypes.c_void_p(base), ctypes.c_size_t(size), mmap.PROT_READ | mmap.PROT_EXEC):
         raise OSError(ctypes.get_errno(), "memory cannot be made executable")
-    _blocks.append(block)
+    for_good(block)
     return {name: base + places[name] for name in names}
-
-
-_blocks: list[mmap.mmap] = []  # code is freed with its block, so they are all kept
 
 
 @cache

@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401  what the compiler needs has to do at a fork must not begin during one
 import contextlib
 import hashlib
+import itertools
 import os
 import platform
 import threading
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from ..disk import cache_folder, read_ours, write_ours
 from . import target as targets
 from .builtin import builtin, write_wrapper
+from .lasting import for_good
 from .linker import CannotLink, linked, parted
 from .target import Target
 
@@ -136,10 +138,10 @@ def _jit() -> llvm.LLJIT:
 
     from .compiler import host
 
-    return llvm.create_lljit_compiler(host().create_target_machine(jit=True), use_jit_link=True)
+    return for_good(llvm.create_lljit_compiler(host().create_target_machine(jit=True), use_jit_link=True))
 
 
-_trackers: list[object] = []  # code is freed with its tracker, so they are all kept
+_numbers = itertools.count()
 
 
 def _load_by_llvm(files: Sequence[bytes], kernels: Sequence[str]) -> Code:
@@ -150,8 +152,7 @@ def _load_by_llvm(files: Sequence[bytes], kernels: Sequence[str]) -> Code:
         library = library.add_object_img(part)
     for name in kernels:
         library = library.export_symbol(name)
-    tracker = library.link(_jit(), f"convforge{len(_trackers)}")
-    _trackers.append(tracker)
+    tracker = for_good(library.link(_jit(), f"convforge{next(_numbers)}"))  # its code is freed with it
     return Code({name: tracker[name] for name in kernels})
 
 

@@ -43,6 +43,7 @@ from ..spec import round_up
 from . import runtime
 from . import target as targets
 from .ir import COUNTERS, I32, I64, PTR, VOID, Function, Int, Pointer, Value
+from .lasting import for_good
 from .runtime import compiling
 from .target import Target
 
@@ -428,10 +429,10 @@ class Team:
     """
 
     def __init__(self, threads: int) -> None:
-        self._memory = np.zeros(_TEAM_NUMBERS + COUNTERS, np.int64)
-        first = -(self._memory.ctypes.data // 8) % COUNTERS
-        self._memory[first : first + _TEAM_NUMBERS] = _new_team()
-        self._address = int(self._memory.ctypes.data) + 8 * first
+        memory = for_good(np.zeros(_TEAM_NUMBERS + COUNTERS, np.int64))  # its threads look at it to the end
+        first = -(memory.ctypes.data // 8) % COUNTERS
+        memory[first : first + _TEAM_NUMBERS] = _new_team()
+        self._address = int(memory.ctypes.data) + 8 * first
         self._busy = threading.Lock()
         self._lead_on = runtime.python_function("lead_on", _code()["lead_on"], 4)
         follow = _function("follow", 2)
