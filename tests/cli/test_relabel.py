@@ -54,7 +54,18 @@ def relabel(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["relabel", *arguments])
 
 
-def test_it_serves_writes_and_says_what_was_decided(place: Path) -> None:
+@pytest.mark.parametrize("in_the_background", [False, True])
+def test_it_serves_writes_and_says_what_was_decided(in_the_background: bool, place: Path) -> None:
+    """A shell that is a script has those of its programs ignore Ctrl-C that run in the background."""
+    (place / "photos" / "relabelled.json").unlink(missing_ok=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if in_the_background else signal.default_int_handler)
+    try:
+        _serve_write_and_say(place)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve_write_and_say(place: Path) -> None:
     command = [sys.executable, "-m", "convforge", "relabel", "pets", "--port", "0", "--no-browser", "--images", "3"]
     quiet = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet) as process:

@@ -48,8 +48,9 @@ def main() -> None:
     from oracle import Case, check
 
     from convforge import Conv2dSpec
-    from convforge.native import runtime
+    from convforge.native import runtime, target
 
+    target.current()  # may ask LLVM, whose library takes 160 MB in one piece
     runtime.workspace(1 << 20)
     crowd()
     check(Case(Conv2dSpec(20, 40, 3, padding=1), (9, 9), algorithm="winograd 4×4", exact=False))

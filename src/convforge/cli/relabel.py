@@ -65,7 +65,7 @@ def relabel(
             raise UserError(f"the page needs {package}, which is not installed: pip install 'convforge[see]'.")
     from ..images import decisions
     from ..models.load import load
-    from ..relabel.server import Desk, counted, create_app
+    from ..relabel.server import Desk, create_app
     from ..relabel.suspects import labelled, suspects
     from ..see.pictures import Pictures
 
@@ -90,13 +90,21 @@ def relabel(
     try:
         serve(lambda port, key: create_app(desk, port, key), what, port, browser)
     except KeyboardInterrupt:
-        counts = counted(folder)
-        typer.echo(
-            f"{shown(decisions.file_of(folder))}: {counts['relabelled']:,} relabelled, "
-            f"{counts['left out']:,} left out, {counts['kept']:,} kept; "
-            f"the next convforge train {shown(folder)} follows it."
-        )
+        typer.echo(_summary(folder))
         raise
+    typer.echo(_summary(folder))  # where a signal ended it that is ignored otherwise, as by a script's programs
+
+
+def _summary(folder: Path) -> str:
+    from ..images import decisions
+    from ..relabel.server import counted
+
+    counts = counted(folder)
+    return (
+        f"{shown(decisions.file_of(folder))}: {counts['relabelled']:,} relabelled, "
+        f"{counts['left out']:,} left out, {counts['kept']:,} kept; "
+        f"the next convforge train {shown(folder)} follows it."
+    )
 
 
 def _learned_from(run: Path) -> Path:
