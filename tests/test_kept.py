@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from forks import ended_in_a_fork
 from torch import Tensor
 
 import convforge
@@ -530,10 +531,7 @@ def test_a_forked_child_has_its_own() -> None:
     torch.set_num_threads(1)  # OpenMP's own threads do not survive a fork
     try:
         w = kept_of(SMALL)
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if is_right(w) and is_right(w.mul_(2)) and is_right(w) and is_right(w) else 1)
-        assert os.waitpid(child, 0)[1] == 0
+        assert ended_in_a_fork(lambda: is_right(w) and is_right(w.mul_(2)) and is_right(w) and is_right(w)) == ""
         assert is_right(w)
         assert kept_weights()["weights"] == 1
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import os
 import pickle
 import threading
 import weakref
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from forks import ended_in_a_fork
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -621,15 +621,16 @@ def test_from_half_precision_and_back() -> None:
 def test_a_forked_child_answers_though_another_thread_was_capturing() -> None:
     fast, x = convforge.optimize(made()), randn(1, 3, 16, 16)
     wanted = fast(x)
+
+    def is_free() -> bool:
+        done: list[bool] = []
+        thread = threading.Thread(target=lambda: done.append(networks(fast)._lock.acquire(timeout=5)))
+        thread.start()
+        thread.join()
+        return done == [True]
+
     with networks(fast)._lock:
-        child = os.fork()
-        if child == 0:
-            done = []
-            thread = threading.Thread(target=lambda: done.append(networks(fast)._lock.acquire(timeout=5)))
-            thread.start()
-            thread.join()
-            os._exit(0 if done == [True] else 1)
-        assert os.waitpid(child, 0)[1] == 0
+        assert ended_in_a_fork(is_free) == ""
     assert torch.equal(fast(x), wanted)
 
 

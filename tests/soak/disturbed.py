@@ -9,6 +9,7 @@ all further ones that would need space. Of a write, the first half is there by t
 from __future__ import annotations
 
 import errno
+import faulthandler
 import io
 import itertools
 import json
@@ -21,6 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_IN_TIME = 240
+"""Seconds for a command, which then says where it hangs: many times what any takes."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     reading, writing = os.pipe()
     begin = time.perf_counter()
     if (process := os.fork()) == 0:
+        faulthandler.dump_traceback_later(_IN_TIME, exit=True)
         os.close(reading)
         child(order, writing)
     os.close(writing)
