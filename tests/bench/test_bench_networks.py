@@ -20,21 +20,24 @@ from rich.console import Console
 from convforge import UserError
 from convforge.bench import machine
 from convforge.bench.machine import Machine
-from convforge.bench.networks import contenders, run
+from convforge.bench.networks import contenders, run, training
 from convforge.bench.networks.busy import busy
-from convforge.bench.networks.contenders import CONTENDERS, Given, Memory, Settings, chosen
+from convforge.bench.networks.contender import Given, Memory, Settings
+from convforge.bench.networks.contenders import chosen
 from convforge.bench.networks.files import writer
+from convforge.bench.networks.inference import INFERENCE
 from convforge.bench.networks.named import Case, image_of
 from convforge.bench.networks.published import PUBLISHED
 from convforge.bench.networks.run import First, Measured, Report, Row, Wanted, measure, relative_error
 from convforge.bench.networks.table import as_table
+from convforge.bench.networks.training import TRAINING
 from convforge.bench.process import Child, PeerError
 from convforge.graph.profile import StepTime
 from convforge.planning import plan
 
 LIMITS = Machine("avx512", 2, 450e9, 45e9, 290e9)
-IN_TORCH = ("convforge", "torch", "torch-last", "torch-folded")
-INSTALLED = [key for key, contender in CONTENDERS.items() if not contender.missing]
+IN_TORCH = ("convforge", "torch", "torch-last", "torch-folded", "inductor")
+INSTALLED = [key for key, contender in INFERENCE.items() if not contender.missing]
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +66,10 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_contenders_are_measured_in_processes_of_their_own() -> None:
     peers = tuple(key for key in ("torch-folded", "onnxruntime") if key in INSTALLED)
-    report = measure(Wanted(("tiny",), peers, 1, 2, size=(32, 40), seconds=0.0, busy=True, steps=True))
+    report = measure(Wanted(("tiny",), peers, 1, (2,), size=(32, 40), seconds=0.0, busy=True, steps=True))
     (network,) = report.networks
     assert (network.title, network.image, network.batch, report.notes) == ("tiny", (3, 32, 40), 2, ())
-    assert list(network.rows) == ["convforge", *(CONTENDERS[key].title for key in peers)]
+    assert list(network.rows) == ["convforge", *(INFERENCE[key].title for key in peers)]
     for row in network.rows.values():
         assert 0 < row.error < 1e-5
         assert 0 < row.shortest <= row.seconds
@@ -84,6 +87,41 @@ def test_contenders_are_measured_in_processes_of_their_own() -> None:
     assert json.loads(json.dumps(report.to_dict()))["networks"][0]["ratio"] == network.ratio
 
 
+def test_training_steps_are_measured_in_processes_of_their_own() -> None:
+    report = measure(Wanted(("tiny",), ("torch", "optimize"), 1, (2,), size=(20, 24), seconds=0.0, training=True))
+    (network,) = report.networks
+    assert (network.batch, network.training, report.notes) == (2, True, ())
+    assert list(network.rows) == ["convforge", "torch", "convforge, layer by layer"]
+    assert network.fastest == "torch", "the other row of ours is not one of the others"
+    for row in network.rows.values():
+        assert 0 < row.error < 2e-2  # a number beside the kink of a ReLU is 6e-3 of a layer's
+        assert row.seconds > 0
+    assert (network.first, network.steps) == (None, ())
+
+
+def test_every_network_is_measured_with_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(case: Case, *_: object) -> Measured:
+        return Measured(case.title, case.image, case.batch, {})
+
+    monkeypatch.setattr(run, "_network", one)
+    networks = measure(Wanted(("tiny", "conv 4 3x3"), (), 1, (1, 8), size=(20, 24))).networks
+    assert [(each.title, each.batch) for each in networks] == [
+        ("tiny", 1), ("tiny", 8), ("conv 4 3x3", 1), ("conv 4 3x3", 8),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [key for key in TRAINING if key != "inductor"])
+def test_gradients_are_those_of_float64_and_steps_learn(key: str, tmp_path: Path) -> None:
+    case = tiny(tmp_path, batch=3)
+    with torch.enable_grad():
+        ready = TRAINING[key].load(Given(case, Settings(2, training=True), case.images(), None))
+        ready.run()
+        first = [np.array(gradient) for gradient in ready.results()]
+        assert 0 < relative_error(first, training.truth(case)) < 2e-2
+        ready.run()
+    assert not np.array_equal(first[0], ready.results()[0]), "weights have not changed"
+
+
 # --- contenders -------------------------------------------------------------------------------------------------------
 
 
@@ -91,15 +129,15 @@ def test_contenders_are_measured_in_processes_of_their_own() -> None:
 def test_all_that_take_the_module_agree_with_float64(key: str, tmp_path: Path) -> None:
     case = tiny(tmp_path)
     with torch.no_grad():
-        ready = CONTENDERS[key].load(given(case))
+        ready = INFERENCE[key].load(given(case))
         ready.run()
     assert 0 < relative_error(ready.results(), run._truth(case)) < 1e-5
 
 
-@pytest.mark.parametrize("key", [key for key in INSTALLED if CONTENDERS[key].form in ("onnx", "ours")])
+@pytest.mark.parametrize("key", [key for key in INSTALLED if INFERENCE[key].form in ("onnx", "ours")])
 def test_all_that_read_onnx_files_agree_with_float64(key: str, onnx_file: Path) -> None:
     case = replace(tiny(onnx_file.parent), name=str(onnx_file))
-    ready = CONTENDERS[key].load(given(case))
+    ready = INFERENCE[key].load(given(case))
     ready.run()
     truth = run._truth(case)
     assert 0 < relative_error(ready.results(), truth) < (1e-2 if key.endswith("default") else 1e-5)
@@ -118,9 +156,10 @@ def test_a_wrong_result_is_seen(tmp_path: Path) -> None:
 def test_the_others_are_chosen_by_name() -> None:
     assert chosen(None) == [key for key in contenders.USUAL if key in INSTALLED]
     assert chosen(["torch-last", "torch"]) == ["torch", "torch-last"]
+    assert chosen(None, training=True) == ["torch", "torch-last", "optimize"]
     with pytest.raises(UserError, match=r"--peers is a list of torch, .*mnn, not 'caffe'"):
         chosen(["caffe"])
-    if missing := [key for key in CONTENDERS if key not in INSTALLED]:
+    if missing := [key for key in INFERENCE if key not in INSTALLED]:
         with pytest.raises(UserError, match="not installed"):
             chosen(missing[:1])
 
@@ -279,6 +318,11 @@ def test_ratios_are_to_the_fastest_that_computes_in_float32() -> None:
         (["--network", "tiny", "--size", "0"], "--size is one number"),
         (["--network", "tiny", "--size", "32", "--input", "3x32x32"], "give one of them"),
         (["--network", "tiny", "--peers", "caffe"], "--peers is a list of torch"),
+        (["--network", "tiny", "--training", "--peers", "openvino"], "torch, torch-last, inductor, not 'openvino'"),
+        (["--network", "tiny", "--training", "--steps"], "--steps is for inference"),
+        (["--network", "model.onnx", "--training"], "model.onnx is a file for inference"),
+        (["--network", "tiny", "--batch", "1,0"], "several such as 1,8, not '1,0'"),
+        (["64,56,64,3", "--batch", "1,8"], "--batch is one number for layers"),
         (["--network", "nix"], "there is no network 'nix'"),
     ],
 )

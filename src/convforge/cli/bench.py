@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import progress, wide_console
-from .measuring import Batch, Exact, Input, Passes
-from .numbers import within
+from .measuring import Exact, Input, Passes
+from .numbers import several, within
 
 if TYPE_CHECKING:
     from ..engine.plan import Pass
@@ -56,7 +56,10 @@ Was the right algorithm chosen?
 Whole networks beside PyTorch, ONNX Runtime and OpenVINO, with one core taken by another process as well:
 [cyan]convforge bench --network resnet18 mobilenetv2 model.onnx --busy[/]
 
-With [cyan]--network[/] the names are those of whole networks, for inference: resnet18, resnet50, mobilenetv2 and \
+A training step of them: forward, loss, backward and SGD:
+[cyan]convforge bench --network resnet18 --training --batch 8[/]
+
+With [cyan]--network[/] the names are those of whole networks: resnet18, resnet50, mobilenetv2 and \
 vgg16 are built in; others are names in torchvision, timm or pytorchcv, where they are installed, ONNX files, \
 package.module:callable, or lines as for [cyan]convforge plan[/]. Each contender runs in a process of its own.
 
@@ -78,7 +81,14 @@ def register(app: typer.Typer) -> None:
             list[Path] | None,
             typer.Option("--list", metavar="FILE", help="A file with a layer a line, in either notation; # comments."),
         ] = None,
-        batch: Batch = None,
+        batch: Annotated[
+            str | None,
+            typer.Option(
+                "--batch",
+                metavar="N",
+                help="Images at once; without it 1, or what a layer itself says. For networks also several: 1,8.",
+            ),
+        ] = None,
         input: Input = None,
         passes: Passes = _PASSES,
         threads: Annotated[
@@ -103,7 +113,11 @@ def register(app: typer.Typer) -> None:
             ),
         ] = "",
         training: Annotated[
-            bool, typer.Option("--training", help="Weights change before every forward pass, as they do in training.")
+            bool,
+            typer.Option(
+                "--training",
+                help="Weights change before every forward pass, as they do in training; of networks, a training step.",
+            ),
         ] = False,
         cold: Annotated[
             bool, typer.Option("--cold", help="Also with weights and input from memory, as they are in a network.")
@@ -129,7 +143,8 @@ def register(app: typer.Typer) -> None:
                 "--peers",
                 metavar="LIST",
                 help="Beside which others: torch, torch-last, torch-folded, onnxruntime, openvino, openvino-default, "
-                "litert, ncnn, mnn. By default the first five, as far as they are installed.",
+                "litert, ncnn, mnn, inductor (which compiles for minutes). By default the first five, as far as they "
+                "are installed. With --training: torch, torch-last, optimize (our layers in torch's loop), inductor.",
                 rich_help_panel=_NETWORKS,
             ),
         ] = None,
@@ -146,7 +161,7 @@ def register(app: typer.Typer) -> None:
         check_options(
             network,
             layers={
-                "--list": list_, "--passes": passes != _PASSES, "--algorithm": algorithm, "--training": training,
+                "--list": list_, "--passes": passes != _PASSES, "--algorithm": algorithm,
                 "--cold": cold, "--torch-only": alone, "--plot": plot,
             },
             networks={"--size": size, "--peers": others, "--busy": busy, "--steps": steps},
@@ -157,8 +172,9 @@ def register(app: typer.Typer) -> None:
             from .networks import measure
 
             measure(
-                layers or [], batch=batch, input=input, size=size, threads=threads, seconds=seconds, exact=exact,
-                peers=others, busy=busy, steps=steps, as_json=as_json,
+                layers or [], batches=several(batch, "--batch"), input=input, size=size,
+                threads=threads, seconds=seconds, exact=exact,
+                peers=others, busy=busy, steps=steps, training=training, as_json=as_json,
             )  # fmt: skip
             return
         # torch takes a second to import, and `--help` should not.
@@ -168,13 +184,17 @@ def register(app: typer.Typer) -> None:
         from ..bench import peers, run
         from ..bench import plot as picture
         from ..bench.table import WIDTH, as_table
+        from ..errors import UserError
         from ..models.sizes import parse_shape
 
         wanted = parse_passes(passes)
         if plot is not None:
             picture.check(plot)
         image = parse_shape(input) if input is not None else None
-        found, said = notation.gather(layers or [], list_ or [], image, batch)
+        batches = several(batch, "--batch")
+        if len(batches) > 1:
+            raise UserError(f"--batch is one number for layers, not {batch!r}; --network takes several.")
+        found, said = notation.gather(layers or [], list_ or [], image, *batches or (None,))
         settings = run.Settings(
             threads or torch.get_num_threads(),
             0.5 if seconds is None else seconds,

@@ -14,14 +14,16 @@ _SECONDS = 5.0
 
 
 def measure(
-    names: list[str], *, batch: int | None, input: str | None, size: str | None, threads: int | None,
-    seconds: float | None, exact: bool, peers: str | None, busy: bool, steps: bool, as_json: bool,
+    names: list[str], *, batches: tuple[int, ...], input: str | None, size: str | None, threads: int | None,
+    seconds: float | None, exact: bool, peers: str | None, busy: bool, steps: bool, training: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure and print. The options are those of the command.
 
     Raises:
         UserError: where one of them cannot be.
     """
+    if training and (exact or steps):
+        raise UserError(f"{'--exact' if exact else '--steps'} is for inference: leave it out, or --training.")
     if not names:
         raise UserError("--network needs the name of a network, such as resnet18 or model.onnx.")
     if input is not None and size is not None:
@@ -36,15 +38,16 @@ def measure(
 
     wanted = run.Wanted(
         tuple(dict.fromkeys(names)),
-        tuple(contenders.chosen(None if peers is None else [word.strip() for word in peers.split(",")])),
+        tuple(contenders.chosen(None if peers is None else [word.strip() for word in peers.split(",")], training)),
         threads or torch.get_num_threads(),
-        batch or 1,
+        batches or (1,),
         parse_shape(input) if input is not None else None,
         pair,
         _SECONDS if seconds is None else seconds,
         exact,
         busy,
         steps,
+        training,
     )
     report = run.measure(wanted, progress)
     if as_json:

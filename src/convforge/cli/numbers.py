@@ -52,3 +52,21 @@ def a_channel(text: str | None, option: str) -> tuple[float, ...] | None:
     if not all(abs(number) < 1e6 for number in numbers):
         raise UserError(f"{option} must be numbers with commas between, one a channel, not {text!r}.")
     return numbers
+
+
+def several(text: str | None, option: str) -> tuple[int, ...]:
+    """Numbers of 1 or more with commas between them; none of them where nothing was said.
+
+    >>> several("1,8", "--batch"), several(None, "--batch")
+    ((1, 8), ())
+    >>> several("8,no", "--batch")
+    Traceback (most recent call last):
+    ...
+    convforge.errors.UserError: --batch is a number of 1 or more, or several such as 1,8, not '8,no'.
+    """
+    if text is None:
+        return ()
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) >= 1 for word in words):
+        raise UserError(f"{option} is a number of 1 or more, or several such as 1,8, not {text!r}.")
+    return tuple(dict.fromkeys(map(int, words)))

@@ -25,9 +25,12 @@ from ..contenders import OURS
 from ..machine import Machine
 from ..process import Child, PeerError
 from ..timing import Burst, rounds
+from . import training
 from .busy import busy
-from .contenders import CONTENDERS, Loaded, Memory, Results, Settings, serve
+from .contender import Loaded, Memory, Results, Settings
+from .contenders import contenders, serve
 from .files import path_of, writer
+from .inference import INFERENCE
 from .named import Case, Shape, image_of, is_file
 
 Truth = list[NDArray[np.float64]]
@@ -35,19 +38,20 @@ Truth = list[NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to measure: networks, images, contenders. `image` and `size` (height, width) are the networks' own where
-    they are None."""
+    """What to measure: networks, images, contenders; calls, or where `training` steps of learning. `image` and `size`
+    (height, width) are the networks' own where they are None."""
 
     names: tuple[str, ...]
     peers: tuple[str, ...]
     threads: int
-    batch: int = 1
+    batches: tuple[int, ...] = (1,)
     image: Shape | None = None
     size: tuple[int, int] | None = None
     seconds: float = 5.0
     exact: bool = False
     busy: bool = False
     steps: bool = False
+    training: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,10 @@ class Row:
     """One contender on one network."""
 
     seconds: float
-    """The median call."""
+    """The median call or step."""
     shortest: float
     error: float
-    """Relative L2 error of its outputs against float64."""
+    """Relative L2 error against float64, of its outputs, or of the gradients of its first step."""
     first: float
     """Seconds from the module or file to the first result."""
     memory: Memory
@@ -101,6 +105,7 @@ class Measured:
     rows: dict[str, Row]
     first: First | None = None
     steps: tuple[StepTime, ...] = ()
+    training: bool = False
 
     @property
     def ours(self) -> Row | None:
@@ -109,7 +114,7 @@ class Measured:
     @property
     def fastest(self) -> str | None:
         """The fastest of the others that compute in float32."""
-        others = [title for title in self.rows if title != OURS and not title.endswith(", default")]
+        others = [title for title in self.rows if not title.startswith(OURS) and not title.endswith(", default")]
         return min(others, key=lambda title: self.rows[title].seconds, default=None)
 
     @property
@@ -123,8 +128,8 @@ class Measured:
         """Ready for JSON."""
         first = self.first
         return {
-            "network": self.title, "image": self.image, "batch": self.batch, "fastest_other": self.fastest,
-            "ratio": self.ratio,
+            "network": self.title, "image": self.image, "batch": self.batch, "training": self.training,
+            "fastest_other": self.fastest, "ratio": self.ratio,
             "contenders": {title: row.to_dict(self.batch) for title, row in self.rows.items()},
         } | ({} if first is None else {"first_result": {
             "empty_cache_seconds": first.cold, "of_it_capture_seconds": first.cold_capture,
@@ -167,10 +172,13 @@ def measure(wanted: Wanted, watch: Callable[[Iterable[Case]], Iterable[Case]] = 
     networks: list[Measured] = []
     notes: dict[str, None] = {}
     with tempfile.TemporaryDirectory(prefix="convforge-bench-") as folder:
-        cases = []
-        for number, name in enumerate(wanted.names):
+        cases: list[Case] = []
+        for name in wanted.names:
+            if wanted.training and is_file(name):
+                raise UserError(f"{name} is a file for inference: leave --training out, or name a torch model.")
             image = image_of(name, wanted.image, wanted.size)
-            cases.append(Case(name, image, wanted.batch, Path(folder) / str(number)))
+            for batch in wanted.batches:
+                cases.append(Case(name, image, batch, Path(folder) / str(len(cases))))
             if not is_file(name):
                 cases[-1].module()  # whether there is such a network, before anything takes long
         try:
@@ -181,18 +189,18 @@ def measure(wanted: Wanted, watch: Callable[[Iterable[Case]], Iterable[Case]] = 
             if not networks:
                 raise
             notes["Stopped before the last network."] = None
-    return Report(limits, _versions(wanted.peers), tuple(networks), tuple(notes))
+    return Report(limits, _versions(wanted.peers, wanted.training), tuple(networks), tuple(notes))
 
 
 def _network(case: Case, wanted: Wanted, notes: dict[str, None]) -> Measured:
-    settings = Settings(wanted.threads, wanted.exact)
-    truth = _truth(case)
-    keys = [OURS, *_with_files(case, wanted.peers, notes)]
+    settings, known = Settings(wanted.threads, wanted.exact, wanted.training), contenders(wanted.training)
+    truth = _truth(case, wanted.training)
+    keys = [OURS, *(wanted.peers if wanted.training else _with_files(case, wanted.peers, notes))]
     with ExitStack() as stack:
         running: dict[str, Child] = {}
         loaded: dict[str, Loaded] = {}
         for key in keys:
-            title = CONTENDERS[key].title
+            title = known[key].title
             child = stack.enter_context(Child(title, serve, key, case, settings, log=case.folder / "log"))
             try:
                 loaded[key] = child.ask("load")
@@ -206,7 +214,7 @@ def _network(case: Case, wanted: Wanted, notes: dict[str, None]) -> Measured:
                 beside = _rounds(case, running, wanted.seconds, notes)
         rows = {}
         for key, times in quiet.items():
-            rows[CONTENDERS[key].title] = Row(
+            rows[known[key].title] = Row(
                 statistics.median(times),
                 min(times),
                 relative_error(loaded[key].results, truth),
@@ -215,8 +223,8 @@ def _network(case: Case, wanted: Wanted, notes: dict[str, None]) -> Measured:
                 statistics.median(beside[key]) if key in beside else None,
             )
         steps = tuple(running[OURS].ask("steps")) if wanted.steps and OURS in quiet else ()
-    first = _first(case, settings, notes) if OURS in quiet else None
-    return Measured(case.title, case.image, case.batch, rows, first, steps)
+    first = _first(case, settings, notes) if OURS in quiet and not wanted.training else None
+    return Measured(case.title, case.image, case.batch, rows, first, steps, wanted.training)
 
 
 def _with_files(case: Case, peers: Sequence[str], notes: dict[str, None]) -> list[str]:
@@ -224,9 +232,9 @@ def _with_files(case: Case, peers: Sequence[str], notes: dict[str, None]) -> lis
     able = []
     with Child("the conversion", writer, log=case.folder / "log") as conversion:
         for key in peers:
-            form = CONTENDERS[key].form
+            form = INFERENCE[key].form
             if case.is_file and form not in ("onnx", "mnn"):
-                notes[f"{case.title}: {CONTENDERS[key].title} does not read ONNX files."] = None
+                notes[f"{case.title}: {INFERENCE[key].title} does not read ONNX files."] = None
                 continue
             try:
                 if form == "mnn" and not case.is_file:
@@ -235,7 +243,7 @@ def _with_files(case: Case, peers: Sequence[str], notes: dict[str, None]) -> lis
                     conversion.ask((case, form))
                 able.append(key)
             except PeerError as error:
-                notes[f"{case.title}, for {CONTENDERS[key].title}: {error}."] = None
+                notes[f"{case.title}, for {INFERENCE[key].title}: {error}."] = None
     return able
 
 
@@ -276,9 +284,11 @@ def _first(case: Case, settings: Settings, notes: dict[str, None]) -> First | No
     return First(cold.first, cold.capture, warm.first, warm.capture)
 
 
-def _truth(case: Case) -> Truth:
-    """The outputs in float64: torch's own, or what a file's graph means."""
+def _truth(case: Case, of_training: bool = False) -> Truth:
+    """The outputs in float64, torch's own or what a file's graph means; or the gradients."""
     images = case.images()
+    if of_training:
+        return training.truth(case)
     if case.is_file:
         from ...graph.onnx import read
 
@@ -311,8 +321,9 @@ def relative_error(results: Results, truth: Truth) -> float:
     return float(np.linalg.norm(ours - right) / np.linalg.norm(right))
 
 
-def _versions(peers: Sequence[str]) -> dict[str, str]:
-    packages = dict.fromkeys(["torch", "llvmlite", *(CONTENDERS[key].packages[-1] for key in peers)])
+def _versions(peers: Sequence[str], training: bool) -> dict[str, str]:
+    used = [contenders(training)[key].packages[-1:] for key in peers]
+    packages = dict.fromkeys(["torch", "llvmlite", *(package for packages in used for package in packages)])
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -82,7 +82,8 @@ def _over_ours(network: Measured, row: Row) -> str:
 
 def _title(network: Measured) -> str:
     images = "1 image" if network.batch == 1 else f"{network.batch} images"
-    return f"{network.title}, {images} of {'×'.join(map(str, network.image))}"
+    what = ", training step" if network.training else ""
+    return f"{network.title}{what}, {images} of {'×'.join(map(str, network.image))}"
 
 
 def _about(network: Measured) -> Iterator[str]:
@@ -124,6 +125,11 @@ def _below(report: Report) -> Iterator[str]:
         "above 1 we are faster. Error: relative L2, against float64. Peak memory: beyond the process with its "
         "libraries loaded. First result: from the module or file, the libraries loaded."
     )
+    if any(network.training for network in report.networks):
+        yield (
+            "Training step: forward, loss, backward and a step of SGD with momentum. Error: of all gradients of the "
+            "first step; a number near 0 that rounding puts on the other side of a ReLU makes most of it."
+        )
     rows = [row for network in report.networks for row in network.rows.values()]
     if any(row.busy is not None for row in rows):
         yield "Beside busy: one other process counts all the while; times quiet: that median over the quiet one."
