@@ -79,7 +79,9 @@ def _by(made: Callable[[nn.Module], Callable[..., Any]], last: bool = True) -> C
 
 
 def _compiled(module: nn.Module) -> Callable[..., Any]:
-    return torch.compile(module, backend="convforge")
+    from ...pytorch.backend import convforge
+
+    return torch.compile(module, backend=convforge)  # what backend="convforge" is where the package is installed
 
 
 def _swapped(module: nn.Module) -> Callable[..., Any]:
