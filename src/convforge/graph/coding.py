@@ -154,7 +154,7 @@ def _check_rows(graph: Graph, shapes: Mapping[str, Shape]) -> None:
             )
         assert isinstance(node.operation, Take)
         size = shapes[node.inputs[0]][node.operation.axis]
-        if not all(row.is_integer() and -size <= row < size for row in map(float, rows.flat)):
+        if not all(row.is_integer() and -size <= row < size for row in map(float, np.asarray(rows).flat)):
             raise GraphError(f"node {short(node.output)} takes rows of {size} that there are not.")
 
 

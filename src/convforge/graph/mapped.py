@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary, finalize
 import numpy as np
 from numpy.typing import NDArray
 
+from .deferred import Constant, Deferred
 from .operations.base import GraphError
 
 Array = NDArray[Any]
@@ -48,8 +49,13 @@ def mapped(path: Path) -> memoryview:
         return memoryview(found)
 
 
-def still(array: Array) -> Array:
-    """The array. Raises `GraphError` where it lies in a file that has been written to since it was mapped."""
+def still(array: Constant) -> Array:
+    """The array, computed if it was deferred. Raises `GraphError` where it lies in a file, or is computed of what lies
+    there, that has been written to since it was mapped."""
+    if isinstance(array, Deferred):
+        for source in array.sources:
+            still(source)
+        return np.asarray(array)
     _, file = _origin(array)
     if file is not None and _stamp(file.handle) != file.stamp:
         raise GraphError(
@@ -59,8 +65,13 @@ def still(array: Array) -> Array:
     return array
 
 
-def let_go(array: Array) -> None:
-    """Give back the memory of an array that lies in a file; it comes again when the array is read."""
+def let_go(array: Constant) -> None:
+    """Give back the memory of an array that lies in a file, or is computed of such; it comes again when the array is
+    read."""
+    if isinstance(array, Deferred):
+        for source in array.sources:
+            let_go(source)
+        return
     whole, file = _origin(array)
     if file is not None and whole.size:
         first = whole.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data

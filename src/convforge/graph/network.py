@@ -27,6 +27,7 @@ from ..native.target import LINE
 from ..native.team import Team, clocks
 from ..spec import round_up
 from .addresses import address_of
+from .deferred import Deferred
 from .lowering import Line, Lowered, lower, moved
 from .mapped import in_file
 from .memory import Arena, Life, arranged
@@ -234,11 +235,14 @@ class Network:
         return sum(self._store.bytes.values()) + sum(room for _, _, room in self._free) + self._constants()["memory"]
 
     def _constants(self) -> Counter[str]:
-        """The bytes of the graph's constants by where they lie: in "memory", in a "file", or with the "model" that they
-        are parameters of."""
-        found = Counter({"memory": 0, "file": 0, "model": 0})
+        """The bytes of the graph's constants by where they lie: in "memory", in a "file", with the "model" that they
+        are parameters of, or nowhere, "deferred" until they are read."""
+        found = Counter({"memory": 0, "file": 0, "model": 0, "deferred": 0})
         for name, a in self.graph.constants.items():
-            found["file" if in_file(a) else "model" if name in self.graph.sources else "memory"] += a.nbytes
+            if isinstance(a, Deferred):
+                found["deferred"] += a.nbytes
+            else:
+                found["file" if in_file(a) else "model" if name in self.graph.sources else "memory"] += a.nbytes
         return found
 
     def clocks(self) -> list[int]:
@@ -272,7 +276,8 @@ class Network:
             f"arena {planned.arena.size:,} bytes for slots of {total:,}; calls that are over have left "
             f"{sum(room for _, _, room in self._free):,} bytes to the next ones",
             f"constants {sum(self._store.bytes.values()):,} bytes in the kernels' own form; in their first one "
-            f"{where['memory']:,} in memory, {where['model']:,} that are the model's, {where['file']:,} in a file",
+            f"{where['memory']:,} in memory, {where['model']:,} that are the model's, {where['file']:,} in a file, "
+            f"{where['deferred']:,} computed when they are packed",
         )
         return "\n".join([head, *lines, *foot])
 

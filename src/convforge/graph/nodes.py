@@ -20,12 +20,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from . import operations
+from .deferred import Constant
 from .operations import *  # noqa: F403  the names that graphs are written with, in one place
 from .operations import Array, GraphError, Operation, Shape
 
@@ -49,7 +49,8 @@ class Graph:
         inputs: the name and shape of each.
         outputs: names of inputs, constants or what nodes make.
         nodes: each after those that make its inputs.
-        constants: weights and other numbers by name, of any floating type. They may share memory with a model's.
+        constants: weights and other numbers by name, of any floating type. They may share memory with a model's, or be
+            computed of such when they are read.
         fixed: for each input, the axes whose size the graph was made for and cannot be changed, see `with_input`.
         sources: for constants that are a model's parameters or buffers, their names there.
 
@@ -59,7 +60,7 @@ class Graph:
     inputs: dict[str, Shape]
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
-    constants: dict[str, NDArray[Any]]
+    constants: Mapping[str, Constant]
     fixed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..engine.prepared import Prepared
 from ..native.runtime import memory
+from .deferred import Constant
 from .mapped import let_go, still
 
 _Fill = Callable[[NDArray[Any] | None, int], None]
@@ -36,7 +37,7 @@ class Store:
         key = values.dtype.str, values.tobytes()
         return self._slot(key, "", None, values.nbytes, lambda _, at: _copy(values, at))
 
-    def named(self, name: str, values: NDArray[Any], order: tuple[int, ...] = ()) -> str:
+    def named(self, name: str, values: Constant, order: tuple[int, ...] = ()) -> str:
         """The slot of a constant of that name, as numbers of the store's dtype in row-major order, its axes in
         `order`."""
 
@@ -46,7 +47,7 @@ class Store:
 
         return self._slot(("named", name, order), name, values, values.size * np.dtype(self.dtype).itemsize, fill)
 
-    def packed(self, name: str, values: NDArray[Any], prepared: Prepared) -> str:
+    def packed(self, name: str, values: Constant, prepared: Prepared) -> str:
         """The slot of weights of that name, brought into the form that a pass needs."""
 
         def fill(values: NDArray[Any] | None, at: int) -> None:
@@ -55,21 +56,21 @@ class Store:
 
         return self._slot(("packed", name, prepared.form), name, values, prepared.packed_bytes, fill)
 
-    def renewed(self, constants: Mapping[str, NDArray[Any]]) -> Store:
+    def renewed(self, constants: Mapping[str, Constant]) -> Store:
         """The same slots with other numbers in the constants, elsewhere in memory."""
         new = Store(self.dtype, _slots=dict(self._slots))
         for slot, name, size, fill in self._made:
             new._fill(slot, name, constants[name] if name else None, size, fill)
         return new
 
-    def _slot(self, key: object, name: str, values: NDArray[Any] | None, size: int, fill: _Fill) -> str:
+    def _slot(self, key: object, name: str, values: Constant | None, size: int, fill: _Fill) -> str:
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = f"constant {len(self._slots)}"
             self._fill(slot, name, values, size, fill)
         return slot
 
-    def _fill(self, slot: str, name: str, values: NDArray[Any] | None, size: int, fill: _Fill) -> None:
+    def _fill(self, slot: str, name: str, values: Constant | None, size: int, fill: _Fill) -> None:
         at, alive = memory(size)
         fill(values if values is None else still(values), at)
         if values is not None:

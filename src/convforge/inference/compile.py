@@ -71,7 +71,7 @@ def compile(
     try:
         found = captured(model, *examples)
         graph = found.graph
-        graph = replace(graph, constants={name: array.copy() for name, array in graph.constants.items()}, sources={})
+        graph = replace(graph, constants={name: np.array(array) for name, array in graph.constants.items()}, sources={})
         answer = answers.plain(found.rebuilt(range(len(graph.outputs))))
         return Model(Compiled(graph, dtype, threads), about, answer)
     except CannotCapture as error:

@@ -307,7 +307,7 @@ class Networks:
         for size in self._sizes:
             graph = size.graph.graph
             numbers = {name: arrays[source] for name, source in graph.sources.items()}
-            graph = replace(graph, constants=graph.constants | numbers)
+            graph = replace(graph, constants={**graph.constants, **numbers})
             size.graph = replace(size.graph, graph=graph)
             size.network = size.network.renewed(graph)
         for ready in list(self._kinds.values()):

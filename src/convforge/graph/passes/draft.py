@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..deferred import Array, Constant, Deferred
 from ..nodes import Graph, GraphError, Node, Operation, Shape
 
 
@@ -83,13 +85,18 @@ class Draft:
         self._reads[new] += self._reads.pop(old, 0)
         self.drop_unread(old)
 
-    def constant(self, array: NDArray[Any], about: str) -> str:
+    def constant(self, array: Constant, about: str) -> str:
         """A new constant, whose name begins with `about`."""
         name = self._new(about)
         self.constants[name] = array
         for shapes in (self.shapes, *self._elsewhere):
             shapes[name] = array.shape
         return name
+
+    def computed(self, compute: Callable[[Array], Array], w: Constant, about: str) -> str:
+        """A new constant with the shape and type of `w`, computed of it whenever it is read."""
+        deferred = Deferred(lambda numbers: as_stored(compute(numbers), numbers), (w,), w.shape, w.dtype)
+        return self.constant(deferred, about)
 
     def number(self, name: str) -> float | None:
         """The value of a constant with one number in it."""
@@ -136,7 +143,7 @@ def _changed(shape: Shape, axes: tuple[int, ...], fixed: tuple[int, ...]) -> Sha
     return tuple(2 * size if axis in axes and axis not in fixed else size for axis, size in enumerate(shape))
 
 
-def as_stored(result: NDArray[np.float64], *sources: NDArray[Any]) -> NDArray[Any]:
+def as_stored(result: NDArray[np.float64], *sources: Constant) -> NDArray[Any]:
     """A result in the number format of the arrays that it was computed of; single numbers among them do not count."""
     types = [array.dtype for array in sources if array.ndim]
     return result.astype(np.result_type(*types)) if types else result

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...spec import Conv2dSpec, Pair
+from ..deferred import Constant
 from ..nodes import Binary, Convolution, Graph
 from .draft import Draft, as_stored
 
@@ -26,7 +27,7 @@ class _Branch:
     spec: Conv2dSpec
     w: NDArray[np.float64]
     bias: NDArray[np.float64]
-    stored: NDArray[np.generic]
+    stored: Constant
     """An array in the number format that the weights have."""
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,7 +42,7 @@ def _constant_operand(draft: Draft, node: Node) -> tuple[str, str, NDArray[Any]]
         x, other = other, x
     if other not in draft.constants or x in draft.constants or not draft.same_shape(x, node.output):
         return None
-    array = draft.constants[other]
+    array = np.asarray(draft.constants[other])
     if kind == "sub":
         return "add", x, -array
     if kind == "div" and np.all(array):
@@ -105,7 +106,7 @@ def _into_before(draft: Draft, node: Node) -> None:
     w = draft.constants[given["w"]]
     bias = draft.constants[given["bias"]].astype(np.float64) if operation.bias else np.zeros(numbers.shape)
     if kind == "mul":
-        given["w"] = draft.constant(as_stored(_scaled_results(operation, w, numbers), w), given["w"])
+        given["w"] = draft.computed(partial(_scaled_results, operation, numbers=numbers), w, given["w"])
         bias = bias * numbers
     else:
         bias = bias + numbers
@@ -151,11 +152,11 @@ def _take_before(draft: Draft, node: Node, operation: Product) -> None:
         inputs = list(node.inputs)
         inputs[0] = x
         if kind == "mul":
-            inputs[1] = draft.constant(as_stored(w * by_input, w), inputs[1])
+            inputs[1] = draft.computed(partial(np.multiply, by_input), w, inputs[1])
         else:
             if isinstance(operation, Convolution) and _zeros_beyond(operation, shape):
                 return
-            summand = (w * by_input).sum(axis=tuple(range(1, w.ndim)))
+            summand = np.multiply(w, by_input).sum(axis=tuple(range(1, w.ndim)))
             summand = summand if bias is None else summand + bias
             name = draft.constant(as_stored(summand, w), f"{node.output}.bias")
             inputs[2 : 3 if operation.bias else 2] = [name]
