@@ -323,6 +323,7 @@ def test_ratios_are_to_the_fastest_that_computes_in_float32() -> None:
         (["--network", "model.onnx", "--training"], "model.onnx is a file for inference"),
         (["--network", "tiny", "--batch", "1,0"], "several such as 1,8, not '1,0'"),
         (["64,56,64,3", "--batch", "1,8"], "--batch is one number for layers"),
+        (["resnet18"], "resnet18 is a whole network: add --network"),
         (["--network", "nix"], "there is no network 'nix'"),
     ],
 )

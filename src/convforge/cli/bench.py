@@ -183,6 +183,7 @@ def register(app: typer.Typer) -> None:
         from ..bench import layers as notation
         from ..bench import peers, run
         from ..bench import plot as picture
+        from ..bench.networks.published import PUBLISHED
         from ..bench.table import WIDTH, as_table
         from ..errors import UserError
         from ..models.sizes import parse_shape
@@ -194,6 +195,8 @@ def register(app: typer.Typer) -> None:
         batches = several(batch, "--batch")
         if len(batches) > 1:
             raise UserError(f"--batch is one number for layers, not {batch!r}; --network takes several.")
+        if whole := [name for name in layers or [] if name in PUBLISHED]:
+            raise UserError(f"{whole[0]} is a whole network: add --network, or name layers or a model as for plan.")
         found, said = notation.gather(layers or [], list_ or [], image, *batches or (None,))
         settings = run.Settings(
             threads or torch.get_num_threads(),
