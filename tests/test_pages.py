@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,14 @@ def test_its_other_commands_could_be_typed(name: str) -> None:
                 program.commands[verb].make_context(verb, arguments, parent=typer.Context(program))
                 found += 1
     assert found > 2
+
+
+def test_the_notebook_is_the_tour_and_runs() -> None:
+    """Each cell of docs/tour.ipynb gives what stands below it, in a kernel of its own."""
+    nbformat = pytest.importorskip("nbformat", reason="needs nbclient, nbformat and ipykernel, of the extra dev")
+    pytest.importorskip("nbclient", reason="needs nbclient, nbformat and ipykernel, of the extra dev")
+    pytest.importorskip("ipykernel", reason="needs nbclient, nbformat and ipykernel, of the extra dev")
+    notebook = runpy.run_path(str(DOCS / "notebook.py"))
+    kept, made = nbformat.read(DOCS / "tour.ipynb", as_version=4), notebook["made"]()
+    assert notebook["same"](kept, made), "it is not what the tour makes: run python docs/notebook.py"
+    assert [cell.get("outputs") for cell in notebook["run"](made).cells] == [cell.get("outputs") for cell in kept.cells]
