@@ -31,11 +31,7 @@ _LINK = re.compile(r"^This page is also \[a notebook\].*?\n\n", re.DOTALL | re.M
 
 
 def cells(text: str) -> Iterator[NotebookNode]:
-    """The notebook's cells, none of them run.
-
-    >>> [cell.cell_type for cell in cells("# One\\n\\n```python\\n>>> 1 + 1\\n2\\n\\n```\\n")]
-    ['markdown', 'code']
-    """
+    """The notebook's cells, none of them run."""
     for number, (kind, source) in enumerate(_sources(_LINK.sub("", text))):
         new = new_markdown_cell if kind == "text" else new_code_cell
         yield new(source.strip("\n"), id=f"cell-{number}")
@@ -52,10 +48,10 @@ def _sources(text: str) -> Iterator[tuple[str, str]]:
             yield from (("code", lines) for lines in _shown(code))
 
 
-def _shown(session: str) -> Iterator[str]:
-    """The lines of a session of Python, up to each answer."""
+def _shown(code: str) -> Iterator[str]:
+    """The lines that are typed, up to each answer."""
     lines = ""
-    for example in doctest.DocTestParser().get_examples(session):
+    for example in doctest.DocTestParser().get_examples(code):
         lines += example.source
         if example.want:
             yield lines

@@ -86,7 +86,10 @@ def test_its_other_commands_could_be_typed(name: str) -> None:
 
 
 def test_the_notebook_is_the_tour_and_runs() -> None:
-    """Each cell of docs/tour.ipynb gives what stands below it, in a kernel of its own."""
+    """Each cell of docs/tour.ipynb gives what stands below it.
+
+    That takes eight seconds: a kernel and two commands start, and each imports torch.
+    """
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient, nbformat and ipykernel, of the extra dev")
     pytest.importorskip("nbclient", reason="needs nbclient, nbformat and ipykernel, of the extra dev")
     pytest.importorskip("ipykernel", reason="needs nbclient, nbformat and ipykernel, of the extra dev")
