@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # share a browser, a network or compiled code start it once, and no core waits for the last test.
 TESTS := -n 2 --dist worksteal -q
 
-.PHONY: help demo test soak test-newest lint format lock clean
+.PHONY: help demo docs test soak test-newest lint format lock clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -28,6 +28,10 @@ demo: .venv/installed  ## Learn to read 5,000 digits, learn kernels from photogr
 	$(BIN)/convforge train --dense-twin
 	$(BIN)/convforge train --task exemplar
 	@echo "Look into it: $(BIN)/convforge see"
+
+docs: .venv/installed  ## Build the documentation as a site into site/, which is read without a network.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 test: lint  ## Run every check: format, lint, types, tests and the examples in docstrings.
 	$(BIN)/python -m pytest $(TESTS)
@@ -56,7 +60,7 @@ lock:  ## Write requirements.txt anew: the newest packages that pyproject.toml a
 	rm -rf .lock
 
 clean:  ## Delete .venv and the caches, but not runs/.
-	rm -rf .venv .venv-newest .lock .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .lock site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv-newest/installed: pyproject.toml

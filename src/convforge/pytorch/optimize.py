@@ -29,10 +29,11 @@ def optimize(model: torch.nn.Module, *, whole: bool = True) -> torch.nn.Module:
 
     In eval mode and without gradients (`torch.no_grad()`, `torch.inference_mode()`, or parameters that require none) a
     call of it runs the whole network at once: batch norm, activations and sums in the convolutions' own passes, one
-    native call. For that the model is captured by `torch.export` at its first such call, which takes a second or a few;
-    the layers compute that call as well, and are believed where the two differ by more than rounding. Other batch sizes
-    are planned when they are met, other image sizes captured when they come twice. Changed weights, modules, hooks and
-    modes are noticed, and everything that a network cannot do is done layer by layer, as the model says.
+    native call. For that the model is captured at its first such call, in a tenth of a second, or by `torch.export` in
+    some seconds where it does something out of the ordinary; the layers compute that call as well, and are believed
+    where the two differ by more than rounding. Other batch sizes are planned when they are met, other image sizes
+    captured when they come twice. Changed weights, modules, hooks and modes are noticed, and everything that a network
+    cannot do is done layer by layer, as the model says.
 
     The given model is never changed: the copy has parameters, buffers and hooks of its own. `report` says per layer
     what was swapped, what was not, and why; and what became of the whole network.
