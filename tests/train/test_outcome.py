@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -202,6 +203,42 @@ def test_ctrl_c_is_answered_while_one_long_operation_runs() -> None:
     ((sentence, at),) = said
     assert sentence == "Stopping after this batch of 64 images; Ctrl-C again leaves at once."
     assert at < over
+
+
+_NEVER_OVER = """
+import os, signal, sys, threading, time
+import torch
+from rich.console import Console
+from convforge.train import display as shown_by, run
+from convforge.train.options import Options
+from convforge.train.stop import Stop
+
+def endless(self, progress, steps):  # one operation, which Python cannot interrupt
+    print("batch", flush=True)
+    torch.linalg.matrix_power(torch.eye(3000), 2**60)
+    print("over", flush=True)
+
+shown_by.Display.step = endless
+run.train(Options(size=8, epochs=1, batch=500, out=sys.argv[1], name="left"), Console(width=60), Stop(exits=True))
+"""
+
+
+def test_a_second_ctrl_c_leaves_during_one_long_operation_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"]
+    command[-1] += _NEVER_OVER
+    with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for awaited in ("batch", "Stopping after this batch of 500 images"):
+            assert any(line.startswith(awaited) for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "over" not in rest
+    assert rest.splitlines()[-1] == (
+        f"Left at once; what was written before is in {tmp_path}/left. "
+        f"Continue with: convforge train --resume {tmp_path}/left"
+    )
+    assert train(Options(resume=str(tmp_path / "left"))).finished
 
 
 def test_large_images_are_looked_at_few_at_a_time() -> None:

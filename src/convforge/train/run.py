@@ -84,7 +84,8 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         options: what to learn from, and how; by default MNIST-5k with a small VGG. What they leave open is chosen from
             the data.
         console: where to print; by default nowhere.
-        stop: ask it to stop the run at the next batch; Ctrl-C does. A second Ctrl-C raises `KeyboardInterrupt`.
+        stop: ask it to stop the run at the next batch; Ctrl-C does. A second Ctrl-C raises `KeyboardInterrupt`, or ends
+            the process at once where `stop` is one that `exits`.
 
     Raises:
         UserError: for anything in the options, the data or the machine that it cannot work with.
@@ -128,8 +129,12 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         try:
             return _learn(options, data, architecture, model, counted, place, config, display, stop or Stop())
         except KeyboardInterrupt:
-            display.say(f"\nLeft at once; what was written before is in {shown(place)}. {how_to_continue(place)}")
+            display.say(_left_at_once(place))
             raise
+
+
+def _left_at_once(place: Path) -> str:
+    return f"\nLeft at once; what was written before is in {shown(place)}. {how_to_continue(place)}"
 
 
 def _known_beforehand(options: Options) -> Start | None:
@@ -218,7 +223,7 @@ def _learn(
     kernels_before = first_kernels(model)
     settings = _settings(options)
     dense: Measured | None = None
-    with stop.listening(display.say):
+    with stop.listening(display.say, lambda: display.leave(_left_at_once(place))):
         with events.watching(place, display, options.tensorboard) as watcher:
             learned = _fit(model, data, architecture, settings, place, display, watcher, stop)
         progress = learned.progress
