@@ -73,7 +73,7 @@ def test_folder_holds_all_that_was_promised(options: Options) -> None:
     assert result.finished
     assert {path.name for path in result.folder.iterdir()} == {
         "architecture.json", "config.json", "film.safetensors", "last", "metrics.jsonl", "model.safetensors",
-        "predictions.csv", "report.html",
+        "predictions.csv", "report.html", "split.csv",
     }  # fmt: skip
     model, architecture = checkpoint.load(result.folder)
     assert (architecture.classes, architecture.input_shape) == (("left", "middle", "right"), (1, 8, 8))

@@ -20,7 +20,7 @@ from ..planning import plan
 from ..planning.table import as_short_table, short_sums
 from ..shown import shown
 from . import data as labelled
-from . import defaults, events, exemplar, folder, precision, telling, twin
+from . import defaults, events, exemplar, folder, precision, split, telling, twin
 from .data import Data
 from .display import Display
 from .evaluation import normalise
@@ -95,6 +95,7 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     ...     result = train(Options(size=8, epochs=1, batch=500, out=folder, name="quick"))
     ...     print(*sorted(path.name for path in result.folder.iterdir()))
     architecture.json config.json film.safetensors last metrics.jsonl model.safetensors predictions.csv report.html
+    split.csv
     """
     options = options or Options()
     display = Display(console or Console(quiet=True))
@@ -124,6 +125,8 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
         if options.resume is not None and read_json(place / CONFIG) != config:
             write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
+        if options.resume is None and options.task == "classes":
+            split.write(place, data.train.names, data.test.names)
         if data.skipped:
             write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
         try:
