@@ -1,7 +1,7 @@
 // The other direction: for one image and its loss, the products behind the gradient of one weight, their sum beside
 // autograd's, and what one step of learning changes.
 
-import { json, numbers } from "./api.js";
+import { has, json, numbers } from "./api.js";
 import { Board, bitmap, legend, partOfWindow } from "./canvas.js";
 import { scaleFor } from "./colours.js";
 import { segmented, stepper } from "./controls.js";
@@ -61,6 +61,9 @@ export class Backward {
     const rate = RATES.includes(place.rate) ? place.rate : USUAL;
     const asked = { image: place.image, channel: place.channel, of: place.of, read: place.read, row: place.row, column: place.column };
     try {
+      if (!has(`${where}/loss`, { image: place.image, of: place.of })) {
+        throw new Error(`What the loss of this image sends back to layer ${place.layer.name} is not in this file: “convforge see”, with the model and the image, shows it.`);
+      }
       const [found, values, step] = await Promise.all([
         json(where, asked, signal),
         numbers(`${where}/values`, asked, signal),

@@ -1,7 +1,7 @@
 // A real layer on a real image: the kernel slides over what the layer was given, and each output number is taken apart.
 
 import { change, complete, wholeNumber } from "../address.js";
-import { exported, json, numbers, picture } from "../api.js";
+import { json, numbers, picture } from "../api.js";
 import { positions } from "../arithmetic.js";
 import { Backward } from "../backward.js";
 import { Board, bitmap, legend, loaded, partOfWindow } from "../canvas.js";
@@ -84,7 +84,6 @@ export function openSlide(root, { network, values }) {
   const arithmetic = el("section", { class: "arithmetic" }, productsTitle, products.element);
   const backward = new Backward((values) => change(values, true));
   const direction = segmented({ label: "Direction", options: [["forward", "Forward", "From the input to an output number"], ["backward", "Backward", "From the loss to the gradient of a weight"]], change: (value) => change({ direction: value === "forward" ? null : value }, true) });
-  direction.element.hidden = exported; // gradients are computed by the server
   root.append(
     el("header", { class: "intro" }, el("h1", { text: "Slide" }), el("p", { class: "says", text: "Point at an output number: its patch is marked on the input, and its products and sums stand below. A click keeps it." })),
     el("div", { class: "row controls" }, layers.element, channel.element, direction.element, ...OVERRIDES.map((name) => controls[name].element)),
@@ -130,7 +129,7 @@ export function openSlide(root, { network, values }) {
       from: wholeNumber(values.from, 0),
       order: values.order === "index" ? "index" : "size",
       show: values.show,
-      backward: values.direction === "backward" && !exported,
+      backward: values.direction === "backward",
       weight: { of: wholeNumber(values.of), read: wholeNumber(values.read), row: wholeNumber(values.wrow), column: wholeNumber(values.wcolumn), rate: values.rate },
     };
   }

@@ -3,7 +3,7 @@
 
 import { addressOf, change, complete, wholeNumber } from "../address.js";
 import { answerTo } from "../answer.js";
-import { exported, has, json, picture, runJob } from "../api.js";
+import { canRun, exported, has, json, picture, runJob } from "../api.js";
 import { Board, bitmap, legend, loaded, overlaid, partOfWindow } from "../canvas.js";
 import { scaleFor } from "../colours.js";
 import { button, layerSelect, segmented } from "../controls.js";
@@ -166,8 +166,9 @@ export function openWhy(root, { network, values }) {
   async function contributions(asked, signal) {
     const found = await json("/api/why", asked, signal);
     // Where nothing adds up, what shows where is still worth seeing.
-    if (found.values === null && now.method === "cam" && !exported && found.layers.length) {
-      const instead = await json("/api/why", { ...asked, method: "layercam" }, signal);
+    const other = { ...asked, method: "layercam" };
+    if (found.values === null && now.method === "cam" && found.layers.length && has("/api/why", other)) {
+      const instead = await json("/api/why", other, signal);
       return { ...instead, instead: found.why };
     }
     return found;
@@ -176,6 +177,7 @@ export function openWhy(root, { network, values }) {
   async function occlusion(asked, signal) {
     boards.hidden = channels.hidden = true;
     const body = { image: Number(asked.image), of: asked.of, ...(asked.against === undefined ? {} : { against: asked.against }) };
+    if (!canRun(body)) throw new Error("Occlusion for this image and class is not in this file: “convforge see”, with the model and the image, shows it.");
     const found = await runJob(body, ({ done, total }) => status.replaceChildren(el("p", { class: "quiet", text: total ? `Covering place ${done} of ${total} …` : "Covering places …" })), signal, "/api/jobs/occlusion");
     return found && { ...found, method: "occlusion", exact: false, layers: [] };
   }
