@@ -139,6 +139,7 @@ def test_backward_of_other_layers_is_said_not_to_be_in_it(file: Callable[[str], 
     inside = {"stem", "dilated", "twice"}
     other = next(layer for layer in site.network.layers if layer.convolution and layer.name not in inside)
     page.evaluate("place => { location.hash = place }", f"#/slide?layer={other.index}&image=1&direction=backward")
+    assert page.locator(".intro .says").inner_text().startswith("The other direction: choose a weight")
     notice = page.get_by_text(f"What the loss of this image sends back to layer {other.name} is not in this file")
     notice.wait_for()
     assert "convforge see" in notice.inner_text()
@@ -149,14 +150,20 @@ def test_occlusion_and_layercam_are_in_it(file: Callable[[str], Any], site: Site
         order = site.network.model(site.pictures.input(1)[None])[0].argsort(descending=True).tolist()
     found = cover(site.network, site.pictures.input(1), lambda *_: None)
     for against in (None, order[1]):
-        page = file(f"#/why?image=1&method=occlusion&of={order[0]}" + (f"&against={against}" if against else ""))
-        page.get_by_text("by how much the network's number falls").wait_for()
-        lost = found.lost(order[0], against).drops
-        page.locator(".boards canvas").nth(1).focus()
-        page.keyboard.press("Control+Home")
-        saved_at(page, "row=0")
-        words = page.locator(".boards .card").nth(1).inner_text()
-        assert f"Loss by place, {lost.shape[0]}×{lost.shape[1]}" in words
+        lost = found.lost(order[0], against)
+        row, column = divmod(int(abs(lost.drops).argmax()), lost.drops.shape[1])
+        fall = float(lost.drops[row, column])
+        chosen = f"of={order[0]}&row={row}&column={column}" + (f"&against={against}" if against is not None else "")
+        page = file(f"#/why?image=1&method=occlusion&{chosen}")
+        page.get_by_text(f"What covering each place takes away, {'×'.join(map(str, lost.drops.shape))}").wait_for()
+        words = re.fullmatch(
+            r"Row (\d+), column (\d+): the number (rises|falls) by (.+), from (.+) to (.+)\.",
+            page.locator(".lost").inner_text(),
+        )
+        assert words is not None
+        assert words.groups()[:3] == (str(row), str(column), "rises" if fall < 0 else "falls")
+        for text, value in zip(words.groups()[3:], (abs(fall), lost.logit, lost.logit - fall), strict=True):
+            assert shows(text, value)
     page = file("#/why?image=1&method=layercam")
     page.get_by_text("LayerCAM for").wait_for()
     page = file(f"#/why?image=1&method=occlusion&of={order[-1]}&against={order[0]}")

@@ -99,7 +99,7 @@ export class Backward {
     const lines = [
       [`sum of ${plural(area, "product")}`, real(found.total, 7), "total", exact(found.total)],
       ["autograd computed", real(found.autograd, 7), "model", exact(found.autograd)],
-      ["difference", power(found.difference), "difference", String(found.difference), `${power(relative, 1)} of the sizes of the products`],
+      ["difference", power(found.difference), "difference", String(found.difference), `(${power(relative, 1)} of the sizes of the products)`],
     ];
     this.sum.replaceChildren(...lines.map(([term, text, kind, title, note]) => el("div", { class: kind }, el("dt", { text: term }), el("dd", {}, el("span", { class: "value", text, title }), note && el("small", { class: "quiet", text: ` ${note}` })))));
     const parts = found.largest.filter(({ product }) => product !== 0).map(({ row, column, met, incoming, product }) => `${real(met, 3)} × ${real(incoming, 3)} = ${real(product, 3)} at row ${row}, column ${column}`);
