@@ -142,6 +142,7 @@ def _left_at_once(place: Path) -> str:
 
 def _known_beforehand(options: Options) -> Start | None:
     """Whatever can go wrong before there is an image does so here: nobody waits for 10,000 of them to hear of it."""
+    folder.must_be_makeable(Path(options.out).expanduser())
     if options.name is not None:
         folder.must_be_free(Path(options.out).expanduser() / options.name)
     if options.model is not None:
