@@ -70,6 +70,8 @@ def relabel(
     from ..see.pictures import Pictures
 
     folder = (data if data is not None else _learned_from(run)).resolve()
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {shown(folder)}: name the one that {shown(run)} has learned from.")
     own = data is None or _is_its_own(run, folder)
     classes, found = labelled(folder)
     known = decisions.read(folder)
