@@ -10,10 +10,11 @@ const GROUPS = {
   unsure: "Most unsure: its first two answers are close",
   decided: "Decided before",
 };
+/** What the run did with an image: on its card, and below it in the list. */
 const PARTS = {
-  "held out": "The run held it out: it has not learned from it.",
-  "learned from": "The run has learned from it, with the label of that time.",
-  "not seen": "The run has not seen it.",
+  "held out": ["The run held it out: it has not learned from it.", "held out"],
+  "learned from": ["The run has learned from it, with the label of that time.", "learned"],
+  "not seen": ["The run has not seen it.", "not seen"],
 };
 
 const main = document.getElementById("view");
@@ -182,7 +183,7 @@ function show(number) {
   const panel = el(
     "section",
     { class: "says-what", "aria-label": "What it is" },
-    el("div", {}, el("h1", { text: heading }), el("p", { class: "says", text: hint }), image.part ? el("p", { class: "says part", text: PARTS[image.part] }) : null),
+    el("div", {}, el("h1", { text: heading }), el("p", { class: "says", text: hint }), image.part ? el("p", { class: "says seen-as", text: PARTS[image.part][0] }) : null),
     answers(image),
     failure ? problem(failure) : null,
     state(image),
@@ -229,7 +230,7 @@ function pick(number) {
 function tileOf(image, number) {
   const mark = el("span", { class: "mark", hidden: true });
   const named = image.part ? `${image.name}, ${image.part}` : image.name;
-  const node = el("button", { type: "button", class: "tile", title: named, on: { click: () => pick(number) } }, el("img", { src: `api/images/${number}?side=128`, alt: "", loading: "lazy" }), image.part ? el("span", { class: "part", text: image.part }) : null, mark);
+  const node = el("button", { type: "button", class: "tile", title: named, on: { click: () => pick(number) } }, el("img", { src: `api/images/${number}?side=128`, alt: "", loading: "lazy" }), image.part ? el("span", { class: "seen-as", text: PARTS[image.part][1] }) : null, mark);
   function draw() {
     node.classList.toggle("decided", image.decided);
     node.classList.toggle("out", image.decided && image.label === null);
