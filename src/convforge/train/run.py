@@ -125,7 +125,7 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
         if options.resume is not None and read_json(place / CONFIG) != config:
             write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
-        if options.resume is None and options.task == "classes":
+        if options.task == "classes" and not (place / split.SPLIT).exists():  # it may have been killed before this
             split.write(place, data.train.names, data.test.names)
         if data.skipped:
             write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
