@@ -55,7 +55,7 @@ def export(
     Of each image it has the maps of as many convolutions as fit, the early, middle and deep one that the page opens
     with before others; and of these three which patches excite their first channels most, and a picture made to excite
     the very first. Of these, and of the first convolution, it has what the loss of each image sends back, as far as
-    half as many bytes again go. `say` is told what takes its time.
+    half of the bytes go. `say` is told what takes its time.
     """
     app = create_app(network, pictures.first(MOST_SEARCHED), _PORT, None, shelf, film)
     return bundle(asyncio.run(_collected(app, network, len(pictures), images, most_bytes, say)))
@@ -91,7 +91,8 @@ async def _collected(
                 say(f"covering places of image {image} …")
                 for one in compared:
                     await _keep_job(app, stored, one, "/api/jobs/occlusion")
-        for layer in chosen(network, count, most_bytes):
+        backward = sent_back(network, count, most_bytes)
+        for layer in chosen(network, count, most_bytes - sum(_bytes_sent(layer, count) for layer in backward)):
             place = f"/api/layers/{layer.index}"
             for path in ("kernels", "kernels/values", "bias/values"):
                 await keep(f"{place}/{path}")
@@ -100,7 +101,7 @@ async def _collected(
                     await keep(f"{place}/{kind}", image=image)
                     for first in range(0, channels, _BLOCK):
                         await keep(f"{place}/{kind}/values", image=image, first=first, count=_BLOCK)
-        await _keep_backward(keep, sent_back(network, count, most_bytes // 2), images, say)
+        await _keep_backward(keep, backward, images, say)
         if shown["film"]:
             await keep("/api/film")
             for frame in range(len(stored["/api/film"]["json"]["frames"])):
@@ -202,14 +203,16 @@ def chosen(network: Network, images: int, most_bytes: int) -> list[Layer]:
 
 
 def sent_back(network: Network, images: int, most_bytes: int) -> list[Layer]:
-    """Of the convolutions that the page opens with, those for which what losses send back fits into so many bytes."""
+    """Of the convolutions that the page opens with, those for which what losses send back fits, too: into half of the
+    bytes at most, and beside what these layers have anyhow."""
+    there = _fitting(_first(network), lambda layer: _bytes_of(layer, images), most_bytes)
+    left = most_bytes - sum(_bytes_of(layer, images) for layer in there)
+    return _fitting(there, lambda layer: _bytes_sent(layer, images), min(left, most_bytes // 2))
 
-    def size(layer: Layer) -> int:
-        assert layer.convolution is not None
-        return 4 * images * (prod(layer.map_shape) + layer.convolution.weight.numel())
 
-    there = chosen(network, images, 2 * most_bytes)  # its input and its kernels are needed, too
-    return [layer for layer in _fitting(_first(network), size, most_bytes) if layer in there]
+def _bytes_sent(layer: Layer, images: int) -> int:
+    assert layer.convolution is not None
+    return 4 * images * (prod(layer.map_shape) + layer.convolution.weight.numel())
 
 
 def _first(network: Network) -> list[Layer]:
