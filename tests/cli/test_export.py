@@ -52,7 +52,10 @@ def test_a_bundle_says_how_it_is_run(run: Path) -> None:
     first, second, third = result.stdout.splitlines()
     assert first == f"wrote pets/pets.bundle, {(run / 'pets.bundle').stat().st_size:,} bytes"
     assert second.startswith("ran it again: largest difference ")
-    assert third == "to use it: convforge.load('pets/pets.bundle').predict(['image.png']), or convforge run"
+    assert third == (
+        "to use it: convforge.load('pets/pets.bundle').predict(['image.png']), "
+        "or convforge run pets/pets.bundle image.png"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -41,6 +41,15 @@ def test_h_is_help(verb: str | None) -> None:
     assert "Usage:" in short.stdout
 
 
+@pytest.mark.parametrize("arguments", [["plan", "conv 8 3x3"], ["train"], ["predict", "tests", "cat.jpg"]])
+def test_without_torch_it_is_said_what_needs_it(arguments: list[str]) -> None:
+    program = "import sys; sys.modules['torch'] = None; from convforge.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this needs PyTorch, which is not installed: pip install torch.")
+    assert "Traceback" not in done.stderr
+
+
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"convforge {convforge.__version__}\n"

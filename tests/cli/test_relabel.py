@@ -93,6 +93,7 @@ def _serve_write_and_say(place: Path) -> None:
         (("embedded",), "embedded has learned from an embedded data set"),
         (("patches",), "patches has learned without labels"),
         (("gone",), "gone has learned from /none, which is no folder here"),
+        (("pets", "none"), "none: name the one that pets has learned from"),
         (("pets", "pets"), "pets has last: name the folder that it has learned from"),
         (("pets", "photos", "--images", "0"), "--images must be 1 or more"),
     ],

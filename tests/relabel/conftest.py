@@ -13,7 +13,7 @@ from see.conftest import browser, chromium  # noqa: F401  (fixtures)
 import convforge
 from convforge.images import decisions
 from convforge.relabel.server import Desk
-from convforge.relabel.suspects import labelled, suspects
+from convforge.relabel.suspects import labelled, parts_of, suspects
 from convforge.see.pictures import Pictures
 from convforge.train import Result
 
@@ -50,6 +50,6 @@ def folder(run: Result) -> Iterator[Path]:
 def desk(run: Result, folder: Path) -> Desk:
     network = convforge.load(run.folder)
     classes, images = labelled(folder)
-    found = suspects(network, images, decisions.read(folder), most=5)
+    found = suspects(network, images, decisions.read(folder), most=5, parts=parts_of(run.folder))
     pictures = Pictures([suspect.image.path for suspect in found], (3, 20, 24), network.mean, network.std, False)
     return Desk(folder, "run", classes, found, pictures)

@@ -160,6 +160,19 @@ def test_of_many_classes_digits_are_the_networks_answers_and_any_can_be_typed(
         assert watched.wrong == []
 
 
+def test_card_and_list_say_what_the_run_did_with_an_image(visit: Callable[..., Any], desk: Desk) -> None:
+    page = visit()
+    assert {suspect.part for suspect in desk.suspects} == {"held out", "learned from"}
+    words = {"held out": "The run held it out", "learned from": "The run has learned from it"}
+    for number, suspect in enumerate(desk.suspects):
+        tile = page.locator(".tile").nth(number)
+        assert suspect.part is not None
+        assert tile.locator(".seen-as").inner_text() == suspect.part.removesuffix(" from")
+        assert f"{suspect.image.name}, {suspect.part}" in (tile.get_attribute("aria-label") or "")
+        tile.click()
+        assert page.locator(".says.seen-as").inner_text().startswith(words[suspect.part])
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1024, 1280, 1920])
 def test_nothing_is_clipped(visit: Callable[..., Any], width: int, theme: str) -> None:
@@ -171,6 +184,12 @@ def test_nothing_is_clipped(visit: Callable[..., Any], width: int, theme: str) -
           .map((node) => node.outerHTML.slice(0, 80))"""
     )
     assert wide == []
+    wrapped = page.evaluate(
+        """() => [...document.querySelectorAll(".answers .share, .tile .seen-as")]
+          .filter((node) => node.getBoundingClientRect().height > 1.9 * parseFloat(getComputedStyle(node).fontSize)
+            || node.scrollWidth > node.clientWidth).map((node) => node.textContent)"""
+    )
+    assert wrapped == []
     outside = page.evaluate(
         """() => [...document.querySelectorAll("button, h1, p, .answers > *")]
           .filter((node) => node.getBoundingClientRect().right > innerWidth + 1).map((node) => node.outerHTML)"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from convforge.errors import UserError
-from convforge.see.export import chosen, export, opened_with
+from convforge.see.export import chosen, export, opened_with, sent_back
 from convforge.see.network import Network
 from convforge.see.pictures import Pictures
 from convforge.see.shelf import Shelf
@@ -125,6 +126,19 @@ def test_a_small_file_has_the_layers_that_the_page_opens_with(network: Network) 
     assert network.layers[0] in some
     with pytest.raises(UserError, match="smaller --input"):
         chosen(network, 4, 10)
+
+
+def test_what_losses_send_back_takes_nothing_from_the_layers_that_the_page_opens_with(network: Network) -> None:
+    first = [layer.index for layer in opened_with(network)]
+    assert [layer.index for layer in sent_back(network, 4, 10**9)] == first
+    assert [layer.index for layer in chosen(network, 4, 600_000)][:1] == first[:1]
+    assert sent_back(network, 4, 10) == []
+    for most_bytes in (200_000, 400_000, 600_000, 800_000, 10**6):
+        sent = sent_back(network, 4, most_bytes)
+        size = sum(16 * (prod(one.map_shape) + one.convolution.weight.numel()) for one in sent if one.convolution)
+        assert size <= most_bytes // 2
+        there = chosen(network, 4, most_bytes - size)
+        assert {layer.index for layer in sent} <= {layer.index for layer in there}
 
 
 def test_names_cannot_end_the_data(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from convforge.see.page.bundle import bundle
+from convforge.see.why import cover
 
-from .conftest import Site, Watched, number, saved_at, settled, shows
+from .conftest import CLASSES, Site, Watched, number, saved_at, settled, shows
+from .test_page_backward import gradient
 from .test_page_slide import UNITS, check_numbers, parts
 from .test_page_views import VIEWS
 
@@ -114,6 +116,58 @@ def parts_of(site: Site, image: int) -> dict[str, Any]:
     sums = (patch * kernel).sum((1, 2))
     total = float(sums.sum()) + float(module.bias[7])
     return {"patch": patch, "kernel": kernel, "products": patch * kernel, "sums": sums, "total": total}
+
+
+def test_backward_is_in_it_and_its_sums_are_autograds(file: Callable[[str], Any], site: Site) -> None:
+    of = CLASSES.index(site.pictures.label(1) or "")
+    for name in ("stem", "dilated"):
+        module, at = getattr(site.network.model, name), site.index(name)
+        expected = gradient(site, module, 1, of)
+        largest = int(expected[3].abs().argmax())
+        for place in ("", "&read=1&wrow=1&wcolumn=0"):
+            page = file(f"#/slide?layer={at}&image=1&channel=3&direction=backward{place}")
+            page.locator(".backward .result .total").wait_for()
+            wanted = float(expected[3, 1, 1, 0] if place else expected[3].flatten()[largest])
+            for kind in ("total", "model"):
+                printed = number(page.locator(f".backward .result .{kind} .value").get_attribute("title"))
+                assert printed == pytest.approx(wanted, abs=1e-5, rel=1e-5)
+        assert page.locator(".learning tbody tr").count() == 3
+
+
+def test_backward_of_other_layers_is_said_not_to_be_in_it(file: Callable[[str], Any], site: Site) -> None:
+    page = file("#/slide?direction=backward")
+    inside = {"stem", "dilated", "twice"}
+    other = next(layer for layer in site.network.layers if layer.convolution and layer.name not in inside)
+    page.evaluate("place => { location.hash = place }", f"#/slide?layer={other.index}&image=1&direction=backward")
+    assert page.locator(".intro .says").inner_text().startswith("The other direction: choose a weight")
+    notice = page.get_by_text(f"What the loss of this image sends back to layer {other.name} is not in this file")
+    notice.wait_for()
+    assert "convforge see" in notice.inner_text()
+
+
+def test_occlusion_and_layercam_are_in_it(file: Callable[[str], Any], site: Site) -> None:
+    with torch.no_grad():
+        order = site.network.model(site.pictures.input(1)[None])[0].argsort(descending=True).tolist()
+    found = cover(site.network, site.pictures.input(1), lambda *_: None)
+    for against in (None, order[1]):
+        lost = found.lost(order[0], against)
+        row, column = divmod(int(abs(lost.drops).argmax()), lost.drops.shape[1])
+        fall = float(lost.drops[row, column])
+        chosen = f"of={order[0]}&row={row}&column={column}" + (f"&against={against}" if against is not None else "")
+        page = file(f"#/why?image=1&method=occlusion&{chosen}")
+        page.get_by_text(f"What covering each place takes away, {'×'.join(map(str, lost.drops.shape))}").wait_for()
+        words = re.fullmatch(
+            r"Row (\d+), column (\d+): the number (rises|falls) by (.+), from (.+) to (.+)\.",
+            page.locator(".lost").inner_text(),
+        )
+        assert words is not None
+        assert words.groups()[:3] == (str(row), str(column), "rises" if fall < 0 else "falls")
+        for text, value in zip(words.groups()[3:], (abs(fall), lost.logit, lost.logit - fall), strict=True):
+            assert shows(text, value)
+    page = file("#/why?image=1&method=layercam")
+    page.get_by_text("LayerCAM for").wait_for()
+    page = file(f"#/why?image=1&method=occlusion&of={order[-1]}&against={order[0]}")
+    page.get_by_text("Occlusion for this image and class is not in this file").wait_for()
 
 
 def test_names_in_the_data_cannot_end_the_script(watched: Watched, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_layer_is_chosen_by_mouse_and_by_keyboard_and_its_field_is_told(
     page.keyboard.press("ArrowDown")
     saved_at(page, f"layer={second}")
     settled(page)
-    assert page.locator(".panel h2").inner_text() == "twice"
+    assert page.locator(".panel h2").inner_text() == "Layer twice"
     unit = page.locator(".panel canvas.live")
     unit.focus()
     page.keyboard.press("Control+Home")
@@ -65,7 +65,7 @@ def test_a_layer_is_chosen_by_mouse_and_by_keyboard_and_its_field_is_told(
     assert "beyond the border" in sentence
     page.go_back()
     settled(page)
-    assert page.locator(".panel h2").inner_text() == site.network.layers[stem].name
+    assert page.locator(".panel h2").inner_text() == f"Layer {site.network.layers[stem].name}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from convforge.learned.film import Film, Recorder
 from convforge.learned.film import read as read_film
 from convforge.see import server
 from convforge.see.answers import plain
+from convforge.see.described import describe
 from convforge.see.guard import MOST_BODY
 from convforge.see.key import Key
 from convforge.see.network import Network
@@ -87,8 +88,17 @@ def seen(network: Network, pictures: Pictures, layer: int, image: int = 0) -> An
 # --- what is answered -------------------------------------------------------------------------------------------------
 
 
+def test_a_run_is_called_by_its_folder_not_by_the_way_there(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "pets"
+    run.mkdir(parents=True)
+    network = Network(nn.Sequential(nn.Conv2d(1, 2, 3)), (1, 5, 5), str(run))
+    found = describe(network, Pictures([photographs(tmp_path / "some")], (1, 5, 5), (0.0,), (1.0,)), False)
+    assert (found["name"], found["short"]) == (str(run), "pets")
+
+
 def test_the_network(get: Get, network: Network) -> None:
     found = get("/api/network")
+    assert found["short"] == found["name"] == network.name
     assert found["input"] == list(SHAPE)
     assert (found["mean"], found["std"]) == ([0.5] * 3, [0.25] * 3)
     assert [image["name"] for image in found["images"]] == ["clear.webp", "grey.png", "tall.jpg", "wide.png"]

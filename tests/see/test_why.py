@@ -15,7 +15,7 @@ from convforge.see.network import Network, NotThere
 from convforge.see.pictures import InMemory, Pictures
 from convforge.see.server import create_app
 from convforge.see.verdict import Verdicts
-from convforge.see.why import AddsUpNowhere, Why, occlude
+from convforge.see.why import AddsUpNowhere, Why, cover
 
 from .networks import SHAPE, Kinds, opened
 
@@ -180,7 +180,7 @@ def test_layercam_is_activation_times_its_positive_gradient() -> None:
 def test_occlusion_covers_each_place_once_and_says_what_is_lost() -> None:
     _, network, pictures = asker(vgg)
     image = pictures.input(1)
-    found = occlude(network, image, 2, 0, lambda *_: None)
+    found = cover(network, image, lambda *_: None).lost(2, 0)
     with torch.no_grad():
         whole = network.model(image[None])[0]
         covered = image.clone()

@@ -310,6 +310,18 @@ def test_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_was_mistyped_is_guessed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def offline(_name: str) -> Any:
+        raise ConnectionError("Couldn't reach the Hub.")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.chdir(photos.parent)
+    with pytest.raises(UserError, match=r"did you mean photos/\? Else check the spelling and the connection\.$"):
+        load(photos.name[:-1])
+
+
 def test_hub_data_without_images_or_classes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

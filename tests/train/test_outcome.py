@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from convforge.errors import UserError
 from convforge.models import checkpoint, own
 from convforge.train import Options, precision, train
 from convforge.train.data import load
+from convforge.train.display import Display
 from convforge.train.evaluation import at_a_time
 from convforge.train.pictures import most_unsure
 from convforge.train.scores import class_scores
@@ -160,27 +162,68 @@ def test_bf16_computes_the_forward_pass_so_and_keeps_float32(options: Options, m
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+class Board:
+    """What TensorBoard shows of a run's folder: points of all files, but for those that a later file says to forget."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.points: list[tuple[str, float, int]] = []
+        self.closed = 0
+        board = self
+
+        class SummaryWriter:
+            def __init__(self, folder: str, purge_step: int | None = None) -> None:
+                assert Path(folder).name == "tensorboard"
+                if purge_step is not None:
+                    board.points = [point for point in board.points if point[2] < purge_step]
+
+            def add_scalar(self, curve: str, value: float, epoch: int) -> None:
+                board.points.append((curve, value, epoch))
+
+            def flush(self) -> None: ...
+            def close(self) -> None:
+                board.closed += 1
+
+        module = ModuleType("torch.utils.tensorboard")
+        module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+
+    def curve(self, name: str) -> list[tuple[int, float]]:
+        return [(epoch, value) for curve, value, epoch in self.points if curve == name]
+
+
 def test_event_files_hold_what_metrics_hold(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[tuple[str, float, int]] = []
-
-    class SummaryWriter:
-        def __init__(self, folder: str) -> None:
-            assert Path(folder).name == "tensorboard"
-
-        def add_scalar(self, curve: str, value: float, epoch: int) -> None:
-            written.append((curve, value, epoch))
-
-        def flush(self) -> None: ...
-        def close(self) -> None:
-            written.append(("closed", 0, 0))
-
-    module = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    board = Board(monkeypatch)
     result = train(replace(options, epochs=2, tensorboard=True))
-    losses = [value for curve, value, _ in written if curve == "loss/held out"]
-    assert losses == [epoch["test_loss"] for epoch in result.epochs]
-    assert written[-1][0] == "closed"
+    assert board.curve("loss/held out") == [(epoch["epoch"], epoch["test_loss"]) for epoch in result.epochs]
+    assert board.closed == 1
+
+
+@pytest.mark.parametrize("unwritten", [False, True])
+def test_events_of_a_run_that_is_continued_go_on_without_a_gap_or_a_double(
+    unwritten: bool, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run was killed before it wrote those of an epoch that was done."""
+    board = Board(monkeypatch)
+    stop = Stop()
+    epoch = Display.epoch
+
+    def at_the_second(self: Display, metrics: dict[str, float], epochs: int, best: bool) -> None:
+        epoch(self, metrics, epochs, best)
+        if metrics["epoch"] == 2:
+            stop.ask()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Display, "epoch", at_the_second)
+        assert not train(replace(options, epochs=4, tensorboard=True), stop=stop).finished
+    assert [at for at, _ in board.curve("loss/train")] == [1, 2]
+    if unwritten:
+        board.points = [point for point in board.points if point[2] < 2]
+    resume = str(Path(options.out) / "tiny")
+    for epochs in (None, 6):  # to its end, and then on
+        result = train(Options(resume=resume, epochs=epochs))
+        for name, metric in (("loss/train", "train_loss"), ("learning rate", "lr")):
+            assert board.curve(name) == [(one["epoch"], one[metric]) for one in result.epochs]
+    assert len(result.epochs) == 6
 
 
 def test_ctrl_c_is_answered_while_one_long_operation_runs() -> None:
@@ -202,6 +245,42 @@ def test_ctrl_c_is_answered_while_one_long_operation_runs() -> None:
     ((sentence, at),) = said
     assert sentence == "Stopping after this batch of 64 images; Ctrl-C again leaves at once."
     assert at < over
+
+
+_NEVER_OVER = """
+import os, signal, sys, threading, time
+import torch
+from rich.console import Console
+from convforge.train import display as shown_by, run
+from convforge.train.options import Options
+from convforge.train.stop import Stop
+
+def endless(self, progress, steps):  # one operation, which Python cannot interrupt
+    print("batch", flush=True)
+    torch.linalg.matrix_power(torch.eye(3000), 2**60)
+    print("over", flush=True)
+
+shown_by.Display.step = endless
+run.train(Options(size=8, epochs=1, batch=500, out=sys.argv[1], name="left"), Console(width=60), Stop(exits=True))
+"""
+
+
+def test_a_second_ctrl_c_leaves_during_one_long_operation_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"]
+    command[-1] += _NEVER_OVER
+    with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for awaited in ("batch", "Stopping after this batch of 500 images"):
+            assert any(line.startswith(awaited) for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "over" not in rest
+    assert rest.splitlines()[-1] == (
+        f"Left at once; what was written before is in {tmp_path}/left. "
+        f"Continue with: convforge train --resume {tmp_path}/left"
+    )
+    assert train(Options(resume=str(tmp_path / "left"))).finished
 
 
 def test_large_images_are_looked_at_few_at_a_time() -> None:

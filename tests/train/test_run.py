@@ -73,7 +73,7 @@ def test_folder_holds_all_that_was_promised(options: Options) -> None:
     assert result.finished
     assert {path.name for path in result.folder.iterdir()} == {
         "architecture.json", "config.json", "film.safetensors", "last", "metrics.jsonl", "model.safetensors",
-        "predictions.csv", "report.html",
+        "predictions.csv", "report.html", "split.csv",
     }  # fmt: skip
     model, architecture = checkpoint.load(result.folder)
     assert (architecture.classes, architecture.input_shape) == (("left", "middle", "right"), (1, 8, 8))
@@ -405,9 +405,9 @@ def test_a_run_that_dies_at_any_write_is_resumed_to_the_same_files(
     train(options)
     expected = contents(folder)
     deaths = list(range(1, len(replaced)))
-    # The configuration; the state, two architectures, two checkpoints and the metrics; an epoch's film, state, last
-    # weights, best weights and metrics, twice; the predictions and the report.
-    assert len(deaths) == 1 + 6 + 2 * 5 + 2, replaced
+    # The configuration and the split; the state, two architectures, two checkpoints and the metrics; an epoch's film,
+    # state, last weights, best weights and metrics, twice; the predictions and the report.
+    assert len(deaths) == 2 + 6 + 2 * 5 + 2, replaced
     for death in deaths:
         shutil.rmtree(folder)
         replaced.clear()

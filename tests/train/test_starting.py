@@ -119,6 +119,8 @@ def test_a_run_that_started_from_another_is_resumed_without_it(
         ({"model": "no_such_module:net"}, "cannot be imported"),
         ({"precision": "bf16"}, "does not multiply in bfloat16"),
         ({"tensorboard": True}, "needs the package tensorboard"),
+        ({"out": "/proc/none/runs"}, "cannot make the folder /proc/none/runs: .*; choose another with --out"),
+        ({"out": __file__}, "cannot make the folder .*: Not a directory; choose another with --out"),
     ],
 )
 def test_what_can_be_known_beforehand_is_said_before_an_image_is_read(

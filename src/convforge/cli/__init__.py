@@ -64,6 +64,13 @@ def main() -> None:
             sys.stdout.flush()  # here, because at the interpreter's end nobody could catch what it raises
     except (UserError, SpecError) as mistake:
         _give_up(str(mistake))
+    except ModuleNotFoundError as missing:
+        if missing.name != "torch":
+            raise
+        _give_up(
+            "this needs PyTorch, which is not installed: pip install torch. ONNX files and bundles run without it, by "
+            "convforge run and convforge predict."
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

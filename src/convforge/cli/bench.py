@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
     def bench(
         layers: Annotated[
             list[str] | None,
-            typer.Argument(metavar="[LAYERS]…", help="Layers and models, or networks, in the forms above."),
+            typer.Argument(metavar="LAYERS", help="Layers and models, or networks, in the forms above."),
         ] = None,
         list_: Annotated[
             list[Path] | None,

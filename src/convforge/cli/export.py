@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +75,8 @@ def export(
     )
     path = repr(shown(made.path))
     if to == "bundle":
-        typer.echo(f"to use it: convforge.load({path}).predict(['image.png']), or convforge run")
+        command = f"convforge run {shlex.quote(shown(made.path))} image.png"
+        typer.echo(f"to use it: convforge.load({path}).predict(['image.png']), or {command}")
     elif to == "safetensors":
         typer.echo(f"to use it: safetensors.torch.load_file({path}) gives the state_dict")
     else:

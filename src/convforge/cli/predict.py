@@ -23,7 +23,7 @@ def predict(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders with such in them.", metavar="IMAGE…"
+            help="Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders with such in them.", metavar="IMAGE"
         ),
     ],
     top: TOP = 1,

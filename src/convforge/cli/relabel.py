@@ -66,10 +66,13 @@ def relabel(
     from ..images import decisions
     from ..models.load import load
     from ..relabel.server import Desk, create_app
-    from ..relabel.suspects import labelled, suspects
+    from ..relabel.suspects import labelled, parts_of, suspects
     from ..see.pictures import Pictures
 
     folder = (data if data is not None else _learned_from(run)).resolve()
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {shown(folder)}: name the one that {shown(run)} has learned from.")
+    own = data is None or _is_its_own(run, folder)
     classes, found = labelled(folder)
     known = decisions.read(folder)
     if not os.access(folder, os.W_OK):
@@ -80,7 +83,9 @@ def relabel(
             f"{shown(run)} tells {_listed(network.classes or ())} apart, and {shown(folder)} has "
             f"{_listed(classes)}: name the folder that it has learned from."
         )
-    shown_ones = suspects(network, found, known, images, lambda answers: _tracked(answers, len(found)))
+    # Of another folder's images the run cannot know anything, whatever they are called.
+    parts = parts_of(run) if own else lambda _: None
+    shown_ones = suspects(network, found, known, images, lambda answers: _tracked(answers, len(found)), parts)
     if not shown_ones:
         raise UserError(f"none of the {len(found):,} files in {shown(folder)} is an image that can be read.")
     paths = [suspect.image.path for suspect in shown_ones]
@@ -124,6 +129,14 @@ def _learned_from(run: Path) -> Path:
             f"{shown(run)} has learned from {shown(source)}, which is no folder here: name it after the run."
         )
     return Path(source)
+
+
+def _is_its_own(run: Path, folder: Path) -> bool:
+    """Whether it is the folder that the run has learned from."""
+    try:
+        return _learned_from(run).resolve() == folder
+    except UserError:
+        return False
 
 
 def _listed(names: Iterable[str]) -> str:

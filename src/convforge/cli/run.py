@@ -27,7 +27,7 @@ def run(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders with such in them.", metavar="IMAGE…"
+            help="Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders with such in them.", metavar="IMAGE"
         ),
     ] = None,
     top: TOP = 1,

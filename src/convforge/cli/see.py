@@ -45,7 +45,7 @@ def see(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="IMAGE…",
+            metavar="IMAGE",
             help="Image files and folders; without any, those that the run held out, or photographs.",
             show_default=False,
         ),

@@ -137,6 +137,7 @@ def _train(
 ) -> None:
     from ..train.options import Options
     from ..train.run import how_to_continue, train
+    from ..train.stop import Stop
 
     if resume is not None:
         _must_stand_alone(context)
@@ -168,7 +169,7 @@ def _train(
             tensorboard=tensorboard,
         )
     console = Console(stderr=as_json)
-    result = train(options, console)
+    result = train(options, console, Stop(exits=True))
 
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -59,7 +59,7 @@ def register(app: typer.Typer) -> None:
     @app.command("tune", help=_HELP)
     def tune(
         layers: Annotated[
-            list[str] | None, typer.Argument(metavar="[LAYERS]…", help="Layers and models, as for bench.")
+            list[str] | None, typer.Argument(metavar="LAYERS", help="Layers and models, as for bench.")
         ] = None,
         list_: Annotated[
             list[Path] | None,

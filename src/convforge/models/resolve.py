@@ -241,7 +241,7 @@ def _made(
         try:
             return make(True), notes
         except Exception as error:  # no such weights, no network, no space: the bare model may still do
-            notes = (f"{_DRAWN}: {package} has no trained ones to give ({_reason(error)}).",)
+            notes = (f"{_DRAWN}: {package} has no trained ones to give ({why_not_fetched(error)}).",)
     try:
         return make(False), notes
     except Exception as error:
@@ -258,6 +258,22 @@ def _optional(package: str, asked: str) -> Any:
 def _reason(error: Exception) -> str:
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def why_not_fetched(error: Exception) -> str:
+    """Why weights could not be fetched, in a few words: some twenty types of errors, one meaning.
+
+    >>> from urllib.error import URLError
+    >>> why_not_fetched(URLError(ConnectionRefusedError(111, "Connection refused")))
+    'Connection refused'
+    """
+    if type(error).__name__ == "LocalEntryNotFoundError":  # huggingface_hub's, whose own words fill five lines
+        return "they are not in its cache, and the Hugging Face hub does not answer"
+    cause = getattr(error, "reason", None)  # urllib's
+    if isinstance(cause, OSError):
+        error = cause
+    words = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(words).rstrip(".")[:200]
 
 
 def _written(shape: Shape) -> str:

@@ -99,6 +99,7 @@ class Desk:
                     "name": suspect.image.name,
                     "was": suspect.image.was,
                     "group": suspect.group,
+                    "part": suspect.part,
                     "answers": [{"class": name, "share": share} for name, share in suspect.ranking[:_ANSWERS]],
                     "share": dict(suspect.ranking).get(suspect.image.was, 0.0),
                     "decided": suspect.image.name in known,

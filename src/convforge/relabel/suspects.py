@@ -15,10 +15,12 @@ from ..images.decisions import Decision
 from ..inference.model import Model
 from ..inference.prediction import Prediction
 from ..shown import shown
+from ..train import split
 from ..train.data import folder_rows
 from ..train.relabelled import name_in
 
 Group = Literal["wrong", "unsure", "decided"]
+Part = Literal["learned from", "held out", "not seen"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,13 @@ class Labelled:
 @dataclass(frozen=True)
 class Suspect:
     """An image with what the network answers: all classes, most probable first; `label` is what it is taken for now,
-    None where it is left out."""
+    None where it is left out; `part` is what the run did with it, None where nobody knows."""
 
     image: Labelled
     label: str | None
     ranking: tuple[tuple[str, float], ...]
     group: Group
+    part: Part | None = None
 
 
 def labelled(folder: Path) -> tuple[tuple[str, ...], list[Labelled]]:
@@ -52,12 +55,31 @@ def labelled(folder: Path) -> tuple[tuple[str, ...], list[Labelled]]:
     ]
 
 
+def parts_of(run: Path) -> Callable[[str], Part | None]:
+    """What a run did with the images of the folder that it has learned from, by their names; of a run that has not
+    written that down, None.
+
+    Raises:
+        UserError: where the run's `split.csv` is damaged.
+    """
+    known = split.read(run)
+
+    def part(name: str) -> Part | None:
+        if not known:
+            return None
+        found = known.get(shown(name))
+        return "not seen" if found is None else "held out" if found == split.HELD else "learned from"
+
+    return part
+
+
 def suspects(
     network: Model,
     images: Sequence[Labelled],
     decisions: dict[str, Decision],
     most: int,
     track: Callable[[Iterable[Prediction]], Iterable[Prediction]] = lambda answers: answers,
+    parts: Callable[[str], Part | None] = lambda _: None,
 ) -> list[Suspect]:
     """The images to look at: the most wrong ones first, those where the label was given the smallest probability; then
     the most unsure ones, whose first two answers are closest; then those that were decided before.
@@ -68,6 +90,7 @@ def suspects(
         decisions: what is known already, by name.
         most: how many wrong ones, and how many unsure ones.
         track: shows how far it is.
+        parts: what the run did with an image, by its name.
     """
     wrong: list[tuple[float, Suspect]] = []
     unsure: list[tuple[float, Suspect]] = []
@@ -76,15 +99,16 @@ def suspects(
     for image, answer in zip(images, track(answers), strict=True):
         if answer.error is not None:
             continue
+        part = parts(image.name)
         decision = decisions.get(image.name)
         if decision is not None:
-            decided.append(Suspect(image, decision.now, answer.ranking, "decided"))
+            decided.append(Suspect(image, decision.now, answer.ranking, "decided", part))
             continue
         shares = dict(answer.ranking)
         if answer.ranking[0][0] != image.was:
-            wrong.append((shares[image.was], Suspect(image, image.was, answer.ranking, "wrong")))
+            wrong.append((shares[image.was], Suspect(image, image.was, answer.ranking, "wrong", part)))
         else:
             margin = answer.ranking[0][1] - answer.ranking[1][1]
-            unsure.append((margin, Suspect(image, image.was, answer.ranking, "unsure")))
+            unsure.append((margin, Suspect(image, image.was, answer.ranking, "unsure", part)))
     found = [suspect for kind in (wrong, unsure) for _, suspect in sorted(kind, key=lambda pair: pair[0])[:most]]
     return found + decided

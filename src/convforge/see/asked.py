@@ -85,8 +85,11 @@ class OfWeight(OfImage):
     column: Number | None = None
 
 
-class OfStep(OfImage):
+class OfLoss(OfImage):
     of: Number | None = None
+
+
+class OfStep(OfLoss):
     rate: Annotated[float, Field(gt=0, le=100)] = 0.1
 
 

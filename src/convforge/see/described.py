@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .network import Layer, Network
@@ -13,6 +14,7 @@ def describe(network: Network, pictures: Pictures, film: bool) -> dict[str, Any]
     first = network.first_convolution
     return {
         "name": network.name,
+        "short": _short(network.name),
         "input": network.input_shape,
         "mean": network.mean,
         "std": network.std,
@@ -24,6 +26,14 @@ def describe(network: Network, pictures: Pictures, film: bool) -> dict[str, Any]
         "film": film,
         "notes": [*network.notes, *pictures.notes],
     }
+
+
+def _short(name: str) -> str:
+    """Of a folder its own name: what stands before it tells nobody what it is, and is what a narrow page would show."""
+    try:
+        return Path(name).resolve().name if Path(name).is_dir() else name
+    except (OSError, ValueError):  # a long line of layers is no path
+        return name
 
 
 def _image(pictures: Pictures, number: int) -> dict[str, Any]:

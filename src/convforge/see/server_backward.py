@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 from .answers import as_floats, as_json
 from .arithmetic import group_channels
-from .asked import OfStep, OfWeight
+from .asked import OfLoss, OfStep, OfWeight
 from .backward import Backward, Learned
 from .network import Network, NotThere
 from .verdict import Verdicts
@@ -19,7 +19,8 @@ _LARGEST = 6
 
 def backward_router(network: Network, verdicts: Verdicts, backward: Backward) -> APIRouter:
     """`GET …/backward` takes a weight's gradient apart, `GET …/backward/values` is what it met, what came back, and
-    their products, and `GET …/backward/step` is what one step of learning changes."""
+    their products, and `GET …/backward/step` is what one step of learning changes. `GET …/backward/loss`, `…/incoming`
+    and `…/gradient` are what the first two are made of, for all weights: an exported page has these."""
     router = APIRouter()
 
     def place(index: int, asked: OfWeight) -> tuple[int, int, int, int, int]:
@@ -77,6 +78,21 @@ def backward_router(network: Network, verdicts: Verdicts, backward: Backward) ->
     def values(index: int, asked: Annotated[OfWeight, Query()]) -> Response:
         found = backward.weight(index, asked.image, *place(index, asked))
         return as_floats(np.stack([found.met, found.incoming, found.products]))
+
+    @router.get("/api/layers/{index}/backward/loss")
+    def loss(index: int, asked: Annotated[OfLoss, Query()]) -> Response:
+        target = backward.target(asked.image, asked.of)
+        came = backward.of(index, asked.image, target)
+        of = {"class": target, "name": verdicts.name(target)}
+        return as_json({"of": of, "loss": came.loss, "probability": float(np.exp(-came.loss))})
+
+    @router.get("/api/layers/{index}/backward/incoming")
+    def incoming(index: int, asked: Annotated[OfLoss, Query()]) -> Response:
+        return as_floats(backward.of(index, asked.image, backward.target(asked.image, asked.of)).incoming)
+
+    @router.get("/api/layers/{index}/backward/gradient")
+    def gradient(index: int, asked: Annotated[OfLoss, Query()]) -> Response:
+        return as_floats(backward.of(index, asked.image, backward.target(asked.image, asked.of)).gradient)
 
     @router.get("/api/layers/{index}/backward/step")
     def step(index: int, asked: Annotated[OfStep, Query()]) -> Response:

@@ -165,9 +165,12 @@ class Answers:
         return described | ({"note": note} if note else {})
 
 
+_ALIKE = 0.005  # what three digits, which the page shows, cannot tell apart
+
+
 def _note(value: float, best: float | None) -> str | None:
     """What must be said of a picture that does not show what excites the channel."""
-    if best is not None and max(value, 0) < best:
+    if best is not None and max(value, 0) < best * (1 - _ALIKE):
         return "A real image excites this channel more: the climb from noise has ended below it."
     if value <= 0:
         return "Nothing was found that excites this channel above zero."

@@ -9,10 +9,13 @@ from fastapi import APIRouter, Query, Response
 from .answers import as_json
 from .asked import OfClass, OfRegion, ToOcclude
 from .jobs import Jobs
+from .lru import Kept
 from .network import Network, NotThere
 from .pictures import Pictures
 from .verdict import Verdicts
-from .why import AddsUpNowhere, Contributions, Why, occlude
+from .why import AddsUpNowhere, Contributions, Covered, Why, cover
+
+_KEPT = 32 * 2**20  # bytes of what networks answered to covered images
 
 
 def why_router(network: Network, pictures: Pictures, verdicts: Verdicts, jobs: Jobs) -> APIRouter:
@@ -20,6 +23,7 @@ def why_router(network: Network, pictures: Pictures, verdicts: Verdicts, jobs: J
     `POST /api/jobs/occlusion` begins a job."""
     router = APIRouter()
     why = Why(network, pictures, verdicts)
+    answered = Kept[Covered](_KEPT, lambda found: found.bytes)
 
     def taken_apart(asked: OfClass) -> Contributions:
         return why.of(asked.image, asked.of, asked.against, asked.method, asked.layer)
@@ -70,7 +74,8 @@ def why_router(network: Network, pictures: Pictures, verdicts: Verdicts, jobs: J
                 raise NotThere(f"there is no class {number}: there are {len(verdict.logits)}.")
 
         def work(progress: Any) -> dict[str, Any]:
-            found = occlude(network, pictures.input(asked.image), asked.of, asked.against, progress)
+            covered = answered.find(asked.image, lambda: cover(network, pictures.input(asked.image), progress))
+            found = covered.lost(asked.of, asked.against)
             return {"values": found.drops.tolist(), "side": found.side, "step": found.step, "logit": found.logit}
 
         id = jobs.start(work, "covering places of the image", repr(asked))

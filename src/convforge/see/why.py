@@ -323,35 +323,53 @@ def places(size: Sequence[int], across: int = 7) -> tuple[int, int, list[int], l
     return side, step, tops, lefts
 
 
-def occlude(network: Network, image: Tensor, of: int, against: int | None, progress: Any, batch: int = 8) -> Occluded:
-    """Cover one place after another with the colour that normalisation makes 0, the mean one, and see how much less
-    the class gets.
+@dataclass(frozen=True, eq=False)
+class Covered:
+    """What the network answers as a grey square covers each place: `logits` is `(rows, columns, classes)`, `whole` is
+    `(classes,)`, without a square."""
+
+    logits: Array
+    whole: Array
+    side: int
+    step: int
+
+    @property
+    def bytes(self) -> int:
+        return int(self.logits.nbytes + self.whole.nbytes)
+
+    def lost(self, of: int, against: int | None = None) -> Occluded:
+        """By how much the logit of a class fell, or its distance to another's."""
+        whole, logits = (
+            part[..., of] - (0 if against is None else part[..., against]) for part in (self.whole, self.logits)
+        )
+        return Occluded(whole - logits, self.side, self.step, float(whole))
+
+
+def cover(network: Network, image: Tensor, progress: Any, batch: int = 8) -> Covered:
+    """Cover one place after another with the colour that normalisation makes 0, the mean one, and see what the network
+    answers.
 
     Args:
         network: is run in the turns of a job.
         image: `(C, H, W)`, normalised.
-        of, against: classes.
         progress: is told how far it is.
         batch: images at a time.
     """
     side, step, tops, lefts = places(image.shape[1:])
     spots = [(top, left) for top in tops for left in lefts]
-    values: list[float] = []
 
-    def ask(images: Tensor) -> list[float]:
+    def ask(images: Tensor) -> Array:
         with network.turns.background(), torch.inference_mode():
-            answer = network.answered(images).flatten(1)
-        wanted = answer[:, of] - (0 if against is None else answer[:, against])
-        found: list[float] = wanted.double().tolist()
+            found: Array = network.answered(images).flatten(1).double().numpy()
         return found
 
     (whole,) = ask(image[None])
+    found = []
     for begin in range(0, len(spots), batch):
         progress(begin, len(spots), f"covering place {begin + 1} of {len(spots)}")
         part = spots[begin : begin + batch]
         covered = image.repeat(len(part), 1, 1, 1)
         for one, (top, left) in zip(covered, part, strict=True):
             one[:, top : top + side, left : left + side] = 0
-        values += ask(covered)
-    drops = whole - np.array(values).reshape(len(tops), len(lefts))
-    return Occluded(drops, side, step, whole)
+        found.append(ask(covered))
+    return Covered(np.concatenate(found).reshape(len(tops), len(lefts), -1), whole, side, step)

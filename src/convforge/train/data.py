@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -358,7 +359,7 @@ def _hub(name: str, wanted: Wanted, track: Track) -> Found:
         first_line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
         raise UserError(
             f"there is no folder {name!r} here, and no data set of that name could be loaded from the Hugging Face hub "
-            f"({first_line.rstrip('.')}); check the spelling and the connection."
+            f"({first_line.rstrip('.')}); {_folder_meant(name)}check the spelling and the connection."
         ) from reason
     finally:
         logger.setLevel(level)
@@ -383,6 +384,17 @@ def _hub(name: str, wanted: Wanted, track: Track) -> Found:
     classes = tuple(chosen[train].features["label"].names)
     test_rows = None if test is None else chosen[test]
     return _from_rows(name.replace("/", "-"), classes, chosen[train], test_rows, wanted, track)
+
+
+def _folder_meant(name: str) -> str:
+    """The folder whose name was perhaps mistyped, as the beginning of a way out; nothing if there is none like it."""
+    place = Path(name)
+    try:
+        beside = [item.name for item in place.parent.iterdir() if item.is_dir()]
+    except OSError:
+        return ""
+    close = get_close_matches(place.name, beside, n=1)
+    return f"did you mean {shown(place.parent / close[0])}{os.sep}? Else " if close else ""
 
 
 def _columns(name: str, rows: Any) -> tuple[str, str]:

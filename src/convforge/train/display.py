@@ -56,6 +56,13 @@ class Display:
             finally:
                 self._bar = None
 
+    def leave(self, sentence: str) -> None:
+        """Print last words, with the terminal as it was before: the process ends at once."""
+        if self._bar is not None:
+            self._bar.stop()  # which shows the cursor again
+        self.say(sentence)
+        self.console.file.flush()
+
     def step(self, progress: Progress, steps: int) -> None:
         if self._bar is None or progress.seen == 0:
             return

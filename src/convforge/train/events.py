@@ -38,19 +38,43 @@ def _writer_class() -> Any:
 
 
 class _Both:
-    """A watcher that writes events and passes everything on."""
+    """A watcher that writes events and passes everything on.
 
-    def __init__(self, watcher: Watcher, writer: Any) -> None:
-        self._watcher, self._writer = watcher, writer
+    A run may have been killed before or after it wrote the events of its last epoch. So one that is continued writes
+    these again, and TensorBoard is told to forget what earlier files have from that epoch on: no point is missing, and
+    none is there twice.
+    """
+
+    def __init__(self, watcher: Watcher, folder: Path) -> None:
+        self._watcher, self._folder = watcher, folder
+        self._writer: Any = None
 
     def step(self, progress: Progress, steps: int) -> None:
+        self._begin(progress.epochs)
         self._watcher.step(progress, steps)
 
     def epoch(self, metrics: dict[str, float], epochs: int, best: bool) -> None:
+        self._begin([], int(metrics["epoch"]))
+        self._write(metrics)
+        self._watcher.epoch(metrics, epochs, best)
+
+    def _begin(self, done: list[dict[str, float]], purge: int | None = None) -> None:
+        """Open a file of events, once it is known how far the run is."""
+        if self._writer is not None:
+            return
+        purge = len(done) or purge
+        self._writer = _writer_class()(str(self._folder), purge_step=purge)
+        for metrics in done[-1:]:
+            self._write(metrics)
+
+    def _write(self, metrics: dict[str, float]) -> None:
         for curve, name in _CURVES.items():
             self._writer.add_scalar(curve, metrics[name], int(metrics["epoch"]))
         self._writer.flush()
-        self._watcher.epoch(metrics, epochs, best)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 @contextmanager
@@ -59,8 +83,8 @@ def watching(folder: Path, watcher: Watcher, wanted: bool) -> Iterator[Watcher]:
     if not wanted:
         yield watcher
         return
-    writer = _writer_class()(str(folder / FOLDER))
+    both = _Both(watcher, folder / FOLDER)
     try:
-        yield _Both(watcher, writer)
+        yield both
     finally:
-        writer.close()
+        both.close()

@@ -56,10 +56,24 @@ def new_folder(options: Options, data: Data, config: dict[str, Any]) -> Path:
                 if not os.path.lexists(folder):
                     return begun.rename(folder)
     except OSError as reason:
-        raise UserError(
-            f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
-        ) from reason
+        raise _cannot_be_made(folder, reason) from reason
     raise _taken(out / wanted[0])
+
+
+def must_be_makeable(folder: Path) -> None:
+    """Raise `UserError` if there can be no such folder: it is tried, and nothing of it stays."""
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".new-run-"):
+            pass
+    except OSError as reason:
+        raise _cannot_be_made(folder, reason) from reason
+
+
+def _cannot_be_made(folder: Path, reason: OSError) -> UserError:
+    return UserError(
+        f"cannot make the folder {folder}: {reason.strerror or reason}; choose another with --out or --name."
+    )
 
 
 def must_be_free(folder: Path) -> None:

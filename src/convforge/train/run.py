@@ -20,7 +20,7 @@ from ..planning import plan
 from ..planning.table import as_short_table, short_sums
 from ..shown import shown
 from . import data as labelled
-from . import defaults, events, exemplar, folder, precision, telling, twin
+from . import defaults, events, exemplar, folder, precision, split, telling, twin
 from .data import Data
 from .display import Display
 from .evaluation import normalise
@@ -84,7 +84,8 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         options: what to learn from, and how; by default MNIST-5k with a small VGG. What they leave open is chosen from
             the data.
         console: where to print; by default nowhere.
-        stop: ask it to stop the run at the next batch; Ctrl-C does. A second Ctrl-C raises `KeyboardInterrupt`.
+        stop: ask it to stop the run at the next batch; Ctrl-C does. A second Ctrl-C raises `KeyboardInterrupt`, or ends
+            the process at once where `stop` is one that `exits`.
 
     Raises:
         UserError: for anything in the options, the data or the machine that it cannot work with.
@@ -94,6 +95,7 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     ...     result = train(Options(size=8, epochs=1, batch=500, out=folder, name="quick"))
     ...     print(*sorted(path.name for path in result.folder.iterdir()))
     architecture.json config.json film.safetensors last metrics.jsonl model.safetensors predictions.csv report.html
+    split.csv
     """
     options = options or Options()
     display = Display(console or Console(quiet=True))
@@ -123,17 +125,24 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
         place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
         if options.resume is not None and read_json(place / CONFIG) != config:
             write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
+        if options.task == "classes" and not (place / split.SPLIT).exists():  # it may have been killed before this
+            split.write(place, data.train.names, data.test.names)
         if data.skipped:
             write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
         try:
             return _learn(options, data, architecture, model, counted, place, config, display, stop or Stop())
         except KeyboardInterrupt:
-            display.say(f"\nLeft at once; what was written before is in {shown(place)}. {how_to_continue(place)}")
+            display.say(_left_at_once(place))
             raise
+
+
+def _left_at_once(place: Path) -> str:
+    return f"\nLeft at once; what was written before is in {shown(place)}. {how_to_continue(place)}"
 
 
 def _known_beforehand(options: Options) -> Start | None:
     """Whatever can go wrong before there is an image does so here: nobody waits for 10,000 of them to hear of it."""
+    folder.must_be_makeable(Path(options.out).expanduser())
     if options.name is not None:
         folder.must_be_free(Path(options.out).expanduser() / options.name)
     if options.model is not None:
@@ -218,7 +227,7 @@ def _learn(
     kernels_before = first_kernels(model)
     settings = _settings(options)
     dense: Measured | None = None
-    with stop.listening(display.say):
+    with stop.listening(display.say, lambda: display.leave(_left_at_once(place))):
         with events.watching(place, display, options.tensorboard) as watcher:
             learned = _fit(model, data, architecture, settings, place, display, watcher, stop)
         progress = learned.progress

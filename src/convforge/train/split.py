@@ -1,12 +1,23 @@
 """Which images are held out: of each class the same part, chosen by the seed, so that the same folder and seed give the
-same split."""
+same split. `split.csv` in a run's folder says which they were."""
 
 from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from io import StringIO
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import write_atomically
+from ..shown import shown
+
+SPLIT = "split.csv"
+COLUMNS = ("file", "part")
+LEARNED, HELD = "learned from", "held out"
 
 HELD_OUT = 0.2
 """Part of each class that is held out where the data comes without a split and nobody says otherwise."""
@@ -36,3 +47,37 @@ def stratified(labels: Tensor, classes: int, part: float, seed: int) -> tuple[Te
         kept.append(rows[count:])
     train, test = (torch.cat(rows) for rows in (kept, held_out))
     return train[torch.randperm(len(train), generator=draw)], test[torch.randperm(len(test), generator=draw)]
+
+
+def write(folder: Path, learned: Iterable[str], held_out: Iterable[str]) -> None:
+    """Write which images a run learns from and which it holds out, by their names; `UserError` if that cannot be."""
+    page = StringIO()
+    rows = csv.writer(page, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    rows.writerows((name, LEARNED) for name in learned)
+    rows.writerows((name, HELD) for name in held_out)
+    write_atomically(folder / SPLIT, page.getvalue().encode(errors="replace"))
+
+
+def read(folder: Path) -> dict[str, str]:
+    """What a run did with each image, `LEARNED` or `HELD`, by its name; nothing for runs that have not written it.
+
+    Raises:
+        UserError: that names the file, where it cannot be read or says something else.
+    """
+    path = folder / SPLIT
+    try:
+        if not path.exists():
+            return {}
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            columns, *rows = csv.reader(file)
+            if tuple(columns) != COLUMNS or any(len(row) != 2 or row[1] not in (LEARNED, HELD) for row in rows):
+                raise ValueError
+            return dict(rows)
+    except OSError as reason:
+        raise UserError(f"cannot read {shown(path)}: {reason.strerror or reason}.") from reason
+    except (ValueError, csv.Error) as reason:
+        raise UserError(
+            f"{shown(path)} does not say which images were held out: it is damaged; without it "
+            "they are not told apart, so delete it."
+        ) from reason

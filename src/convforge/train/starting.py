@@ -3,17 +3,18 @@ weights know. Taken over is every tensor that fits, but for the last layer's, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import checkpoint, families
 from ..models.checkpoint import Architecture
-from ..models.resolve import IMAGENET_MEAN, IMAGENET_STD
+from ..models.resolve import IMAGENET_MEAN, IMAGENET_STD, why_not_fetched
 from ..shown import shown
 from .freezing import last_layer
 from .options import Options
@@ -97,7 +98,7 @@ def start_of(options: Options) -> Start | None:
 
 def _of_timm(model: str) -> Start:
     timm = families.known_to_timm(model.removeprefix("timm:"))
-    found = _fetched(model, lambda: timm.create_model(model.removeprefix("timm:"), pretrained=True))
+    found = _fetched(model, lambda: timm.create_model(model.removeprefix("timm:"), pretrained=True), _hub_folder)
     config = getattr(found, "pretrained_cfg", None) or {}
     mean, std = (tuple(map(float, config.get(name) or ())) for name in ("mean", "std"))
     if len(mean) != 3 or len(std) != 3:
@@ -108,7 +109,7 @@ def _of_timm(model: str) -> Start:
 def _of_torchvision(model: str) -> Start:
     name = model.removeprefix("torchvision:")
     models = families.known_to_torchvision(name)
-    found = _fetched(model, lambda: models.get_model(name, weights="DEFAULT"))
+    found = _fetched(model, lambda: models.get_model(name, weights="DEFAULT"), torch.hub.get_dir)
     preset = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = (tuple(map(float, getattr(preset, name, usual))) for name, usual in _PRESET)
     return Start(f"the pretrained {model}", found.state_dict(), mean, std)
@@ -117,14 +118,20 @@ def _of_torchvision(model: str) -> Start:
 _PRESET = (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
 
 
-def _fetched(model: str, make: Any) -> nn.Module:
+def _hub_folder() -> str:
+    """Where the Hugging Face hub's files are kept, which timm's weights are."""
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+def _fetched(model: str, make: Callable[[], Any], place: Callable[[], str]) -> nn.Module:
     try:
         found: nn.Module = make()
     # No network, no such weights, no space, a changed file: some twenty types, one meaning.
     except Exception as reason:
-        sentence = (str(reason).strip() or type(reason).__name__).partition("\n")[0].rstrip(".")
         raise UserError(
-            f"the weights of {model} could not be loaded ({sentence[:200]}); they are fetched once and then kept, so "
-            "try again with a connection, or leave out --pretrained."
+            f"the weights of {model} could not be loaded ({why_not_fetched(reason)}); they are fetched once and then "
+            f"kept in {shown(place())}, so try again with a connection, or leave out --pretrained."
         ) from reason
     return found

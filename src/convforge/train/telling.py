@@ -47,9 +47,8 @@ def describe_choices(display: Display, data: Data, options: Options) -> None:
     ending = f" at most; it ends when the held-out loss has not fallen for {options.patience}"
     if not options.patience:
         ending = ""
-    display.say(
-        f"Training images are shown {changed}, {options.batch} a step{passes}; {options.epochs:,} epochs{ending}."
-    )
+    count = "1 epoch" if options.epochs == 1 else f"{options.epochs:,} epochs"
+    display.say(f"Training images are shown {changed}, {options.batch} a step{passes}; {count}{ending}.")
     if len(data.test) < defaults.FEW_HELD_OUT and not options.patience:
         display.say(
             f"{len(data.test)} held-out images are too few to choose an epoch by: all epochs are used, and the last is "

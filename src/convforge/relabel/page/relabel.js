@@ -10,6 +10,12 @@ const GROUPS = {
   unsure: "Most unsure: its first two answers are close",
   decided: "Decided before",
 };
+/** What the run did with an image: on its card, and below it in the list. */
+const PARTS = {
+  "held out": ["The run held it out: it has not learned from it.", "held out"],
+  "learned from": ["The run has learned from it, with the label of that time.", "learned"],
+  "not seen": ["The run has not seen it.", "not seen"],
+};
 
 const main = document.getElementById("view");
 let desk = null; // what the server has told
@@ -177,7 +183,7 @@ function show(number) {
   const panel = el(
     "section",
     { class: "says-what", "aria-label": "What it is" },
-    el("div", {}, el("h1", { text: heading }), el("p", { class: "says", text: hint })),
+    el("div", {}, el("h1", { text: heading }), el("p", { class: "says", text: hint }), image.part ? el("p", { class: "says seen-as", text: PARTS[image.part][0] }) : null),
     answers(image),
     failure ? problem(failure) : null,
     state(image),
@@ -223,14 +229,15 @@ function pick(number) {
 /** An image in the strip. */
 function tileOf(image, number) {
   const mark = el("span", { class: "mark", hidden: true });
-  const node = el("button", { type: "button", class: "tile", title: image.name, on: { click: () => pick(number) } }, el("img", { src: `api/images/${number}?side=128`, alt: "", loading: "lazy" }), mark);
+  const named = image.part ? `${image.name}, ${image.part}` : image.name;
+  const node = el("button", { type: "button", class: "tile", title: named, on: { click: () => pick(number) } }, el("img", { src: `api/images/${number}?side=128`, alt: "", loading: "lazy" }), image.part ? el("span", { class: "seen-as", text: PARTS[image.part][1] }) : null, mark);
   function draw() {
     node.classList.toggle("decided", image.decided);
     node.classList.toggle("out", image.decided && image.label === null);
     mark.hidden = !image.decided;
     const words = image.label === null ? "left out" : image.label === image.was ? "kept" : image.label;
     say(mark, words);
-    node.setAttribute("aria-label", `${image.name}, labelled ${image.was}${image.decided ? `, ${words}` : ""}`);
+    node.setAttribute("aria-label", `${named}, labelled ${image.was}${image.decided ? `, ${words}` : ""}`);
   }
   draw();
   return {

@@ -1,7 +1,7 @@
 // The other direction: for one image and its loss, the products behind the gradient of one weight, their sum beside
 // autograd's, and what one step of learning changes.
 
-import { json, numbers } from "./api.js";
+import { has, json, numbers } from "./api.js";
 import { Board, bitmap, legend, partOfWindow } from "./canvas.js";
 import { scaleFor } from "./colours.js";
 import { segmented, stepper } from "./controls.js";
@@ -61,6 +61,9 @@ export class Backward {
     const rate = RATES.includes(place.rate) ? place.rate : USUAL;
     const asked = { image: place.image, channel: place.channel, of: place.of, read: place.read, row: place.row, column: place.column };
     try {
+      if (!has(`${where}/loss`, { image: place.image, of: place.of })) {
+        throw new Error(`What the loss of this image sends back to layer ${place.layer.name} is not in this file: “convforge see”, with the model and the image, shows it.`);
+      }
       const [found, values, step] = await Promise.all([
         json(where, asked, signal),
         numbers(`${where}/values`, asked, signal),
@@ -96,7 +99,7 @@ export class Backward {
     const lines = [
       [`sum of ${plural(area, "product")}`, real(found.total, 7), "total", exact(found.total)],
       ["autograd computed", real(found.autograd, 7), "model", exact(found.autograd)],
-      ["difference", power(found.difference), "difference", String(found.difference), `${power(relative, 1)} of the sizes of the products`],
+      ["difference", power(found.difference), "difference", String(found.difference), `(${power(relative, 1)} of the sizes of the products)`],
     ];
     this.sum.replaceChildren(...lines.map(([term, text, kind, title, note]) => el("div", { class: kind }, el("dt", { text: term }), el("dd", {}, el("span", { class: "value", text, title }), note && el("small", { class: "quiet", text: ` ${note}` })))));
     const parts = found.largest.filter(({ product }) => product !== 0).map(({ row, column, met, incoming, product }) => `${real(met, 3)} × ${real(incoming, 3)} = ${real(product, 3)} at row ${row}, column ${column}`);

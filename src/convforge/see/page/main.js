@@ -60,7 +60,7 @@ function receive({ view: wanted, values }) {
   }
   if (present.view) present.view.close();
   present = { name: view.name, view: null };
-  document.title = `${view.title} · ${network ? network.name : "convforge see"}`;
+  document.title = `${view.title} · ${network ? network.short ?? network.name : "convforge see"}`;
   tabs(values);
   if (failure && !view.alone) {
     main.replaceChildren(problem(failure));
@@ -87,8 +87,9 @@ async function start() {
   try {
     network = await json("/api/network");
     if (network.images.length) asked = new Asked(document.getElementById("asked"), network);
-    const parts = [network.name, shape(network.input), plural(network.layers.length, "layer")];
+    const parts = [network.short ?? network.name, shape(network.input), plural(network.layers.length, "layer")];
     say(document.getElementById("network"), parts.join(" · "));
+    document.getElementById("network").title = network.name;
     const notes = [...(network.notes || [])];
     if (exported) notes.push(`This is an exported file, which needs no server. It holds ${plural(network.images.length, "image")} of ${network.images_in_all ?? network.images.length}${network.images.length < network.images_in_all ? ", for convforge see --export --images puts more of them in" : ""}, and the layers that fit.`);
     if (notes.length) {

@@ -310,7 +310,7 @@ export class Products {
     if (unit.model !== null && unit.model !== undefined) {
       entries.push(["the model computed", write(unit.model), "model"]);
       const relative = Math.abs(unit.difference) / Math.max(unit.magnitude || Math.abs(unit.total), 1e-30);
-      entries.push(["difference", `${power(unit.difference)}`, "difference", `${power(relative, 1)} of the sizes of the products`]);
+      entries.push(["difference", `${power(unit.difference)}`, "difference", `(${power(relative, 1)} of the sizes of the products)`]);
     } else if (unit.model === null) {
       entries.push(["the model computed", "nothing to compare with: you changed the layer", "none"]);
     }

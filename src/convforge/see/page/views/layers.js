@@ -137,7 +137,7 @@ export function openLayers(root, { network, values }) {
 
   function describe() {
     const { layer } = now;
-    say(title, layer.name || layer.type);
+    say(title, layer.name ? `Layer ${layer.name}` : layer.type);
     const entries = [
       ["kind", layer.type],
       ["in", shape(layer.spread ? layer.given_shape : layer.input_shape)],

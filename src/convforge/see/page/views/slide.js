@@ -1,7 +1,7 @@
 // A real layer on a real image: the kernel slides over what the layer was given, and each output number is taken apart.
 
 import { change, complete, wholeNumber } from "../address.js";
-import { exported, json, numbers, picture } from "../api.js";
+import { json, numbers, picture } from "../api.js";
 import { positions } from "../arithmetic.js";
 import { Backward } from "../backward.js";
 import { Board, bitmap, legend, loaded, partOfWindow } from "../canvas.js";
@@ -82,11 +82,11 @@ export function openSlide(root, { network, values }) {
     el("section", { class: "card" }, el("header", {}, outputTitle), output.element, outputLegend),
   );
   const arithmetic = el("section", { class: "arithmetic" }, productsTitle, products.element);
+  const intro = el("p", { class: "says" });
   const backward = new Backward((values) => change(values, true));
   const direction = segmented({ label: "Direction", options: [["forward", "Forward", "From the input to an output number"], ["backward", "Backward", "From the loss to the gradient of a weight"]], change: (value) => change({ direction: value === "forward" ? null : value }, true) });
-  direction.element.hidden = exported; // gradients are computed by the server
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Slide" }), el("p", { class: "says", text: "Point at an output number: its patch is marked on the input, and its products and sums stand below. A click keeps it." })),
+    el("header", { class: "intro" }, el("h1", { text: "Slide" }), intro),
     el("div", { class: "row controls" }, layers.element, channel.element, direction.element, ...OVERRIDES.map((name) => controls[name].element)),
     el("div", { class: "formulas" }, formulas, reset),
     status,
@@ -130,7 +130,7 @@ export function openSlide(root, { network, values }) {
       from: wholeNumber(values.from, 0),
       order: values.order === "index" ? "index" : "size",
       show: values.show,
-      backward: values.direction === "backward" && !exported,
+      backward: values.direction === "backward",
       weight: { of: wholeNumber(values.of), read: wholeNumber(values.read), row: wholeNumber(values.wrow), column: wholeNumber(values.wcolumn), rate: values.rate },
     };
   }
@@ -436,6 +436,7 @@ export function openSlide(root, { network, values }) {
     if (now.backward && !backward.element.isConnected) root.append(backward.element); // moved, it would lose the focus
     else if (!now.backward) backward.element.remove();
     direction.set(now.backward ? "backward" : "forward");
+    say(intro, now.backward ? "The other direction: choose a weight of the kernel below, and the products behind its gradient stand above it." : "Point at an output number: its patch is marked on the input, and its products and sums stand below. A click keeps it.");
   }
 
   const explain = latest(async () => {
@@ -488,7 +489,7 @@ export function openSlide(root, { network, values }) {
     now = settings(values);
     complete({ layer: String(now.layer.index), image: now.image });
     showControls();
-    document.title = `${layerTitle(now.layer)} · ${network.name}`;
+    document.title = `${layerTitle(now.layer)} · ${network.short ?? network.name}`;
     if (seen && now.channel !== null && seen.key === key()) {
       showDirection();
       if (now.row === null || now.column === null) pointAtLargest();

@@ -3,7 +3,7 @@
 
 import { addressOf, change, complete, wholeNumber } from "../address.js";
 import { answerTo } from "../answer.js";
-import { exported, has, json, picture, runJob } from "../api.js";
+import { canRun, exported, has, json, picture, runJob } from "../api.js";
 import { Board, bitmap, legend, loaded, overlaid, partOfWindow } from "../canvas.js";
 import { scaleFor } from "../colours.js";
 import { button, layerSelect, segmented } from "../controls.js";
@@ -41,13 +41,15 @@ export function openWhy(root, { network, values }) {
   const others = chooser("Compared with", (against) => change({ against: against === "" ? null : against }, true));
   const method = segmented({ label: "Method", options: Object.entries(METHODS).map(([name, [title, help]]) => [name, title, help]), change: (name) => change({ method: name, at: null, row: null, column: null }, true) });
   const layers = layerSelect({ layers: network.layers.filter(({ map_shape: shape }) => shape && shape[1] * shape[2] > 1), label: "At the layer", change: (at) => change({ at, row: null, column: null }, true) });
+  const intro = el("p", { class: "says", text: "The answer taken apart: orange speaks for the class, blue against it." });
   const ending = el("p", { class: "reading" });
   const status = el("div");
   const image = new Board({ label: "The image", choose: (row, column) => choose(...cellOf(row, column)), hover: (row, column) => hover(cellOf(row, column)), tallest: partOfWindow });
-  const map = new Board({ label: "Contributions", choose, hover: (row, column) => hover([row, column]), tallest: partOfWindow, largestCell: 64 });
+  const map = new Board({ label: "Contributions", choose, hover: (row, column) => hover([row, column]), tallest: partOfWindow, largestCell: 96 });
   for (const board of [image, map]) board.canvas.addEventListener("pointerleave", () => hover(null));
   const key = el("div", { class: "legend" });
   const mapTitle = el("h2");
+  const lost = el("p", { class: "small quiet lost" });
   const sums = el("dl", { class: "calculation adds-up" });
   const sumsCard = el("section", { class: "card" }, el("header", {}, el("h2", { text: "The sum" })), sums);
   const place = el("h2");
@@ -60,11 +62,11 @@ export function openWhy(root, { network, values }) {
     "div",
     { class: "boards" },
     el("section", { class: "card" }, el("header", {}, el("h2", { text: "Where on the image" })), image.element, key),
-    el("section", { class: "card" }, el("header", {}, mapTitle), map.element),
+    el("section", { class: "card" }, el("header", {}, mapTitle), map.element, lost),
     sumsCard,
   );
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Why" }), el("p", { class: "says", text: "The answer taken apart: orange speaks for the class, blue against it. Choose a place to see which channels carried it." })),
+    el("header", { class: "intro" }, el("h1", { text: "Why" }), intro),
     el("div", { class: "row controls" }, classes.element, others.element, method.element, layers.element),
     ending,
     status,
@@ -166,8 +168,9 @@ export function openWhy(root, { network, values }) {
   async function contributions(asked, signal) {
     const found = await json("/api/why", asked, signal);
     // Where nothing adds up, what shows where is still worth seeing.
-    if (found.values === null && now.method === "cam" && !exported && found.layers.length) {
-      const instead = await json("/api/why", { ...asked, method: "layercam" }, signal);
+    const other = { ...asked, method: "layercam" };
+    if (found.values === null && now.method === "cam" && found.layers.length && has("/api/why", other)) {
+      const instead = await json("/api/why", other, signal);
       return { ...instead, instead: found.why };
     }
     return found;
@@ -176,6 +179,7 @@ export function openWhy(root, { network, values }) {
   async function occlusion(asked, signal) {
     boards.hidden = channels.hidden = true;
     const body = { image: Number(asked.image), of: asked.of, ...(asked.against === undefined ? {} : { against: asked.against }) };
+    if (!canRun(body)) throw new Error("Occlusion for this image and class is not in this file: “convforge see”, with the model and the image, shows it.");
     const found = await runJob(body, ({ done, total }) => status.replaceChildren(el("p", { class: "quiet", text: total ? `Covering place ${done} of ${total} …` : "Covering places …" })), signal, "/api/jobs/occlusion");
     return found && { ...found, method: "occlusion", exact: false, layers: [] };
   }
@@ -205,7 +209,7 @@ export function openWhy(root, { network, values }) {
     };
     say(ending, words[found.method]);
     if (found.instead) status.replaceChildren(el("p", { class: "notice", text: found.instead }));
-    say(mapTitle, found.method === "occlusion" ? `Loss by place, ${seen.size.join("×")}` : `Contribution of each place, ${seen.size.join("×")}`);
+    say(mapTitle, found.method === "occlusion" ? `What covering each place takes away, ${seen.size.join("×")}` : `Contribution of each place, ${seen.size.join("×")}`);
     legend(key, seen.scale, seen.write);
     sumsCard.hidden = !found.exact;
     if (found.exact) {
@@ -220,6 +224,16 @@ export function openWhy(root, { network, values }) {
       );
     }
     channels.hidden = found.method === "occlusion";
+    say(intro, `The answer taken apart: orange speaks for the class, blue against it. ${found.method === "occlusion" ? "Choose a place to see what covering it takes away." : "Choose a place to see which channels carried it."}`);
+  }
+
+  /** What covering the place that is pointed at does to the network's number. */
+  function showLost(cursor) {
+    lost.hidden = seen.found.method !== "occlusion";
+    if (lost.hidden) return;
+    if (!cursor) return say(lost, `The number is ${real(seen.found.logit)} with nothing covered.`);
+    const fall = seen.flat[cursor[0] * seen.size[1] + cursor[1]];
+    say(lost, `Row ${cursor[0]}, column ${cursor[1]}: the number ${fall < 0 ? "rises" : "falls"} by ${real(Math.abs(fall))}, from ${real(seen.found.logit)} to ${real(seen.found.logit - fall)}.`);
   }
 
   function at() {
@@ -233,6 +247,7 @@ export function openWhy(root, { network, values }) {
     const [rows, columns] = seen.size;
     const cursor = at();
     const [, height, width] = network.input;
+    showLost(cursor);
     const common = { rows, columns, cursor, from: [Math.floor(rows / 2), Math.floor(columns / 2)] };
     map.show({ ...common, picture: bitmap(seen.flat, rows, columns, seen.scale), values: seen.flat, scale: seen.scale, write: seen.write });
     // On the image cells have the image's proportions: the board is as many cells as there are pixels.
