@@ -49,7 +49,7 @@ export function openMaps(root, { network, values }) {
   const panel = el("aside", { class: "card panel", "aria-label": "The chosen map" }, title, board.element, key, value, facts, way);
   const split = el("div", { class: "split" }, el("div", {}, count, grid), panel);
   root.append(
-    el("header", { class: "intro" }, el("h1", { text: "Feature maps" }), el("p", { class: "says", text: "What the layer made of the image: one map a channel, orange where the channel's kernel found what it looks for, blue where it found the opposite." })),
+    el("header", { class: "intro" }, el("h1", { text: "Feature maps" }), el("p", { class: "says", text: "What the layer made of the image: one map a channel, bright where its kernel found what it looks for; where numbers are of both signs, orange, and blue for the opposite." })),
     el("div", { class: "row controls" }, layers.element, order.element, range.element, zoom.element),
     status,
     split,
