@@ -1,0 +1,86 @@
+"""Pooling: windows of images and rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..nodes import AdaptivePooling, Binary, Pooling, Reduce, Slice
+from .arguments import images, known, pair, same
+from .builder import Arguments, Builder, Cannot, Converter
+from .shapes import as_row, row_of
+
+
+def _pooling(kind: str) -> Converter:
+    def convert(b: Builder, a: Arguments) -> Any:
+        x, kernel = images(a["self"]), pair(a["kernel_size"])
+        top, left = pair(a["padding"])
+        pool = Pooling(
+            kind,
+            kernel,
+            pair(a["stride"], usual=kernel),
+            ((top, top), (left, left)),
+            pair(a.get("dilation", 1)),
+            a.get("count_include_pad", True),
+            a["ceil_mode"],
+        )
+        divisor = a.get("divisor_override")
+        if divisor is None:
+            return b.add(pool, x)
+        if pool.ceil:
+            raise Cannot("with a divisor and rounded-up sizes is not known")
+        counted = Pooling(pool.kind, pool.kernel, pool.stride, pool.pads, count_padding=True)
+        return b.add(Binary("mul"), b.add(counted, x), b.operand(kernel[0] * kernel[1] / divisor))
+
+    return convert
+
+
+def _largest_of_rows(b: Builder, a: Arguments) -> Any:
+    x, kernel = a["self"], list(a["kernel_size"])
+    if x.rank != 3:
+        raise Cannot(f"takes rows of shape (N, C, L), not {x.rank} axes")
+    asked: dict[str, Any] = {
+        "kernel_size": [1, *kernel],
+        "stride": [1, *(a["stride"] or kernel)],
+        "padding": [0, *a["padding"]],
+    }
+    asked |= {"dilation": [1, *a["dilation"]], "self": as_row(b, x)}
+    return row_of(b, _pooling("max")(b, a | asked))
+
+
+def _average_of_neighbours(b: Builder, a: Arguments) -> Any:
+    """`avg_pool3d` along one axis, one number further each time: the means that `local_response_norm` takes."""
+    x, kernel = a["self"], [known(k) for k in a["kernel_size"]]
+    usual = {"stride": [1, 1, 1], "padding": [0, 0, 0]}
+    if x.rank != 5 or kernel[1:] != [1, 1] or any(list(a[name]) != value for name, value in usual.items()):
+        raise Cannot("is over three axes, and only two-dimensional ones are known")
+    count = known(x.sizes[2]) - kernel[0] + 1
+    total, *others = (b.add(Slice(2, first, first + count), x) for first in range(kernel[0]))
+    for other in others:
+        total = b.add(Binary("add"), total, other)
+    return b.add(Binary("mul"), total, b.operand(1 / kernel[0]))
+
+
+def _adaptive(kind: str) -> Converter:
+    def convert(b: Builder, a: Arguments) -> Any:
+        x = images(a["self"])
+        asked = [a["output_size"]] if isinstance(a["output_size"], int) else list(a["output_size"])
+        size = pair(asked)
+        if size == (1, 1):
+            return b.add(Reduce("mean" if kind == "average" else "max", (2, 3)), x)
+        if all(same(*sizes) for sizes in zip(size, x.sizes[2:], strict=True)):
+            return x.name
+        return b.add(AdaptivePooling(kind, size), x)
+
+    return convert
+
+
+CONVERTERS: dict[str, Converter] = {
+    "max_pool1d": _largest_of_rows,
+    "max_pool2d": _pooling("max"),
+    "max_pool2d_with_indices": lambda b, a: [_pooling("max")(b, a), None],
+    "avg_pool2d": _pooling("average"),
+    "avg_pool3d": _average_of_neighbours,
+    "adaptive_avg_pool2d": _adaptive("average"),
+    "_adaptive_avg_pool2d": _adaptive("average"),
+    "adaptive_max_pool2d": lambda b, a: [_adaptive("max")(b, a), None],
+}
