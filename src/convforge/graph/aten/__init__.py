@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from . import borders, elementwise, identities, moves, norms, parts, pooling, products, reductions, resize, truths
 from .builder import Builder, Cannot, Converter, Value
+from .pooling import READS_PLACES
 
-__all__ = ["CONVERTERS", "TRUTHS", "Builder", "Cannot", "Value"]
+__all__ = ["CONVERTERS", "READS_PLACES", "TRUTHS", "Builder", "Cannot", "Value"]
 
 TRUTHS = truths.CONVERTERS
 """What makes truth values, which are 1 and 0 in our graphs."""

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ..nodes import AdaptivePooling, Binary, Pooling, Reduce, Slice
+from ..nodes import AdaptivePooling, Binary, Pooling, PoolingPlaces, Reduce, Slice, Unpooling
 from .arguments import images, known, pair, same
 from .builder import Arguments, Builder, Cannot, Converter
 from .shapes import as_row, row_of
 
 
+def _windows(kind: str, a: Arguments) -> Pooling:
+    kernel = pair(a["kernel_size"])
+    top, left = pair(a["padding"])
+    return Pooling(
+        kind,
+        kernel,
+        pair(a["stride"], usual=kernel),
+        ((top, top), (left, left)),
+        pair(a.get("dilation", 1)),
+        a.get("count_include_pad", True),
+        a["ceil_mode"],
+    )
+
+
 def _pooling(kind: str) -> Converter:
     def convert(b: Builder, a: Arguments) -> Any:
-        x, kernel = images(a["self"]), pair(a["kernel_size"])
-        top, left = pair(a["padding"])
-        pool = Pooling(
-            kind,
-            kernel,
-            pair(a["stride"], usual=kernel),
-            ((top, top), (left, left)),
-            pair(a.get("dilation", 1)),
-            a.get("count_include_pad", True),
-            a["ceil_mode"],
-        )
+        x, pool = images(a["self"]), _windows(kind, a)
         divisor = a.get("divisor_override")
         if divisor is None:
             return b.add(pool, x)
         if pool.ceil:
             raise Cannot("with a divisor and rounded-up sizes is not known")
         counted = Pooling(pool.kind, pool.kernel, pool.stride, pool.pads, count_padding=True)
-        return b.add(Binary("mul"), b.add(counted, x), b.operand(kernel[0] * kernel[1] / divisor))
+        return b.add(Binary("mul"), b.add(counted, x), b.operand(math.prod(pool.kernel) / divisor))
 
     return convert
+
+
+def _largest_and_places(b: Builder, a: Arguments) -> Any:
+    """With places only where something reads them, as most networks do not."""
+    x, pool = images(a["self"]), _windows("max", a)
+    return [b.add(pool, x), b.add(PoolingPlaces(pool), x) if 1 in a.get("read", (1,)) else None]
+
+
+def _unpooling(b: Builder, a: Arguments) -> Any:
+    return b.add(Unpooling(pair(a["output_size"])), images(a["self"]), a["indices"])
 
 
 def _largest_of_rows(b: Builder, a: Arguments) -> Any:
@@ -77,10 +92,14 @@ def _adaptive(kind: str) -> Converter:
 CONVERTERS: dict[str, Converter] = {
     "max_pool1d": _largest_of_rows,
     "max_pool2d": _pooling("max"),
-    "max_pool2d_with_indices": lambda b, a: [_pooling("max")(b, a), None],
+    "max_pool2d_with_indices": _largest_and_places,
+    "max_unpool2d": _unpooling,
     "avg_pool2d": _pooling("average"),
     "avg_pool3d": _average_of_neighbours,
     "adaptive_avg_pool2d": _adaptive("average"),
     "_adaptive_avg_pool2d": _adaptive("average"),
     "adaptive_max_pool2d": lambda b, a: [_adaptive("max")(b, a), None],
 }
+
+READS_PLACES = {"max_unpool2d"}
+"""Operators that take whole numbers, which are numbers like any others in our graphs."""

@@ -1,8 +1,8 @@
 """From a graph to the steps that run it: which kernel, which algorithm, and where every value lies.
 
 `base.py` keeps what has been decided; what is done for each operation is in `products.py` (what multiplies with
-weights), `windows.py` (pooling, resizing, borders), `numbers.py` (number by number and along axes) and `views.py` (what
-moves numbers or nothing).
+weights), `windows.py` (pooling, resizing, sampling, borders), `numbers.py` (number by number and along axes) and
+`views.py` (what moves numbers or nothing).
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _LOWERINGS: dict[type[ops.Operation], Callable[[Lowering, int, Node], None]] = {
     ops.MatMul: products.matmul,
     ops.Pooling: windows.pooling,
     ops.AdaptivePooling: windows.pooling,
+    ops.PoolingPlaces: windows.pooling_places,
+    ops.Unpooling: windows.unpooling,
     ops.Resize: windows.resize,
+    ops.GridSample: windows.grid_sample,
     ops.Pad: windows.pad,
     ops.Unary: numbers.elementwise,
     ops.Binary: numbers.elementwise,

@@ -49,7 +49,7 @@ ELEMENTWISE = (ops.Unary, ops.Binary, ops.PRelu, ops.Compare, ops.Where)
 VIEWS = (ops.Reshape, ops.Transpose, ops.Slice, ops.Expand, ops.Concat)
 WRITES_ANYWHERE = (
     ops.Convolution, ops.TransposedConvolution, ops.Pooling, ops.AdaptivePooling, ops.Binary, ops.Unary, ops.PRelu,
-    ops.Compare, ops.Where, ops.Resize, ops.Concat, ops.Pad,
+    ops.Compare, ops.Where, ops.Resize, ops.Concat, ops.Pad, ops.PoolingPlaces, ops.Unpooling, ops.GridSample,
 )  # fmt: skip
 """Operations whose kernels take any steps between channels, rows and pixels of their result."""
 
