@@ -55,7 +55,8 @@ WRITES_ANYWHERE = (
 
 
 class Lowering:
-    """A graph on its way to steps.
+    """A graph on its way to steps. Its inputs lie as the tensors `given` say, and its outputs go to the tensors
+    `results`, each in a slot of its own.
 
     `homes` says where values lie that are there already, `placed` where some are to go, `pending` what elementwise
     nodes compute that are left for the node that reads them; `slots` are the bytes of all memory but inputs, outputs
