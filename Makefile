@@ -37,7 +37,7 @@ test: lint  ## Run every check: format, lint, types, tests and the examples in d
 	$(BIN)/python -m pytest $(TESTS)
 
 soak: .venv/installed  ## Run the long versions of the tests in tests/soak, an hour or two, and print a table.
-	$(BIN)/python -m pytest tests/soak --soak $(TESTS)
+	$(BIN)/python -m pytest tests/soak --soak -o faulthandler_timeout=3600 $(TESTS)
 
 test-newest: .venv-newest/installed  ## Run the tests with the newest torch, torchvision and timm (5 GB in .venv-newest).
 	.venv-newest/bin/python -m pytest $(TESTS)

@@ -253,6 +253,15 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
         + F.interpolate(x, scale_factor=1.5, mode="bicubic")[..., :5]
         + F.interpolate(x, (9, 5), mode="bicubic", align_corners=True)
     ),
+    "resized so that every pixel counts": lambda x: (
+        F.interpolate(x, (3, 5), mode="bilinear", antialias=True)
+        + F.interpolate(x, (3, 5), mode="bicubic", antialias=True)
+        + F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)[..., :1]
+    ),
+    "largest numbers put back": lambda x: (
+        F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2, output_size=(6, 7))
+        + F.max_unpool2d(*F.max_pool2d(x, 3, 2, 1, return_indices=True), 3, 2, 1, output_size=(6, 7))
+    ),
     "resized like": lambda x: F.interpolate(F.max_pool2d(x, 2), x.shape[-2:], mode="bilinear"),
     "repeated": lambda x: x.mean((2, 3), keepdim=True).expand_as(x) + x[:, :1].repeat(1, 4, 1, 1),
     "reshaped": lambda x: x.reshape(x.shape[0] * 2, -1).unflatten(1, (2, -1)).reshape(x.shape[0], 4, 6, 7).squeeze(1),
@@ -316,6 +325,64 @@ def test_without_an_eps_a_norm_has_the_number_formats(dtype: torch.dtype) -> Non
 def test_masks_take_rows_and_are_numbers() -> None:
     mask = torch.tensor([True, False, True, True])
     same(Says(lambda x: x[:, mask] + x[:, :1, torch.tensor([True] * 6)] * (torch.arange(7) > 3)), IMAGE, batches=(2,))
+
+
+GRIDS: list[tuple[Any, ...]] = [
+    ("bilinear", "zeros", False),
+    ("nearest", "border", True),
+    ("bicubic", "reflection", False),
+]
+
+
+@pytest.mark.parametrize("how", GRIDS)
+def test_pixels_at_the_points_of_a_grid(how: tuple[Any, ...]) -> None:
+    same(Says(lambda x, grid: F.grid_sample(x, grid, *how)), IMAGE, (IMAGE[0], 5, 3, 2))
+
+
+class Transformer(nn.Module):
+    """An image turned and moved as is learned from itself (M. Jaderberg et al., 2015)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learned, self.conv = nn.Linear(4 * 6 * 7, 6), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        how = self.learned(x.flatten(1)).view(-1, 2, 3)
+        return self.conv(F.grid_sample(x, F.affine_grid(how, x.shape, align_corners=False), align_corners=False))
+
+
+def test_a_spatial_transformer() -> None:
+    assert "GridSample" in names(same(Transformer(), IMAGE))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_grids_of_given_sizes(align_corners: bool) -> None:
+    for size in ((4, 5), *[(1, 3)] * (not align_corners)):  # torch warns of a single row whose corners are aligned
+        how = {"align_corners": align_corners}
+        same(Says(lambda t, s=size, how=how: F.affine_grid(t, (t.shape[0], 3, *s), **how)), (2, 2, 3))
+
+
+class Segmenting(nn.Module):
+    """As SegNet: pooled and put back to where it was (V. Badrinarayanan et al., 2015)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep, self.up = _block(3, 6), _block(6, 6), nn.Conv2d(6, 4, 3, padding=1)
+        self.pool, self.unpool = nn.MaxPool2d(2, 2, return_indices=True), nn.MaxUnpool2d(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, places = self.pool(self.down(x))
+        second, deeper = self.pool(self.deep(first))
+        return self.up(self.unpool(self.unpool(second, deeper, output_size=first.shape), places, output_size=x.shape))
+
+
+def test_a_network_that_puts_back_what_it_has_pooled() -> None:
+    graph = same(Segmenting(), (2, 3, 14, 9))
+    assert names(graph).count("Unpooling") == names(graph).count("pooling places") == 2
+
+
+def test_places_that_nothing_reads_are_not_computed() -> None:
+    assert names(same(Says(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]), IMAGE)) == ["max pooling"]
 
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -476,9 +543,12 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Says(lambda x: (x > 0) + (x < 1)), "operator add has no node"),
     (lambda: Says(lambda x: x > 0), "returns truth values"),
     (
-        lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic", antialias=True)),
-        "operator _upsample_bicubic2d_aa has no node",
+        lambda: Says(lambda x: F.interpolate(x, (9, 9), mode="bicubic", antialias=True, align_corners=True)),
+        "operator _upsample_bicubic2d_aa with align_corners is not known",
     ),
+    (lambda: Says(lambda x: F.max_pool2d(x, 2, return_indices=True)), "it returns torch.int64 of its own"),
+    (lambda: Says(lambda x: F.max_pool2d(x, 2, return_indices=True)[1] + 1), "operator add has no node"),
+    (lambda: Says(lambda x: F.max_pool2d(x, 2, return_indices=True)[1].float()), "torch.float32 of another number"),
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from convforge.graph.nodes import (
     Convolution,
     Expand,
     GraphError,
+    GridSample,
     GroupNorm,
     LayerNorm,
     Linear,
@@ -30,6 +31,7 @@ from convforge.graph.nodes import (
     Operation,
     Pad,
     Pooling,
+    PoolingPlaces,
     PRelu,
     Reduce,
     Reshape,
@@ -40,8 +42,10 @@ from convforge.graph.nodes import (
     Transpose,
     TransposedConvolution,
     Unary,
+    Unpooling,
     Where,
 )
+from convforge.graph.operations.sampling import BEYOND, MODES
 
 IMAGE = (2, 6, 7, 9)
 _SPEC = Conv2dSpec(6, 4, (3, 2), stride=(2, 1), padding=((1, 1), (2, 2)), dilation=(1, 2), groups=2)
@@ -65,6 +69,10 @@ def _pool(kind: str, kernel: Any, stride: Any, pad: int = 0, **settings: Any) ->
     return Pooling(kind, kernel, stride, ((pad, pad), (pad, pad)), **settings)
 
 
+def _places(x: Tensor, *windows: Any, **settings: Any) -> Tensor:
+    return F.max_pool2d(x, *windows, **settings, return_indices=True)[1]
+
+
 def _up(**settings: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: F.interpolate(x, **settings)
 
@@ -86,6 +94,23 @@ CASES: list[tuple[Operation, Callable[..., Tensor], list[tuple[int, ...]]]] = [
         _pool("average", (3, 3), (2, 2), 1, ceil=True, count_padding=False),
         lambda x: _ceil(x, count_include_pad=False),
         [(1, 2, 8, 6)],
+    ),
+    (PoolingPlaces(_pool("max", (3, 2), (2, 1), 1)), lambda x: _places(x, (3, 2), (2, 1), 1), [IMAGE]),
+    (
+        PoolingPlaces(_pool("max", (3, 3), (2, 2), ceil=True)),
+        lambda x: _places(x, 3, 2, ceil_mode=True),
+        [(1, 2, 8, 7)],
+    ),
+    (
+        PoolingPlaces(_pool("max", (2, 2), (2, 2), dilation=(2, 1))),
+        lambda x: _places(x, 2, 2, dilation=(2, 1)),
+        [IMAGE],
+    ),
+    (Unpooling((5, 7)), lambda x, p: torch.ops.aten.max_unpool2d(x, p.long(), (5, 7)), [IMAGE, IMAGE]),
+    (
+        Unpooling(like=True),
+        lambda x, p, like: torch.ops.aten.max_unpool2d(x, p.long(), like.shape[2:]),
+        [IMAGE, IMAGE, (1, 3, 8, 5)],
     ),
     (AdaptivePooling("average", (3, 4)), lambda x: F.adaptive_avg_pool2d(x, (3, 4)), [IMAGE]),
     (AdaptivePooling("max", (3, 12)), lambda x: F.adaptive_max_pool2d(x, (3, 12)), [IMAGE]),
@@ -161,6 +186,30 @@ CASES: list[tuple[Operation, Callable[..., Tensor], list[tuple[int, ...]]]] = [
         lambda x, like: F.interpolate(x, like.shape[2:], mode="bilinear"),
         [IMAGE, (1, 3, 11, 12)],
     ),
+    *(
+        (
+            Resize(size, **how, antialias=True, inside=True, cubic=-0.5),
+            _up(size=size, mode=how["mode"], antialias=True),
+            [IMAGE],
+        )
+        for size in ((3, 4), (10, 2), (7, 9))
+        for how in ({"mode": "bilinear", "coordinates": "half_pixel"}, {"mode": "bicubic", "coordinates": "half_pixel"})
+    ),
+    (
+        Resize(scales=(0.4, 0.6), mode="bilinear", coordinates="half_pixel", antialias=True, inside=True),
+        _up(scale_factor=(0.4, 0.6), mode="bilinear", antialias=True),
+        [IMAGE],
+    ),
+    *(
+        (
+            GridSample(mode, beyond, align_corners),
+            lambda x, grid, how=(mode, beyond, align_corners): F.grid_sample(x, grid, *how),
+            [IMAGE, (2, 5, 6, 2)],
+        )
+        for mode in MODES
+        for beyond in BEYOND
+        for align_corners in (False, True)
+    ),
 ]
 
 
@@ -174,6 +223,8 @@ def test_means_what_torch_means(
         arrays[4] = np.abs(arrays[4])
     if isinstance(operation, Take):
         arrays[1] = np.array([[0, 5, -1], [2, 2, -6]])
+    if isinstance(operation, Unpooling):  # several at a place among them
+        arrays[1] = rng.integers(0, 35, shapes[1])
     made = operation.compute(*arrays)
     expected = torchs(*(torch.from_numpy(np.array(array)) for array in arrays)).numpy()
     np.testing.assert_allclose(made, expected, rtol=1e-12, atol=1e-13)
@@ -299,6 +350,17 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Take().compute(np.zeros((2, 3)), np.array([0, 2])), "no rows 0 to 2 of 2"),
     (lambda: Resize((4, 4), scales=(2.0, 2.0)), "one of a size, scales"),
     (lambda: Resize((4, 4), mode="cubic"), "no mode 'cubic'"),
+    (lambda: Resize((4, 4), antialias=True), "nearest neighbours have none"),
+    (lambda: PoolingPlaces(_pool("average", (2, 2), (2, 2))), "takes no average pooling"),
+    (lambda: PoolingPlaces(_pool("max", (2, 2), (2, 2))).shape((1, 1, 4096, 4097)), "would count to 16,781,312"),
+    (lambda: PoolingPlaces(_pool("max", (2, 2), (2, 2)), True).shape((9, 9, 512, 512)), "would count to 21,233,664"),
+    (lambda: Unpooling(), "one of a size and another image's size"),
+    (lambda: Unpooling((0, 4)), "a size of at least 1, not 0"),
+    (lambda: Unpooling((4, 4)).shape(IMAGE, (2, 6, 7, 8)), r"needs places of shape \(2, 6, 7, 9\), not \(2, 6, 7, 8\)"),
+    (lambda: Unpooling((4, 4)).compute(np.ones((1, 1, 1, 1)), -np.ones((1, 1, 1, 1))), "has no place -1"),
+    (lambda: GridSample("linear"), "no mode 'linear'"),
+    (lambda: GridSample(beyond="wrap"), "no padding 'wrap'"),
+    (lambda: GridSample().shape(IMAGE, (1, 5, 6, 2)), r"a grid of shape \(2, H_out, W_out, 2\), not \(1, 5, 6, 2\)"),
     (lambda: Resize(scales=(0.1, 1.0)).shape(IMAGE), "would be 0×9"),
 ]
 

@@ -100,9 +100,12 @@ class Job:
         """What kernels are told of one of its slidings."""
         return s.numbers | {"bias_step": int(self.finish.bias), "residual": 0}
 
-    def places(self, s: Sliding) -> dict[str, Place]:
-        """Where the tensors of one of its slidings begin, by the names of the kernels' arguments."""
+    def places(self, s: Sliding, exchanged: bool = False) -> dict[str, Place]:
+        """Where the tensors of one of its slidings begin, by the names of the kernels' arguments; of an `exchanged`
+        one (`Sliding.exchanged`), whose x is the result and whose y is the source."""
         source, weights, result = self.which.roles
+        if exchanged:
+            source, result = result, source
         places = {
             "x": (source, s.x_start * self.size),
             "w": (weights, s.w_start * self.size),

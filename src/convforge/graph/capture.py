@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .aten import CONVERTERS, TRUTHS, Builder, Cannot, Value
+from .aten import CONVERTERS, READS_PLACES, TRUTHS, Builder, Cannot, Value
 from .nodes import Graph, GraphError
 
 if TYPE_CHECKING:
@@ -170,11 +170,17 @@ def _any_batch(exported: ExportedProgram) -> bool:
         made = node.meta.get("val")
         if node.op == "placeholder" and hasattr(made, "fake_mode"):
             assumed = [guard.expr for guard in made.fake_mode.shape_env.guards]
-            if not all(a.is_Equality and all(size.is_Symbol for size in a.args) for a in assumed):
+            if not all(a.is_Equality and _same_multiple(*a.args) for a in assumed):
                 return False  # as where Python asks whether it is even
         if str(node.target) == "aten.squeeze.default" and not all(isinstance(s, int) for s in _sizes(node.args[0])):
             return False
     return True
+
+
+def _same_multiple(a: Any, b: Any) -> bool:
+    """Whether an equation says no more than that two sizes are the same: they themselves or so many times they."""
+    (times, one), (times_other, other) = a.as_coeff_Mul(), b.as_coeff_Mul()
+    return bool(times == times_other and one.is_Symbol and other.is_Symbol)
 
 
 def _captured(module: torch.nn.Module, examples: Sequence[Any], exported: ExportedProgram) -> Captured:
@@ -315,10 +321,11 @@ class _Walk:
     def graph(self) -> Graph:
         """What was found, without the parameters that nothing reads."""
         returned = self._returned()
-        for node in returned:
-            if _truths(node.meta["val"]):
-                raise CannotCapture(f"{self.model} cannot be captured: it returns truth values, and networks do not.")
         outputs = tuple(self._value(node).name for node in returned)
+        for node in returned:
+            if not _floating(node.meta["val"]):
+                what = "truth values" if _truths(node.meta["val"]) else f"{node.meta['val'].dtype} of its own"
+                raise CannotCapture(f"{self.model} cannot be captured: it returns {what}, and networks do not.")
         read = {name for node in self.builder.nodes for name in node.inputs} | set(outputs)
         constants = {
             name: array.astype(np.float64) if array.dtype == bool else array
@@ -394,10 +401,12 @@ class _Walk:
             if known is None or not (_floating(made) or (_truths(made) and known in TRUTHS.values())):
                 raise Cannot("has no node in our graphs")
             formats = {n.meta["val"].dtype for n in tensors if n in self.values} | {_first(made).dtype}
-            if len(formats - {torch.bool}) > 1:
+            if len(formats - ({torch.bool, torch.int64} if name in READS_PLACES else {torch.bool})) > 1:
                 raise Cannot(f"makes {_first(made).dtype} of another number format, and a network has one")
             values = {key: self._converted(value) for key, value in arguments.items()}
             values["result"] = self._sized(made)
+            # Of several results, those that something reads.
+            values["read"] = {u.args[1] for u in node.users if u.target is operator.getitem and u.users}
             if _floating(made):
                 values["usual_eps"] = torch.finfo(_first(made).dtype).eps
             result = known(self.builder, values)

@@ -28,7 +28,7 @@ from ..native.team import Team, clocks
 from ..spec import round_up
 from .addresses import address_of
 from .deferred import Deferred
-from .lowering import Line, Lowered, lower, moved
+from .lowering import Line, Lowered, Lowering, lower, moved
 from .mapped import in_file
 from .memory import Arena, Life, arranged
 from .nodes import Graph
@@ -192,7 +192,8 @@ class Network:
             (Tensor.nhwc if nhwc else Tensor.dense)(f"output {n}", all_shapes[name])
             for n, (name, nhwc) in enumerate(zip(graph.outputs, last, strict=True))
         )
-        lowered = lower(graph, tensors, results, self._store, targets.current(), self.threads, self.exact)
+        target = targets.current()
+        lowered = lower(Lowering(graph, tensors, results, self._store, target, self.threads, self.exact))
         lives = _lives(lowered)
         arena = arranged(lives)
         outputs = [tensor.slot for tensor in results]

@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 
 from .aten import CONVERTERS, TRUTHS, Builder, Value
+from .nodes import PoolingPlaces
 
 aten = torch.ops.aten
 
@@ -196,8 +197,11 @@ def _result(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     for node in builder.nodes:
         shapes[node.output] = node.operation.shape(*(shapes[i] for i in node.inputs))
 
+    places = {node.output for node in builder.nodes if isinstance(node.operation, PoolingPlaces)}
+
     def empty(part: str | None) -> Tensor:
-        return torch.empty((0,) if part is None else shapes[part], dtype=tensors[0].dtype, device="meta")
+        dtype = torch.int64 if part in places else tensors[0].dtype
+        return torch.empty((0,) if part is None else shapes[part], dtype=dtype, device="meta")
 
     return empty(made) if isinstance(made, str) else tuple(map(empty, made))
 

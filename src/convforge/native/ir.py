@@ -504,11 +504,11 @@ class Vector:
         """self·factor + summand, rounded once where the target can."""
         return self._new(self.f.fma(self.value, self._lift(factor), self._lift(summand)))
 
-    def above(self, number: float) -> Value:
+    def above(self, number: VectorLike) -> Value:
         """A mask of the lanes above `number`; NaN is not."""
         return self.f.builder.fcmp_ordered(">", self.value, self._lift(number))
 
-    def below(self, number: float) -> Value:
+    def below(self, number: VectorLike) -> Value:
         """A mask of the lanes below `number`; NaN is not."""
         return self.f.builder.fcmp_ordered("<", self.value, self._lift(number))
 
@@ -526,11 +526,11 @@ class Vector:
         """Its own lanes where the mask has them, else the other's."""
         return self._new(self.f.builder.select(mask, self.value, self._lift(other)))
 
-    def at_least(self, number: float) -> Vector:
+    def at_least(self, number: VectorLike) -> Vector:
         """max(self, number) in every lane; NaN stays NaN. x86's `max(number, self)` is exactly that."""
         return self._new(self.f.builder.select(self.below(number), self._lift(number), self.value))
 
-    def at_most(self, number: float) -> Vector:
+    def at_most(self, number: VectorLike) -> Vector:
         """min(self, number) in every lane; NaN stays NaN."""
         return self._new(self.f.builder.select(self.above(number), self._lift(number), self.value))
 

@@ -12,22 +12,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
 
 from ..errors import UserError
 from ..images import decisions
 from ..images.decisions import Decision
-from ..see.answers import as_error, as_json
+from ..see.answers import as_json
 from ..see.bounded import Bounded
 from ..see.guard import Guard
 from ..see.key import Key
+from ..see.mistakes import answer_mistakes
 from ..see.network import NotThere
 from ..see.pictures import Pictures
 from ..see.server import page_files
-from ..shown import shown
 from .suspects import Suspect
 
 CHANGES = "/api/decisions"
@@ -123,7 +121,7 @@ def create_app(desk: Desk, port: int, key: Key | None) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Bounded)
     app.add_middleware(Guard, port=port, key=key, changes=CHANGES)
-    _add_error_handlers(app)
+    answer_mistakes(app)
 
     @app.get("/api/images")
     def images() -> Response:
@@ -159,24 +157,3 @@ def create_app(desk: Desk, port: int, key: Key | None) -> FastAPI:
         return Response(file.read_bytes(), media_type=f"{_TYPES[suffix]}; charset=utf-8")
 
     return app
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(NotThere)
-    def not_there(_: Request, error: NotThere) -> Response:
-        return as_error(str(error), 404)
-
-    @app.exception_handler(UserError)
-    def mistake(_: Request, error: UserError) -> Response:
-        return as_error(shown(str(error)), 400)
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body"))
-        return as_error(f"{name or 'the request'}: {first['msg']}.", 400)
-
-    @app.exception_handler(HTTPException)
-    def other(_: Request, error: HTTPException) -> Response:
-        words = {404: "there is nothing at this address.", 405: "that method is not allowed at this address."}
-        return as_error(words.get(error.status_code, f"{error.detail}."), error.status_code)

@@ -11,14 +11,10 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Query, Response
 
-from ..errors import UserError
 from ..learned.film import Film
-from ..spec import SpecError
-from .answers import as_error, as_floats, as_json
+from .answers import as_floats, as_json
 from .asked import View
 from .backward import Backward
 from .bounded import Bounded
@@ -26,6 +22,7 @@ from .described import describe
 from .guard import Guard
 from .jobs import Jobs
 from .key import Key
+from .mistakes import answer_mistakes
 from .network import Network, NotThere
 from .pictures import Pictures
 from .server_answers import answers_router
@@ -76,7 +73,7 @@ def create_app(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=until_it_ends)
     app.add_middleware(Bounded)
     app.add_middleware(Guard, port=port, key=key)  # before all others: who is refused, or still sends, takes no turn
-    _add_error_handlers(app)
+    answer_mistakes(app)
     _add_network(app, network, pictures, film)
     _add_images(app, pictures)
     verdicts = Verdicts(network, pictures)
@@ -88,38 +85,6 @@ def create_app(
     app.include_router(jobs_router(network, pictures, jobs, shelf or Shelf(None)))
     _add_page(app)
     return app
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(NotThere)
-    def not_there(_: Request, error: NotThere) -> Response:
-        return as_error(str(error), 404)
-
-    @app.exception_handler(UserError)
-    def mistake(_: Request, error: UserError) -> Response:
-        return as_error(str(error), 400)
-
-    @app.exception_handler(SpecError)
-    def does_not_fit(_: Request, error: SpecError) -> Response:
-        return as_error(str(error), 400)
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body"))
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        return as_error(f"{name or 'the request'}: {reason}.", 400)
-
-    @app.exception_handler(HTTPException)
-    def other(_: Request, error: HTTPException) -> Response:
-        words = {404: "there is nothing at this address.", 405: "that method is not allowed at this address."}
-        return as_error(words.get(error.status_code, f"{error.detail}."), error.status_code)
-
-    @app.exception_handler(Exception)
-    def bug(_: Request, error: Exception) -> Response:
-        return as_error(
-            f"something went wrong in the server ({type(error).__name__}); its terminal has the details.", 500
-        )
 
 
 def _add_network(app: FastAPI, network: Network, pictures: Pictures, film: Callable[[], Film | None]) -> None:

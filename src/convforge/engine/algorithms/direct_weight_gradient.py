@@ -132,9 +132,8 @@ class Division:
             "scratch_bytes": scratch.size, "row_step": s.horizontal.dilation * blocks.pitch if s.lanewise else 1,
             "w_c": s.w_c if self.straight else 0,
         }  # fmt: skip
-        at = job.places(s) | {"scratch": ("work", layout.take(scratch.size * job.threads)), "parts": ("work", parts)}
-        if self.turned:
-            at |= {"x": ("y", s.x_start * size), "y": ("x", s.y_start * size)}
+        at = job.places(s, self.turned)
+        at |= {"scratch": ("work", layout.take(scratch.size * job.threads)), "parts": ("work", parts)}
         steps = [step(kernels["accumulate"], job.threads, ACCUMULATE, accumulate, at)]
         if not self.straight:
             collect = panels_of(s, job.panel) | {"splits": self.splits}

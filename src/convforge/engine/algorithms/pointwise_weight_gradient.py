@@ -180,9 +180,8 @@ class PointwiseWeightGradient(Plan):
             "in_place": int(cut.in_place),
             "scratch_bytes": scratch.size, "panels_at": panels_at, "w_c": s.w_c if self.straight else 0,
         }  # fmt: skip
-        at = job.places(s) | {"scratch": ("work", layout.take(scratch.size * job.threads)), "parts": ("work", parts)}
-        if self.turned:
-            at |= {"x": ("y", s.x_start * size), "y": ("x", s.y_start * size)}
+        at = job.places(s, self.turned)
+        at |= {"scratch": ("work", layout.take(scratch.size * job.threads)), "parts": ("work", parts)}
         steps = [step(kernels["accumulate"], job.threads, ACCUMULATE, numbers, at)]
         if not self.straight:
             collect = panels_of(s, job.panel) | {"splits": cut.splits}

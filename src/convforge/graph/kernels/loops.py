@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...native.ir import Function, Int, Value
 from ...native.runtime import usable_threads
 from ...spec import ceil_div
 from ..tensor import Strides, Tensor
@@ -16,6 +17,21 @@ _NUMBERS_WORTH_A_THREAD = 16_384
 def worth(threads: int, numbers: int) -> int:
     """As many of the threads as so many numbers, read and written, pay for."""
     return max(1, min(threads, numbers // _NUMBERS_WORTH_A_THREAD, 4 * usable_threads()))
+
+
+def each_channel(
+    f: Function, count: Int, lanes: int, beside: bool, vectors: int, body: Callable[[Int, int, Value | None], None]
+) -> None:
+    """`body(first channel, vectors, mask)` for `count` channels: `vectors` of them at a time where there are so many,
+    then one by one. Where channels do not lie beside each other, `lanes` is 1."""
+    wide = count // (vectors * lanes) * (vectors * lanes)
+    with f.loop(wide, step=vectors * lanes) as block:
+        body(block.index, vectors, None)
+    if beside:
+        f.each_vector(count - wide, lanes, lambda number, mask: body(number * lanes + wide, 1, mask))
+    else:
+        with f.loop(count, start=wide) as channel:
+            body(channel.index, 1, None)
 
 
 @dataclass(frozen=True)

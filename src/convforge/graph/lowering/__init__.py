@@ -1,8 +1,8 @@
 """From a graph to the steps that run it: which kernel, which algorithm, and where every value lies.
 
 `base.py` keeps what has been decided; what is done for each operation is in `products.py` (what multiplies with
-weights), `windows.py` (pooling, resizing, borders), `numbers.py` (number by number and along axes) and `views.py` (what
-moves numbers or nothing).
+weights), `windows.py` (pooling, resizing, sampling, borders), `numbers.py` (number by number and along axes) and
+`views.py` (what moves numbers or nothing).
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...native.program import Step
-from ...native.target import Target
 from .. import operations as ops
-from ..nodes import Graph, Node
-from ..store import Store
-from ..tensor import Tensor
+from ..nodes import Node
 from . import numbers, products, views, windows
 from .base import CannotLower, Line, Lowering, moved
 
-__all__ = ["CannotLower", "Line", "Lowered", "lower", "moved"]
+__all__ = ["CannotLower", "Line", "Lowered", "Lowering", "lower", "moved"]
 
 _LOWERINGS: dict[type[ops.Operation], Callable[[Lowering, int, Node], None]] = {
     ops.Convolution: products.convolution,
@@ -28,7 +25,10 @@ _LOWERINGS: dict[type[ops.Operation], Callable[[Lowering, int, Node], None]] = {
     ops.MatMul: products.matmul,
     ops.Pooling: windows.pooling,
     ops.AdaptivePooling: windows.pooling,
+    ops.PoolingPlaces: windows.pooling_places,
+    ops.Unpooling: windows.unpooling,
     ops.Resize: windows.resize,
+    ops.GridSample: windows.grid_sample,
     ops.Pad: windows.pad,
     ops.Unary: numbers.elementwise,
     ops.Binary: numbers.elementwise,
@@ -61,21 +61,12 @@ class Lowered:
         return tuple(step for line in self.lines for step in line.steps)
 
 
-def lower(
-    graph: Graph,
-    given: dict[str, Tensor],
-    results: tuple[Tensor, ...],
-    store: Store,
-    target: Target,
-    threads: int,
-    exact: bool = False,
-) -> Lowered:
-    """The steps of a graph whose inputs lie as the tensors `given` say, and whose outputs go to the tensors `results`,
-    each in a slot of its own.
+def lower(lowering: Lowering) -> Lowered:
+    """The steps of its graph.
 
     Raises `CannotLower` where there is no kernel for a node.
     """
-    lowering = Lowering(graph, given, results, store, target, threads, exact)
+    graph = lowering.graph
     for index, node in enumerate(graph.nodes):
         one = _LOWERINGS.get(type(node.operation))
         if one is None:
@@ -83,6 +74,6 @@ def lower(
         one(lowering, index, node)
     for number, name in enumerate(graph.outputs):
         home = lowering.home(name)
-        if home != results[number]:
-            lowering.copied(home, results[number], name)
+        if home != lowering.results[number]:
+            lowering.copied(home, lowering.results[number], name)
     return Lowered(tuple(lowering.lines), lowering.slots, lowering.zeros)

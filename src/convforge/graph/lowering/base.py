@@ -49,13 +49,14 @@ ELEMENTWISE = (ops.Unary, ops.Binary, ops.PRelu, ops.Compare, ops.Where)
 VIEWS = (ops.Reshape, ops.Transpose, ops.Slice, ops.Expand, ops.Concat)
 WRITES_ANYWHERE = (
     ops.Convolution, ops.TransposedConvolution, ops.Pooling, ops.AdaptivePooling, ops.Binary, ops.Unary, ops.PRelu,
-    ops.Compare, ops.Where, ops.Resize, ops.Concat, ops.Pad,
+    ops.Compare, ops.Where, ops.Resize, ops.Concat, ops.Pad, ops.PoolingPlaces, ops.Unpooling, ops.GridSample,
 )  # fmt: skip
 """Operations whose kernels take any steps between channels, rows and pixels of their result."""
 
 
 class Lowering:
-    """A graph on its way to steps.
+    """A graph on its way to steps. Its inputs lie as the tensors `given` say, and its outputs go to the tensors
+    `results`, each in a slot of its own.
 
     `homes` says where values lie that are there already, `placed` where some are to go, `pending` what elementwise
     nodes compute that are left for the node that reads them; `slots` are the bytes of all memory but inputs, outputs

@@ -1,7 +1,8 @@
-"""What takes rows and columns of images by tables: pooling, resizing, borders."""
+"""What takes rows and columns of images, most of it by tables: pooling, resizing, borders."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,9 @@ from ..kernels.elementwise import elementwise
 from ..kernels.pooling import Windows
 from ..kernels.pooling import pooling as pooling_steps
 from ..kernels.resizing import resizing
+from ..kernels.sampling import sampling
+from ..kernels.smoothing import beside, smoothing
+from ..kernels.unpooling import unpooling as unpooling_steps
 from ..nodes import Node
 from ..tensor import Tensor
 from .base import CannotLower, Lowering
@@ -22,11 +26,41 @@ def pooling(lowering: Lowering, index: int, node: Node) -> None:
     operation = node.operation
     assert isinstance(operation, ops.Pooling | ops.AdaptivePooling)
     x, y = lowering.home(node.inputs[0]), lowering.result(node)
+    _pooled(lowering, node, operation, operation.kind, (0, 0, 0, 0), x, y)
+
+
+def pooling_places(lowering: Lowering, index: int, node: Node) -> None:
+    operation = node.operation
+    assert isinstance(operation, ops.PoolingPlaces)
+    x, y = lowering.home(node.inputs[0]), lowering.result(node)
+    _pooled(lowering, node, operation.pooling, "place", operation.steps(x.shape), x, y)
+
+
+def _pooled(
+    lowering: Lowering, node: Node, operation: ops.Pooling | ops.AdaptivePooling, kind: str, places: Sequence[int],
+    x: Tensor, y: Tensor,
+) -> None:  # fmt: skip
     windows = [Windows.of(operation, axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in (0, 1)]
     arrays = [*(w.places for w in windows), *(w.shares(lowering.dtype) for w in windows)]
     tables = [(lowering.store.array(array), 0) for array in arrays]
-    steps = pooling_steps(operation.kind, windows, tables, x, y, lowering.dtype, lowering.target, lowering.threads)
-    lowering.line(node.output, operation.name, "pooling", steps, (x, y))
+    how = lowering.dtype, lowering.target, lowering.threads
+    steps = pooling_steps(kind, windows, tables, x, y, *how, places)
+    lowering.line(node.output, node.operation.name, "pooling", steps, (x, y))
+
+
+def unpooling(lowering: Lowering, index: int, node: Node) -> None:
+    assert isinstance(node.operation, ops.Unpooling)
+    x, places, y = *(lowering.home(name) for name in node.inputs[:2]), lowering.result(node)
+    steps = unpooling_steps(x, places, y, lowering.dtype, lowering.target, lowering.threads)
+    lowering.line(node.output, node.operation.name, "unpooling", steps, (x, places, y))
+
+
+def grid_sample(lowering: Lowering, index: int, node: Node) -> None:
+    operation = node.operation
+    assert isinstance(operation, ops.GridSample)
+    x, grid, y = *(lowering.home(name) for name in node.inputs), lowering.result(node)
+    steps = sampling(operation, x, grid, y, lowering.dtype, lowering.target, lowering.threads)
+    lowering.line(node.output, f"{operation.mode} grid sample", "sampling", steps, (x, grid, y))
 
 
 def resize(lowering: Lowering, index: int, node: Node) -> None:
@@ -34,7 +68,10 @@ def resize(lowering: Lowering, index: int, node: Node) -> None:
     assert isinstance(operation, ops.Resize)
     x, y = lowering.home(node.inputs[0]), lowering.result(node)
     lines = [operation.taps(axis, x.shape[2 + axis], y.shape[2 + axis]) for axis in (0, 1)]
-    _taken(lowering, f"{operation.mode} resize", lines, x, y)
+    if operation.antialias:
+        _smoothed(lowering, f"{operation.mode} resize", lines, x, y)
+    else:
+        _taken(lowering, f"{operation.mode} resize", lines, x, y)
 
 
 Taken: TypeAlias = tuple[NDArray[np.int64], NDArray[Any]]
@@ -48,6 +85,17 @@ def _taken(lowering: Lowering, what: str, lines: list[Taken], x: Tensor, y: Tens
     taps = shares[0].shape[1]
     steps = resizing(taps, tables, x, y, lowering.dtype, lowering.target, lowering.threads)
     lowering.line("", what, "resizing", steps, (x, y))
+
+
+def _smoothed(lowering: Lowering, what: str, lines: list[Taken], x: Tensor, y: Tensor) -> None:
+    """y of sums of x's columns, and then of rows of those."""
+    across = lowering.temporary((*x.shape[:3], y.shape[3]), images=True)
+    for order, (rows, shares), of, to in (((0, 1, 3, 2), lines[1], x, across), ((0, 1, 2, 3), lines[0], across, y)):
+        places, weights = beside(rows, shares)
+        tables = [(lowering.store.array(array), 0) for array in (places, np.asarray(weights, lowering.dtype))]
+        how = lowering.dtype, lowering.target, lowering.threads
+        steps = smoothing(weights.shape[1], tables, of.transposed(order), to.transposed(order), *how)
+        lowering.line("", what, "smoothing", steps, (of, to))
 
 
 def pad(lowering: Lowering, index: int, node: Node) -> None:

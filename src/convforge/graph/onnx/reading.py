@@ -82,8 +82,8 @@ class Reading:
     """The name of the node that is being followed."""
     where: str = ""
     """What messages call it."""
-    wanted: list[bool] = field(default_factory=list)
-    """Which of its outputs have a name."""
+    wanted: list[str] = field(default_factory=list)
+    """The names of its outputs, empty for those that nothing asks for."""
 
     def __post_init__(self) -> None:
         weights = self.file.weights
@@ -161,7 +161,7 @@ class Reading:
         """One node of the file; where a probe has to be let go, again without it."""
         self.about = node.name or (node.output[0] if node.output else "")
         self.where = f"the node {self.about!r} ({node.op_type})"
-        self.wanted, self._number = [bool(name) for name in node.output], 0
+        self.wanted, self._number = list(node.output), 0
         before = len(self.nodes)
         while True:
             try:

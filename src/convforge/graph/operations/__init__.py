@@ -4,9 +4,10 @@ from .base import Array, GraphError, Operation, Shape
 from .elementwise import Binary, Compare, PRelu, Softmax, Unary, Where
 from .moves import END, Axes, Concat, Expand, Pad, Reshape, Slice, Take, Transpose
 from .norms import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm
-from .pooling import AdaptivePooling, Pooling, Reduce
+from .pooling import AdaptivePooling, Pooling, PoolingPlaces, Reduce, Unpooling
 from .products import Convolution, Linear, MatMul, TransposedConvolution
 from .resize import Resize
+from .sampling import GridSample
 
 __all__ = [
     "END",
@@ -20,6 +21,7 @@ __all__ = [
     "Convolution",
     "Expand",
     "GraphError",
+    "GridSample",
     "GroupNorm",
     "LayerNorm",
     "Linear",
@@ -29,6 +31,7 @@ __all__ = [
     "PRelu",
     "Pad",
     "Pooling",
+    "PoolingPlaces",
     "Reduce",
     "Reshape",
     "Resize",
@@ -39,5 +42,6 @@ __all__ = [
     "Transpose",
     "TransposedConvolution",
     "Unary",
+    "Unpooling",
     "Where",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -124,40 +124,6 @@ ARITHMETIC: dict[str, Callable[[Array, Array], Any]] = {
 }
 
 
-def _together(name: str, shapes: tuple[Shape, ...]) -> Shape:
-    """The shape that arrays are broadcast to."""
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        raise GraphError(f"{name} cannot broadcast {' with '.join(map(str, shapes))}.") from None
-
-
-@dataclass(frozen=True)
-class Binary(Operation):
-    """Two arrays, number by number, with NumPy's broadcasting."""
-
-    kind: str
-
-    def __post_init__(self) -> None:
-        if self.kind not in ARITHMETIC:
-            raise GraphError(f"there is no arithmetic {self.kind!r}: it may be one of {', '.join(ARITHMETIC)}.")
-
-    @property
-    def name(self) -> str:
-        return self.kind
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        return "x", "other"
-
-    def _shape(self, *inputs: Shape) -> Shape:
-        return _together(self.kind, inputs)
-
-    def compute(self, *inputs: Array) -> Array:
-        result: Array = np.asarray(ARITHMETIC[self.kind](*inputs), np.float64)
-        return result
-
-
 COMPARISONS: dict[str, Callable[[Array, Array], Any]] = {
     "equal": np.equal,
     "not_equal": np.not_equal,
@@ -168,15 +134,25 @@ COMPARISONS: dict[str, Callable[[Array, Array], Any]] = {
 }
 
 
+def _together(name: str, shapes: tuple[Shape, ...]) -> Shape:
+    """The shape that arrays are broadcast to."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise GraphError(f"{name} cannot broadcast {' with '.join(map(str, shapes))}.") from None
+
+
 @dataclass(frozen=True)
-class Compare(Operation):
-    """1 where two arrays compare so, 0 elsewhere, with NumPy's broadcasting; NaN is only not equal to anything."""
+class _OfTwo(Operation):
+    """Two arrays, number by number, with NumPy's broadcasting, by a function of a table."""
 
     kind: str
+    table: ClassVar[Mapping[str, Callable[[Array, Array], Any]]]
+    what: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if self.kind not in COMPARISONS:
-            raise GraphError(f"there is no comparison {self.kind!r}: it may be one of {', '.join(COMPARISONS)}.")
+        if self.kind not in self.table:
+            raise GraphError(f"there is no {self.what} {self.kind!r}: it may be one of {', '.join(self.table)}.")
 
     @property
     def name(self) -> str:
@@ -190,7 +166,21 @@ class Compare(Operation):
         return _together(self.kind, inputs)
 
     def compute(self, *inputs: Array) -> Array:
-        return np.asarray(COMPARISONS[self.kind](*inputs), np.float64)
+        return np.asarray(self.table[self.kind](*inputs), np.float64)
+
+
+class Binary(_OfTwo):
+    """Two arrays, number by number, with NumPy's broadcasting."""
+
+    table = ARITHMETIC
+    what = "arithmetic"
+
+
+class Compare(_OfTwo):
+    """1 where two arrays compare so, 0 elsewhere, with NumPy's broadcasting; NaN is only not equal to anything."""
+
+    table = COMPARISONS
+    what = "comparison"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...spec import Pair, Sides, ceil_div, kernel_extent, output_size
-from .base import Array, GraphError, Operation, Shape, an_axis, at_least, four_axes
+from .base import Array, GraphError, Operation, Shape, agree, an_axis, at_least, four_axes
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,100 @@ class Pooling(Operation):
                 for j in range(self.kernel[1])
             ]
         )
+
+
+EXACT = 2**24
+"""The whole numbers that float32 has without gaps."""
+
+
+@dataclass(frozen=True)
+class PoolingPlaces(Operation):
+    """Where the largest number of each window stands, as a number: row · W + column of its image, of equal ones the
+    first; `Unpooling` puts numbers back there. torch calls them indices.
+
+    With `whole` the images and channels before it count, too, as in ONNX; with `columns_first` it is row + column · H.
+    """
+
+    pooling: Pooling
+    whole: bool = False
+    columns_first: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pooling.kind != "max":
+            raise GraphError(f"places are of the largest numbers, and {self.name} takes no {self.pooling.name}.")
+
+    @property
+    def name(self) -> str:
+        return "pooling places"
+
+    def steps(self, shape: Shape) -> Shape:
+        """By how much the number grows with the image, the channel, the row and the column."""
+        _, c, h, w = four_axes(shape, self.name)
+        row, column = (1, h) if self.columns_first else (w, 1)
+        return (c * h * w, h * w, row, column) if self.whole else (0, 0, row, column)
+
+    def _shape(self, *inputs: Shape) -> Shape:
+        n, c, h, w = four_axes(inputs[0], self.name)
+        count = n * c * h * w if self.whole else h * w
+        if count > EXACT:
+            raise GraphError(
+                f"{self.name} of {inputs[0]} would count to {count:,}, and numbers are exact to {EXACT:,}."
+            )
+        return self.pooling.shape(*inputs)
+
+    def compute(self, *inputs: Array) -> Array:
+        x = inputs[0]
+        steps = self.steps(x.shape)
+        standing = np.zeros((1, 1, *x.shape[2:]))
+        for axis, step in enumerate(steps):
+            beside = tuple(x.shape[axis] if a == axis else 1 for a in range(4))
+            standing = standing + step * np.arange(x.shape[axis]).reshape(beside)
+        values = self.pooling._taps(x, -np.inf)
+        places = self.pooling._taps(standing, -1.0)  # beyond the border there is none
+        best, found = np.full(values.shape[1:], -np.inf), np.full(values.shape[1:], -1.0)
+        for value, place in zip(values, np.broadcast_to(places, values.shape), strict=True):
+            better = (place >= 0) & ((found < 0) | (value > best) | np.isnan(value))
+            best, found = np.where(better, value, best), np.where(better, place, found)
+        return found
+
+
+@dataclass(frozen=True)
+class Unpooling(Operation):
+    """An image of zeros in which each number of x stands at its place, of several at the same one the last: row · W +
+    column of an image of `size` `(H, W)`, or of the size that a third input has where `like` says so.
+
+    Places count from 0 again behind each image and channel.
+    """
+
+    size: Pair | None = None
+    like: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.size is not None) + self.like != 1:
+            raise GraphError("Unpooling takes one of a size and another image's size.")
+        if self.size is not None:
+            at_least(self.name, "a size", 1, *self.size)
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return ("x", "places", "like") if self.like else ("x", "places")
+
+    def _shape(self, *inputs: Shape) -> Shape:
+        n, c, *_ = four_axes(inputs[0], self.name)
+        agree(self.name, "places", inputs[1], inputs[0])
+        h, w = self.size or four_axes(inputs[2], self.name)[2:]
+        return n, c, h, w
+
+    def compute(self, *inputs: Array) -> Array:
+        x, places = inputs[:2]
+        shape = self.shape(*(i.shape for i in inputs))
+        if places.size and not (places >= 0).all():
+            raise GraphError(f"{self.name} has no place {places.min():g}.")
+        result = np.zeros((shape[0] * shape[1], shape[2] * shape[3]))
+        numbers = places.astype(np.int64).reshape(len(result), -1) % result.shape[1]
+        for image, at, values in zip(result, numbers, x.reshape(len(result), -1), strict=True):
+            image[at] = values
+        return result.reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,13 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def keys(d: Array, a: float) -> Array:
+    """How much of a row at distance d cubic interpolation takes (R. Keys, 1981), by its parameter a."""
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
 @dataclass(frozen=True)
 class Resize(Operation):
     """An image of another size: exactly one of `size` `(H, W)`, `scales` (the size is ⌊H · scale⌋), and `like`, with
@@ -31,9 +38,13 @@ class Resize(Operation):
     i / scale, "half_pixel" (i + ½) / scale − ½, "pytorch_half_pixel" the same but 0 for a single row,
     "half_pixel_symmetric" the same but moved so that what is lost by rounding H · scale is lost on both sides,
     "align_corners" i · (H − 1) / (H_out − 1). The nearest row is ROUNDINGS of x, linear interpolation is between its
-    two neighbours, cubic one of its four (R. Keys, 1981), with `cubic` as its parameter a.
+    two neighbours, cubic one of its four (`keys`), with `cubic` as its parameter a.
     torch's 'nearest' is "asymmetric" and "floor", its 'nearest-exact' "half_pixel" and "round_prefer_ceil", its
-    'bilinear' and 'bicubic' "half_pixel". Beyond the edge it is repeated.
+    'bilinear' and 'bicubic' "half_pixel". Beyond the edge it is repeated, or where `inside` says so the rows that there
+    are have all the weight.
+
+    With `antialias`, linear and cubic interpolation to fewer rows take them from a neighbourhood that is wider by as
+    much, so that each row counts: torch's, with `inside`, and that of Pillow and ONNX.
     """
 
     size: Pair | None = None
@@ -43,6 +54,8 @@ class Resize(Operation):
     rounding: str = "floor"
     like: bool = False
     cubic: float = -0.75
+    antialias: bool = False
+    inside: bool = False
 
     def __post_init__(self) -> None:
         if (self.size is not None) + (self.scales is not None) + self.like != 1:
@@ -57,6 +70,8 @@ class Resize(Operation):
         for what, (value, known) in allowed.items():
             if value not in known:
                 raise GraphError(f"Resize has no {what} {value!r}: it may be one of {', '.join(known)}.")
+        if self.antialias and self.mode == "nearest":
+            raise GraphError("Resize smooths by linear or cubic interpolation, and nearest neighbours have none.")
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -93,6 +108,14 @@ class Resize(Operation):
         points = self.points(axis, size, out)
         if self.mode == "nearest":
             rows, shares = ROUNDINGS[self.rounding](points)[:, None], np.ones((out, 1))
+        elif self.antialias:
+            # Distances are measured in rows of the smaller of both images.
+            scale = min(self.scales[axis] if self.scales else out / size, 1.0)
+            reach = math.ceil((2 if self.mode == "bicubic" else 1) / scale)
+            rows = np.floor(points)[:, None] + np.arange(1 - reach, reach + 1)
+            distances = np.abs(rows - points[:, None]) * scale
+            shares = keys(distances, self.cubic) if self.mode == "bicubic" else np.maximum(1 - distances, 0)
+            shares /= shares.sum(1, keepdims=True)
         elif self.mode == "bilinear":
             points = np.clip(points, 0, size - 1)
             first = np.floor(points)
@@ -102,15 +125,11 @@ class Resize(Operation):
             first = np.floor(points)
             share = points - first
             rows = first[:, None] + np.arange(-1, 3)
-            shares = np.stack([self._weight(d) for d in (1 + share, share, 1 - share, 2 - share)], 1)
+            shares = keys(np.stack([1 + share, share, 1 - share, 2 - share], 1), self.cubic)
+        if self.inside and self.mode != "nearest":
+            shares = np.where((rows < 0) | (rows >= size), 0.0, shares)
+            shares /= shares.sum(1, keepdims=True)
         return np.clip(rows, 0, size - 1).astype(np.int64), shares
-
-    def _weight(self, d: Array) -> Array:
-        """Of a row at this distance, by Keys."""
-        a = self.cubic
-        near = ((a + 2) * d - (a + 3)) * d * d + 1
-        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        return np.where(d <= 1, near, far)
 
     def compute(self, *inputs: Array) -> Array:
         x = inputs[0]
@@ -118,6 +137,11 @@ class Resize(Operation):
         for axis in (0, 1):
             rows, shares = self.taps(axis, x.shape[2 + axis], out[axis])
             beside = (-1, *(1,) * (1 - axis))
-            pairs = zip(rows.T, shares.T, strict=True)
-            x = np.sum([np.take(x, of, axis=2 + axis) * share.reshape(beside) for of, share in pairs], axis=0)
+            pairs = [(of, share.reshape(beside)) for of, share in zip(rows.T, shares.T, strict=True)]
+            x = np.sum([self._taken(np.take(x, of, axis=2 + axis), share) for of, share in pairs], axis=0)
         return x
+
+    def _taken(self, rows: Array, share: Array) -> Array:
+        if self.antialias:  # a row without a share is not taken, whatever stands there
+            rows = np.where(share == 0, 0.0, rows)
+        return rows * share

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ....spec import kernel_extent
-from ...nodes import Binary, Pooling, Reduce, Slice, Softmax, Unary
-from ..attributes import Attributes, Cannot
+from ...nodes import Binary, Pad, Pooling, PoolingPlaces, Reduce, Shape, Slice, Softmax, Unary, Unpooling
+from ..attributes import Attributes, Cannot, integers
 from ..folding import axes_of
-from ..values import Value
+from ..values import Made, Value, Varies
 from .common import Converter, Inputs, axis_of, given, optional, rank
 from .windows import Rows, window_sides
 
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def _pool(kind: str) -> Converter:
-    def convert(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    def convert(r: Reading, a: Attributes, inputs: Inputs) -> Value | list[Value]:
         if kind == "average" and rank(given(inputs, 0)) == 5:
             return _of_neighbours(r, a, given(inputs, 0))
         rows = Rows(r, given(inputs, 0))
         shape = a.ints("kernel_shape", rows.axes)
         if shape is None:
             raise Cannot("does not say how large its windows are")
-        a.ignore("storage_order")  # of the second output
+        columns_first = a.flag("storage_order", False)  # of the second output
         kernel, stride = rows.pair(shape, 1), rows.pair(a.ints("strides", rows.axes), 1)
         dilation = rows.pair(a.ints("dilations", rows.axes), 1)
         if min(*kernel, *stride, *dilation) < 1:
@@ -48,9 +49,73 @@ def _pool(kind: str) -> Converter:
                     f"has padding of {max(sides[axis])} for windows of {extents[axis]}, some of which see nothing else"
                 )
         ceil = a.flag("ceil_mode", False) or bool(by_ceil)
-        return rows.back(r.add(Pooling(kind, kernel, stride, sides, dilation, counting, ceil), rows.x))
+        pooling = Pooling(kind, kernel, stride, sides, dilation, counting, ceil)
+        pooled = rows.back(r.add(pooling, rows.x))
+        if len(r.wanted) < 2 or not r.wanted[1]:
+            return pooled
+        return [pooled, rows.back(r.add(PoolingPlaces(pooling, _counts_all(r), columns_first), rows.x))]
 
     return convert
+
+
+def _counts_all(r: Reading) -> bool:
+    """Whether the places of the node in hand must be ONNX's, which count all pixels of all images: numbers that are
+    soon too large to be exact. To put pixels back, their places in their own image will do."""
+    place, nodes = r.wanted[1], r.file.nodes
+    readers = [node.op_type for node in nodes if place in node.input]
+    unseen = any(node.op_type == "If" for node in nodes)
+    return place in r.file.outputs or unseen or not readers or set(readers) != {"MaxUnpool"}
+
+
+def _unpool(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    """Places are those of the image that was pooled, where the network has it in the size that is asked for; else of
+    the smallest image that pools to x, behind which zeros stand."""
+    x, places = given(inputs, 0), given(inputs, 1)
+    rows = Rows(r, x)
+    shape = a.ints("kernel_shape", rows.axes)
+    if shape is None:
+        raise Cannot("does not say how large its windows are")
+    kernel, stride = rows.pair(shape, 1), rows.pair(a.ints("strides", rows.axes), 1)
+    sides = rows.sides(a.ints("pads", 2 * rows.axes) or (0,) * 2 * rows.axes)
+    least = [tuple((s[2 + i] - 1) * stride[i] - sum(sides[i]) + kernel[i] for i in (0, 1)) for s in rows.x.shapes]
+    pooled = _pooled_sizes(r, places)
+    if optional(inputs, 2) is None:
+        if pooled not in (None, least):
+            (h, w), (high, wide) = least[0], (pooled or least)[0]
+            raise Cannot(f"makes {h}×{w} pixels of those of an image of {high}×{wide}: it needs an output_shape")
+        return rows.back(_unpooled(r, rows, places, least))
+    asked = [integers(array, "sizes") for array in r.arrays(optional(inputs, 2), "sizes")]
+    for probe, (size, s) in enumerate(zip(asked, x.shapes, strict=True)):
+        if len(size) != len(s) or size[:2] != s[:2]:
+            if probe:
+                raise Varies(probe)
+            raise Cannot(f"makes {size} of {s}, and only height and width can change")
+    wanted = [rows.pair(size[-rows.axes :], 1) for size in asked]
+    if pooled == wanted:
+        return rows.back(_unpooled(r, rows, places, wanted))
+    more = r.same([(w[0] - s[0], w[1] - s[1]) for w, s in zip(wanted, least, strict=True)])
+    if min(more) < 0:
+        raise Cannot(f"makes {wanted[0]} pixels of those of {least[0]}")
+    border = Pad(((0, 0), (0, 0), (0, more[0]), (0, more[1])))
+    return rows.back(r.add(border, _unpooled(r, rows, places, least)))
+
+
+def _pooled_sizes(r: Reading, places: Value) -> list[Shape] | None:
+    """Of the images that these places are of, for each probe."""
+    for node in r.nodes:
+        if isinstance(places, Made) and node.output == places.name and isinstance(node.operation, PoolingPlaces):
+            for value in r.values.values():
+                if isinstance(value, Made) and value.name == node.inputs[0]:
+                    return [shape[2:] for shape in value.shapes]
+    return None
+
+
+def _unpooled(r: Reading, rows: Rows, places: Value, sizes: Sequence[Shape]) -> Value:
+    like = r.image_of(sizes) if any(size != sizes[0] for size in sizes) else None
+    if like is not None:
+        return r.add(Unpooling(like=True), rows.x, rows.image(places), like)
+    height, width = r.same(sizes)
+    return r.add(Unpooling((height, width)), rows.x, rows.image(places))
 
 
 def _of_neighbours(r: Reading, a: Attributes, x: Value) -> Value:
@@ -140,6 +205,7 @@ OPERATORS: dict[str, Converter] = {
     "GlobalMaxPool": _global("max"),
     "LogSoftmax": _softmax(log=True),
     "MaxPool": _pool("max"),
+    "MaxUnpool": _unpool,
     "ReduceL1": _reduce("sum", before="abs"),
     "ReduceL2": _reduce("sum", before="square", after="sqrt"),
     "ReduceLogSum": _reduce("sum", after="log"),

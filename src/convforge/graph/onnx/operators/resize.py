@@ -1,13 +1,15 @@
-"""Images of another size."""
+"""Images of another size, and read at points that a grid says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ....spec import Pair
-from ...nodes import Resize
+from ...nodes import GridSample, MatMul, Resize, Transpose
 from ...operations.resize import COORDINATES
+from ...operations.sampling import BEYOND, middles_of
 from ..attributes import Attributes, Cannot, integers, numbers
 from ..values import Value, Varies
 from .common import Converter, Inputs, axis_of, given, optional, rank
@@ -15,6 +17,15 @@ from .windows import Rows
 
 if TYPE_CHECKING:
     from ..reading import Reading
+
+
+_MODES = {
+    "nearest": "nearest",
+    "linear": "bilinear",
+    "cubic": "bicubic",
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",  # of older versions
+}
 
 
 def _resize(r: Reading, a: Attributes, inputs: Inputs) -> Value:
@@ -25,22 +36,23 @@ def _resize(r: Reading, a: Attributes, inputs: Inputs) -> Value:
         return _resized(r, x, a.text("mode", "nearest"), "asymmetric", "floor", scales, None, None)
     mode, coordinates = a.text("mode", "nearest"), a.text("coordinate_transformation_mode", "half_pixel")
     rounding = a.text("nearest_mode", "round_prefer_floor")
-    if a.flag("antialias", False):
-        raise Cannot("smooths what it makes smaller (antialias=1), which is not known")
     policy = a.text("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch":
         raise Cannot(f"keeps the aspect ratio ({policy!r}), which is not known")
-    cubic, outside = a.number("cubic_coeff_a", -0.75), a.flag("exclude_outside", False)
-    if mode == "cubic" and outside:
-        raise Cannot("leaves out what lies outside (exclude_outside=1), which is not known")
+    more: dict[str, Any] = {"inside": a.flag("exclude_outside", False), "antialias": a.flag("antialias", False)}
+    cubic = a.number("cubic_coeff_a", -0.75)
+    if mode == "cubic":
+        more["cubic"] = cubic
+    if mode == "nearest":
+        more = {}
     a.ignore("extrapolation_value")  # of other coordinates
     axes = a.ints("axes")
     sizes = optional(inputs, 3)
     if sizes is not None:
         wanted = [integers(array, "sizes") for array in r.arrays(sizes, "sizes")]
-        return _resized(r, x, mode, coordinates, rounding, None, wanted, axes, cubic)
+        return _resized(r, x, mode, coordinates, rounding, None, wanted, axes, more)
     factors = numbers(r.array(optional(inputs, 2), "scales"), "scales")
-    return _resized(r, x, mode, coordinates, rounding, factors, None, axes, cubic)
+    return _resized(r, x, mode, coordinates, rounding, factors, None, axes, more)
 
 
 def _resized(
@@ -52,20 +64,17 @@ def _resized(
     scales: Sequence[float] | None,
     sizes: Sequence[Sequence[int]] | None,
     axes: Sequence[int] | None,
-    cubic: float = -0.75,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Value:
     rows = Rows(r, x)
     along = list(range(rank(x))) if axes is None else [axis_of(x, axis) for axis in axes]
-    modes = {"nearest": "nearest", "linear": "bilinear", "bilinear": "bilinear", "cubic": "bicubic"}
-    if mode not in modes:
+    if mode not in _MODES:
         raise Cannot(f"has the mode {mode!r}: known are nearest, linear and cubic")
     if coordinates not in COORDINATES:
         raise Cannot(f"has coordinates {coordinates!r}, which are not known")
-    how: dict[str, Any] = {"mode": modes[mode], "coordinates": coordinates}
+    how: dict[str, Any] = {"mode": _MODES[mode], "coordinates": coordinates, **more}
     if mode == "nearest":
         how["rounding"] = rounding
-    if mode == "cubic":
-        how["cubic"] = cubic
     if len(along) != len(scales if scales is not None else sizes[0] if sizes else ()):
         raise Cannot(f"needs a number for each of {len(along)} axes")
     if scales is not None:
@@ -95,7 +104,34 @@ def _resized(
     return rows.back(r.add(Resize(size=r.same(targets), **how), rows.x))
 
 
+def _grid_sample(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    mode, beyond = a.text("mode", "linear"), a.text("padding_mode", "zeros")
+    if mode not in _MODES:
+        raise Cannot(f"has the mode {mode!r}: known are nearest, linear and cubic")
+    if beyond not in BEYOND:
+        raise Cannot(f"has the padding {beyond!r}: known are {', '.join(BEYOND)}")
+    x = given(inputs, 0)
+    if rank(x) != 4:
+        raise Cannot(f"takes images (N, C, H, W), not {x.shapes[0]}")
+    return r.add(GridSample(_MODES[mode], beyond, a.flag("align_corners", False)), x, given(inputs, 1))
+
+
+def _affine_grid(r: Reading, a: Attributes, inputs: Inputs) -> Value:
+    sizes = [integers(array, "sizes") for array in r.arrays(optional(inputs, 1), "sizes")]
+    if len(sizes[0]) != 4:
+        raise Cannot(f"is over {len(sizes[0]) - 2} axes, and known are images (N, C, H, W)")
+    height, width = r.same([size[2:] for size in sizes])
+    if min(height, width) < 1:
+        raise Cannot(f"makes a grid of {height}×{width} points")
+    r.spend((height, width, 3))
+    middles = middles_of(height, width, a.flag("align_corners", False))
+    points = r.add(MatMul(), r.constant(middles), r.add(Transpose((0, 2, 1)), given(inputs, 0)))
+    return r.reshape(points, [(shape[0], height, width, 2) for shape in points.shapes])
+
+
 OPERATORS: dict[str, Converter] = {
+    "AffineGrid": _affine_grid,
+    "GridSample": _grid_sample,
     "Resize": _resize,
     "Upsample": _resize,
 }
