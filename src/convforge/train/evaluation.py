@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ..models.checkpoint import Architecture
 from .data import Data, Split
+from .ranks import ALONE, Ranks
 from .stop import Stop
 
 _BATCH = 250
@@ -31,24 +32,34 @@ def at_a_time(images: Tensor) -> int:
 
 
 def evaluate(
-    model: nn.Module, split: Split, how: Data | Architecture, stop: Stop, weights: Tensor | None = None
+    model: nn.Module,
+    split: Split,
+    how: Data | Architecture,
+    stop: Stop,
+    weights: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float] | None:
     """Mean cross-entropy and accuracy (0 to 1) on a split, in eval mode; None as soon as `stop` was asked.
 
-    With `weights`, one a class, the loss is the mean over images weighted by their class.
+    With `weights`, one a class, the loss is the mean over images weighted by their class. Several `ranks` look at each
+    image once, together, and all get the same.
     """
     model.eval()
-    stop.doing = f"these {at_a_time(split.images)} held-out images"
-    loss, right = 0.0, 0
-    total = float(len(split) if weights is None else weights[split.labels].sum())
+    together = at_a_time(split.images)
+    stop.doing = f"these {together} held-out images"
+    loss, right, total, seen, left = 0.0, 0, 0.0, 0, False
     with torch.inference_mode():
-        batches = zip(
-            *(torch.split(part, at_a_time(split.images)) for part in (split.images, split.labels)), strict=True
-        )
-        for images, labels in batches:
+        for rows in torch.split(ranks.every(len(split)), together):
             if stop.asked:
-                return None
-            logits = model(normalise(images, how)).float()
-            loss += float(functional.cross_entropy(logits, labels, weight=weights, reduction="sum"))
-            right += int((logits.argmax(1) == labels).sum())
-    return loss / total, right / len(split)
+                left = True
+                break
+            if not len(rows):
+                continue  # there are more ranks than images
+            part = split.take(rows)
+            logits = model(normalise(part.images, how)).float()
+            loss += float(functional.cross_entropy(logits, part.labels, weight=weights, reduction="sum"))
+            right += int((logits.argmax(1) == part.labels).sum())
+            total += float(len(part) if weights is None else weights[part.labels].sum())
+            seen += len(part)
+    loss, recognised, total, images, stopped = ranks.sums(loss, right, total, seen, left)
+    return None if stopped else (loss / total, recognised / images)

@@ -27,6 +27,7 @@ from .evaluation import normalise
 from .folder import CONFIG, REPORT, SKIPPED, how_to_continue
 from .loop import Learned, Settings, Watcher, fit, steps_per_epoch
 from .options import Options
+from .ranks import Ranks, joined
 from .scores import ClassScore
 from .starting import Start, start_of
 from .stop import Stop
@@ -95,47 +96,66 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     ...     print(*sorted(path.name for path in result.folder.iterdir()))
     architecture.json config.json film.safetensors last metrics.jsonl model.safetensors predictions.csv report.html
     """
-    options = options or Options()
-    display = Display(console or Console(quiet=True))
+    with joined() as ranks:
+        display = Display(console if console is not None and ranks.first else Console(quiet=True))
+        return _train(options or Options(), display, stop or Stop(), ranks)
+
+
+def _train(options: Options, display: Display, stop: Stop, ranks: Ranks) -> Result:
     config: dict[str, Any] | None = None
     start: Start | None = None
+    begun = ranks.begun()
+    if begun is not None:
+        options = Options(resume=begun, threads=options.threads, epochs=options.epochs)
+        display.say(f"A process was lost, so all begin again from the last checkpoint of {shown(begun)}.")
     if options.resume is not None:
-        options, config = folder.stored(Path(options.resume), options.threads, options.epochs)
+        resumed, threads, epochs = Path(options.resume), options.threads, options.epochs
+        options, config = ranks.by_first(lambda: folder.stored(resumed, threads, epochs))
     else:
         options = replace(options, data=folder.place(options.data), start=folder.place(options.start))
-        start = _known_beforehand(options)
-    with _threads(options.threads), torch.random.fork_rng(devices=[]):
+        start = _known_beforehand(options, ranks)
+    with _threads(ranks.threads(options.threads)), torch.random.fork_rng(devices=[]):
         data, options = _load(options, start, display)
         telling.describe(display, data)
         fingerprint = data.fingerprint()
+        ranks.must_agree(fingerprint, f"not all processes of this run have the same images of {data.name}.")
         if config is not None and config["data"]["fingerprint"] != fingerprint:
             raise UserError(
                 f"the images of {data.name} are not those that {options.resume} has learned from; start a new run."
             )
         options = defaults.chosen(options, data)
         telling.describe_choices(display, data, options)
+        telling.describe_ranks(display, options, ranks)
         architecture, model = _network(options, data, start, display)
         counted = plan(model, architecture.input_shape)
         display.console.print(as_short_table(counted))
         display.say("\n".join(["", *short_sums(counted), ""]))
         if config is None:
-            config = folder.configuration(options, data, fingerprint)
-        place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
-        if options.resume is not None and read_json(place / CONFIG) != config:
-            write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
-        if data.skipped:
-            write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
+            config = folder.configuration(options, data, fingerprint, ranks)
+        place = ranks.by_first(lambda: _place(options, data, config))
+        ranks.remember(str(place.absolute()))
         try:
-            return _learn(options, data, architecture, model, counted, place, config, display, stop or Stop())
+            return _learn(options, data, architecture, model, counted, place, config, display, stop, ranks)
         except KeyboardInterrupt:
             display.say(f"\nLeft at once; what was written before is in {shown(place)}. {how_to_continue(place)}")
             raise
 
 
-def _known_beforehand(options: Options) -> Start | None:
+def _place(options: Options, data: Data, config: dict[str, Any]) -> Path:
+    """The run's folder, new or the one that is continued, with what is known so far."""
+    place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
+    if options.resume is not None and read_json(place / CONFIG) != config:
+        write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
+    if data.skipped:
+        write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
+    return place
+
+
+def _known_beforehand(options: Options, ranks: Ranks) -> Start | None:
     """Whatever can go wrong before there is an image does so here: nobody waits for 10,000 of them to hear of it."""
     if options.name is not None:
-        folder.must_be_free(Path(options.out).expanduser() / options.name)
+        wanted = Path(options.out).expanduser() / options.name
+        ranks.by_first(lambda: folder.must_be_free(wanted))
     if options.model is not None:
         if own.is_callable(options.model):
             own.trust(options.model)
@@ -212,6 +232,7 @@ def _learn(
     config: dict[str, Any],
     display: Display,
     stop: Stop,
+    ranks: Ranks,
 ) -> Result:
     from .pictures import first_kernels
 
@@ -219,13 +240,13 @@ def _learn(
     settings = _settings(options)
     dense: Measured | None = None
     with stop.listening(display.say):
-        with events.watching(place, display, options.tensorboard) as watcher:
-            learned = _fit(model, data, architecture, settings, place, display, watcher, stop)
+        with events.watching(place, display, options.tensorboard and ranks.first) as watcher:
+            learned = _fit(model, data, architecture, settings, place, display, watcher, stop, ranks)
         progress = learned.progress
-        network = twin.measure(model, architecture, data, settings.batch, progress.epochs, stop)
-        if options.dense_twin and not stop.asked:
+        network = twin.measure(model, architecture, data, settings.batch, progress.epochs, stop, ranks)
+        if options.dense_twin and not ranks.any(stop.asked):
             display.say("\nNow its fully connected twin, on the same images:")
-            dense = _dense_twin(data, settings, place, display, stop)
+            dense = _dense_twin(data, settings, place, display, stop, ranks)
     if network is not None and dense is not None:
         display.console.print(twin.as_table([network, dense]))
     finished = network is not None and (dense is not None or not options.dense_twin)
@@ -239,8 +260,10 @@ def _learn(
         len(data.skipped),
         sentences=tuple(telling.outcome(learned, place)) if finished else (),
     )
-    result = _write_report(result, options, architecture, config, data, model, counted, kernels_before)
-    if finished:
+    result = ranks.by_first(
+        lambda: _write_report(result, options, architecture, config, data, model, counted, kernels_before)
+    )
+    if finished and ranks.first:
         folder.remove_states(place)
     return result
 
@@ -269,6 +292,7 @@ def _settings(options: Options) -> Settings:
         balance=options.balance,
         frozen=max(1, epochs // 5) if options.freeze else 0,
         bf16=options.precision == "bf16",
+        sync_batch_norm=options.sync_batch_norm,
     )
 
 
@@ -281,18 +305,21 @@ def _fit(
     display: Display,
     watcher: Watcher,
     stop: Stop,
+    ranks: Ranks,
 ) -> Learned:
     with display.learning(steps_per_epoch(len(data.train) * settings.passes, settings.batch) * settings.epochs):
-        return fit(model, data, architecture, settings, place, watcher, stop)
+        return fit(model, data, architecture, settings, place, watcher, stop, ranks)
 
 
-def _dense_twin(data: Data, settings: Settings, place: Path, display: Display, stop: Stop) -> Measured | None:
+def _dense_twin(
+    data: Data, settings: Settings, place: Path, display: Display, stop: Stop, ranks: Ranks
+) -> Measured | None:
     architecture = _architecture("dense", data)
     torch.manual_seed(settings.seed)
     model = architecture.build()
     settings = replace(settings, frozen=0)
-    learned = _fit(model, data, architecture, settings, place / twin.FOLDER, display, display, stop)
-    return twin.measure(model, architecture, data, settings.batch, learned.progress.epochs, stop)
+    learned = _fit(model, data, architecture, settings, place / twin.FOLDER, display, display, stop, ranks)
+    return twin.measure(model, architecture, data, settings.batch, learned.progress.epochs, stop, ranks)
 
 
 def _architecture(model: str, data: Data, task: str = "classes") -> Architecture:

@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from ..models.checkpoint import Architecture
 from .data import Data
 from .evaluation import evaluate, normalise
+from .ranks import ALONE, Ranks
 from .stop import Stop
 
 FOLDER = "dense-twin"
@@ -44,9 +45,10 @@ def measure(
     batch: int,
     epochs: Sequence[Mapping[str, float]],
     stop: Stop,
+    ranks: Ranks = ALONE,
 ) -> Measured | None:
-    """Measure a network that was trained for `epochs`; None as soon as `stop` was asked."""
-    train, test = (evaluate(model, split, architecture, stop) for split in (data.train, data.test))
+    """Measure a network that was trained for `epochs`, all `ranks` together; None as soon as `stop` was asked."""
+    train, test = (evaluate(model, split, architecture, stop, ranks=ranks) for split in (data.train, data.test))
     if train is None or test is None:
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
