@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 
-_SECONDS = 300  # beside other busy processes; alone it is five
+_SECONDS = 900  # beside other busy processes; alone it is five
 
 
 class Torchrun:

@@ -133,6 +133,14 @@ def _train(
         str, typer.Option(help="float32, or bf16 where the CPU multiplies in it; what is kept is float32.")
     ] = "float32",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")] = False,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Read images when they are needed; do not keep them in memory.",
+            show_default="where they do not fit",
+        ),
+    ] = None,
     sync_batch_norm: Annotated[
         bool,
         typer.Option("--sync-batch-norm", help="With torchrun: let batch norms see the whole batch, of all processes."),
@@ -173,6 +181,7 @@ def _train(
             precision=precision,
             tensorboard=tensorboard,
             sync_batch_norm=sync_batch_norm,
+            stream=stream,
         )
     # Of the processes that torchrun starts, one speaks.
     silent = os.environ.get("RANK", "0") != "0"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..models.checkpoint import Architecture
-from .data import Data, Split
+from .data import Data
 from .ranks import ALONE, Ranks
+from .split import Split
 from .stop import Stop
+from .streamed import Streamed
 
 _BATCH = 250
 _PIXELS = 2**21  # of a batch: large images are looked at few at a time, so that a stop is answered soon
@@ -26,14 +30,14 @@ def standardised(images: Tensor, how: Data | Architecture) -> Tensor:
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def at_a_time(images: Tensor) -> int:
-    """How many of these images `(N, C, H, W)` are looked at together."""
-    return max(1, min(_BATCH, _PIXELS // (images.shape[2] * images.shape[3])))
+def at_a_time(shape: Sequence[int]) -> int:
+    """How many images of such a shape, `(…, H, W)`, are looked at together."""
+    return max(1, min(_BATCH, _PIXELS // (shape[-2] * shape[-1])))
 
 
 def evaluate(
     model: nn.Module,
-    split: Split,
+    split: Split | Streamed,
     how: Data | Architecture,
     stop: Stop,
     weights: Tensor | None = None,
@@ -45,17 +49,15 @@ def evaluate(
     image once, together, and all get the same.
     """
     model.eval()
-    together = at_a_time(split.images)
+    together = at_a_time(split.shape)
     stop.doing = f"these {together} held-out images"
     loss, right, total, seen, left = 0.0, 0, 0.0, 0, False
     with torch.inference_mode():
-        for rows in torch.split(ranks.every(len(split)), together):
+        parts = [rows for rows in torch.split(ranks.every(len(split)), together) if len(rows)]
+        for part in split.read(parts):
             if stop.asked:
                 left = True
                 break
-            if not len(rows):
-                continue  # there are more ranks than images
-            part = split.take(rows)
             logits = model(normalise(part.images, how)).float()
             loss += float(functional.cross_entropy(logits, part.labels, weight=weights, reduction="sum"))
             right += int((logits.argmax(1) == part.labels).sum())

@@ -34,6 +34,7 @@ from .evaluation import evaluate, standardised
 from .keeping import Checkpoints
 from .ranks import ALONE, Ranks
 from .schedule import Schedule
+from .split import Split
 from .state import (
     STATE,
     Progress,
@@ -45,6 +46,7 @@ from .state import (
     save_state,
 )
 from .stop import Stop
+from .streamed import Streamed
 
 METRICS = "metrics.jsonl"
 
@@ -156,7 +158,9 @@ class _Run:
         remove_parts(folder)
         if (folder / STATE).exists():
             progress, checkpoints.best = load_state(folder, model, optimizer, folder / ARCHITECTURE)
-            _must_fit(progress, folder / STATE, self._settings, self._per_epoch, len(self._data.train))
+            _must_fit(
+                progress, folder / STATE, self._settings, self._per_epoch, len(self._data.train), self._data.streams
+            )
             return progress
         progress = Progress()
         if (folder / WEIGHTS).exists():
@@ -189,10 +193,13 @@ class _Run:
         epoch = len(progress.epochs)
         done = progress.step - epoch * self._per_epoch
         self._freeze(epoch < settings.frozen)
-        for rows in torch.split(_order(epoch, len(self._data.train), settings), settings.batch)[done : self._per_epoch]:
+        batches = torch.split(_order(epoch, self._data.train, settings), settings.batch)[done : self._per_epoch]
+        places = [ranks.places(len(rows)) for rows in batches]
+        parts = self._data.train.read([rows[mine] for rows, mine in zip(batches, places, strict=True)])
+        for rows, mine in zip(batches, places, strict=True):
             self._stop.doing = f"this batch of {len(rows)} images"
             started = perf_counter()
-            asked = self._step(rows)
+            asked = self._step(next(parts), mine, len(rows))
             progress.seconds += perf_counter() - started
             if self._film is not None:
                 self._film.look(progress.step)
@@ -255,8 +262,9 @@ class _Run:
         lines = "".join(json.dumps(epoch) + "\n" for epoch in self._progress.epochs)
         write_atomically(self._folder / METRICS, lines.encode())
 
-    def _step(self, rows: Tensor) -> bool:
-        """Learn from these images, of all ranks' batch; whether one of them was asked to stop."""
+    def _step(self, part: Split, places: Tensor, of: int) -> bool:
+        """Learn from a part of a batch `of` so many images, at these places of it, together with the other ranks;
+        whether one of them was asked to stop."""
         progress, settings, ranks = self._progress, self._settings, self._ranks
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(progress.step, progress.losses, settings.lr)
@@ -264,11 +272,10 @@ class _Run:
         # What the model itself draws, such as dropout: another mask on each rank.
         torch.manual_seed((draw.initial_seed() + ranks.rank) % 2**63)
         freezing.train(self._model, self._frozen)
-        places = ranks.places(len(rows))
-        part = self._data.train.take(rows[places])
+        places = places if part.places is None else places[part.places]
         labels, weights = part.labels, self._weights
         images = part.images.float().div_(255)
-        images = changed(images, settings.augment, draw, self._data.flips, Places(places, len(rows)))
+        images = changed(images, settings.augment, draw, self._data.flips, Places(places, of))
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             logits = self._learner(standardised(images, self._architecture))
         logits = logits.float()
@@ -293,12 +300,10 @@ class _Run:
         return asked > 0
 
 
-def _order(epoch: int, images: int, settings: Settings) -> Tensor:
+def _order(epoch: int, images: Split | Streamed, settings: Settings) -> Tensor:
     """Which images an epoch shows: all of them in a random order, as many times as it passes over them."""
     passes = range(epoch * settings.passes, (epoch + 1) * settings.passes)
-    return torch.cat(
-        [torch.randperm(images, generator=random_numbers(settings.seed, "order", number)) for number in passes]
-    )
+    return torch.cat([images.order(random_numbers(settings.seed, "order", number)) for number in passes])
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -308,10 +313,12 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _must_fit(progress: Progress, path: Path, settings: Settings, per_epoch: int, images: int) -> None:
+def _must_fit(progress: Progress, path: Path, settings: Settings, per_epoch: int, images: int, streams: bool) -> None:
     steps = progress.step - per_epoch * len(progress.epochs)  # as many as an epoch has if it was not evaluated yet
     seen = steps * min(settings.batch, images * settings.passes)
-    if not 0 <= steps <= per_epoch or progress.step > per_epoch * settings.epochs or progress.seen != seen:
+    # Images that turned out to be damaged were left out of their batches.
+    least = 0 if streams else seen
+    if not 0 <= steps <= per_epoch or progress.step > per_epoch * settings.epochs or not least <= progress.seen <= seen:
         raise UserError(
             f"{path} does not say how far the run was (step {progress.step} of {per_epoch * settings.epochs}, "
             f"{len(progress.epochs)} epochs, {progress.seen} images); it is damaged."

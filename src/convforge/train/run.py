@@ -29,12 +29,15 @@ from .loop import Learned, Settings, Watcher, fit, steps_per_epoch
 from .options import Options
 from .ranks import Ranks, joined
 from .scores import ClassScore
+from .split import Split
 from .starting import Start, start_of
 from .stop import Stop
+from .streamed import Streamed
 from .twin import Measured
 
 __all__ = ["Result", "how_to_continue", "train"]
 
+_PIXELS_IN_MEMORY = 2**26  # that a report looks at where images are streamed: a thousand and more of photographs
 _PIXELS_WHEN_STOPPED = 2**22  # that the report of a stopped run looks at: nobody waits long for it
 
 
@@ -116,6 +119,7 @@ def _train(options: Options, display: Display, stop: Stop, ranks: Ranks) -> Resu
         start = _known_beforehand(options, ranks)
     with _threads(ranks.threads(options.threads)), torch.random.fork_rng(devices=[]):
         data, options = _load(options, start, display)
+        display.says_memory = data.streams
         telling.describe(display, data)
         fingerprint = data.fingerprint()
         ranks.must_agree(fingerprint, f"not all processes of this run have the same images of {data.name}.")
@@ -186,11 +190,16 @@ def _load(options: Options, start: Start | None, display: Display) -> tuple[Data
         val=options.val,
         largest=largest,
         channels=options.channels or _channels(options, start),
+        stream=options.stream,
         track=display.track,
         say=display.say,
     )
     return found, replace(
-        options, largest=sides[0] if sides else options.largest, channels=options.channels or _channels(options, start)
+        options,
+        largest=sides[0] if sides else options.largest,
+        channels=options.channels or _channels(options, start),
+        # As it was decided: a run that is continued elsewhere must find the same images, by the same fingerprint.
+        stream=found.streams if options.stream is None and found.streams else options.stream,
     )
 
 
@@ -365,7 +374,7 @@ def _write_report(
     from .report import Report, write_report
     from .scores import class_scores
 
-    test = data.test if result.finished else _some(data.test)
+    test = _looked_at(data.test, None if result.finished else _PIXELS_WHEN_STOPPED)
     pictures = collect(
         model,
         test.images,
@@ -383,7 +392,7 @@ def _write_report(
         data.classes,
     )
     stopped_early: bool | str = not result.finished
-    if len(test) < len(data.test):
+    if len(test) < len(data.test) and not result.finished:
         stopped_early = (
             "The run was stopped before its last epoch; this is the network as it was then, looked at with "
             f"{len(test):,} of the {len(data.test):,} held-out images."
@@ -409,8 +418,12 @@ def _write_report(
     return replace(result, classes=class_scores(pictures.confusion, data.classes))
 
 
-def _some(split: labelled.Split) -> labelled.Split:
-    """Few enough images to look at while somebody waits; evenly spaced, for they may be sorted by class."""
-    pixels = split.images.shape[2] * split.images.shape[3]
-    every = max(1, -(-len(split) * pixels // _PIXELS_WHEN_STOPPED))
+def _looked_at(split: Split | Streamed, pixels: int | None) -> Split:
+    """Few enough images to look at while somebody waits, or to have in memory; evenly spaced, for they may be sorted by
+    class."""
+    if pixels is None:
+        if isinstance(split, Split):
+            return split
+        pixels = _PIXELS_IN_MEMORY
+    every = max(1, -(-len(split) * split.shape[1] * split.shape[2] // pixels))
     return split.take(torch.arange(0, len(split), every))

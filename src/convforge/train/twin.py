@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 
+import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -57,7 +58,10 @@ def measure(
         network=architecture.family,
         parameters=parameters,
         weight_bytes=weight_bytes,
-        training_bytes=4 * weight_bytes + activation_bytes(model, normalise(data.train.images[:batch], architecture)),
+        training_bytes=4 * weight_bytes
+        + activation_bytes(
+            model, normalise(data.train.take(torch.arange(min(batch, len(data.train)))).images, architecture)
+        ),
         seconds_per_epoch=median(epoch["seconds"] for epoch in epochs) if epochs else None,
         train_accuracy=train[1],
         test_accuracy=test[1],
