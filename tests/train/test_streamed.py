@@ -88,6 +88,28 @@ def test_an_image_that_is_damaged_behind_its_header_is_left_out_and_named(option
         assert len(found) == len(found.labels) == len(found.images)
 
 
+def test_decoded_images_are_kept_in_a_file_and_found_again(
+    options: Options, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets", reason="datasets is not installed: pip install 'convforge[train]'")
+    torn = photos / "left" / "3.png"
+    torn.write_bytes(torn.read_bytes()[:60])
+    kept = train(options)
+    cache = tmp_path / "cache"
+    first = train(replace(options, name="first", stream=True, cache=str(cache)))
+    assert_same_network(kept.folder, first.folder)  # what is damaged is left out before anything is learned, as there
+    assert (kept.folder / "predictions.csv").read_bytes() == (first.folder / "predictions.csv").read_bytes()
+    assert len(list(cache.glob("*.arrow"))) == 1
+    monkeypatch.setattr(data, "_pixels", lambda *_: pytest.fail("decoded once more"))
+    again = train(replace(options, name="again", stream=True, cache=str(cache)))
+    assert_same_network(first.folder, again.folder)
+    monkeypatch.undo()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(photos / "left" / "4.png")
+    data.load(str(photos), stream=True, cache=str(cache))
+    assert len(list(cache.glob("*.arrow"))) == 2
+    assert not list(cache.glob("*.part"))
+
+
 def shards(sizes: list[int], buffer: int) -> tuple[Streamed, list[int]]:
     """A split of 1×1×1 images whose pixel is their number, without every fifth; and how often each shard was begun."""
     starts = [0, *np.cumsum(sizes).tolist()]

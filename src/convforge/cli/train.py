@@ -141,6 +141,10 @@ def _train(
             show_default="where they do not fit",
         ),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="With --stream: keep decoded images there, in files mapped into memory."),
+    ] = None,
     sync_batch_norm: Annotated[
         bool,
         typer.Option("--sync-batch-norm", help="With torchrun: let batch norms see the whole batch, of all processes."),
@@ -182,6 +186,7 @@ def _train(
             tensorboard=tensorboard,
             sync_batch_norm=sync_batch_norm,
             stream=stream,
+            cache=cache,
         )
     # Of the processes that torchrun starts, one speaks.
     silent = os.environ.get("RANK", "0") != "0"

@@ -29,6 +29,7 @@ from ..images.read import decode_image, image_shape, read_image
 from ..models.families import LARGEST_IMAGE, SMALLEST_IMAGE
 from ..shown import shown
 from . import shards
+from .cached import cached
 from .relabelled import corrected
 from .split import HELD_OUT, Split, check_part, stratified
 from .streamed import BUFFER, ByRow, Streamed
@@ -108,6 +109,8 @@ class Wanted:
     channels: int | None
     stream: bool | None = None
     """Read images when they are needed; None to do so where they do not fit into memory."""
+    cache: Path | None = None
+    """Where decoded images are kept in files, if they are streamed."""
 
 
 @dataclass
@@ -137,6 +140,7 @@ def load(
     largest: Callable[[int], int] = lambda images: LARGEST_INFERRED_SIDE,
     channels: int | None = None,
     stream: bool | None = None,
+    cache: str | None = None,
     track: Track = untracked,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Data:
@@ -152,6 +156,7 @@ def load(
         largest: pixels a side at most for so many images, where `size` says nothing.
         channels: 1 for grey images, 3 for colour; by default what they have.
         stream: read images when they are needed; by default where they do not fit into memory.
+        cache: a folder for what they are decoded to then.
         track: shows how far reading is.
         say: is told what takes long to begin.
 
@@ -166,7 +171,7 @@ def load(
         raise UserError(f"--size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, not {size}.")
     if val is not None:
         check_part(val)
-    found = _find(source, Wanted(size, largest, channels, stream), track, say)
+    found = _find(source, Wanted(size, largest, channels, stream, Path(cache) if cache else None), track, say)
     return prepared(found, seed, size, flips, val, channels)
 
 
@@ -480,7 +485,8 @@ def _from_rows(
     shape = (channels, height, width)
     if wanted.stream or (wanted.stream is None and not _fits_in_memory(len(seen), shape)):
         found.train, *rest = (
-            _streamed(rows, readable, shape, found.skipped) for rows, readable in zip(splits, shapes, strict=True)
+            _kept(_streamed(rows, readable, shape, found.skipped), wanted.cache, track)
+            for rows, readable in zip(splits, shapes, strict=True)
         )
         found.test = rest[0] if rest else None
         found.notes.append(
@@ -552,6 +558,10 @@ def _decoded(
         except UserError as reason:
             skipped.append(shown(str(reason)))
     return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64), tuple(names))
+
+
+def _kept(split: Streamed, cache: Path | None, track: Track) -> Streamed:
+    return split if cache is None else cached(split, cache, track)
 
 
 def _streamed(

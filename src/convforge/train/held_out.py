@@ -58,6 +58,7 @@ def held_out(
         largest=lambda _: largest,
         channels=wanted.channels,
         stream=wanted.stream,
+        cache=wanted.cache,
         track=track,
         say=say,
     )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from ..errors import UserError
 
@@ -170,7 +170,15 @@ def joined() -> Iterator[Ranks]:
     except (KeyError, ValueError) as reason:
         raise UserError(f"WORLD_SIZE is {world!r} in the environment, but {reason}: start it with torchrun.") from None
     with _lost_ranks_said(rank):
-        dist.init_process_group("gloo", rank=rank, world_size=count, timeout=_PATIENCE)
+        store = _torchruns_store()
+        if store is None:
+            dist.init_process_group("gloo", rank=rank, world_size=count, timeout=_PATIENCE)
+        else:
+            # torchrun's store still has the addresses of processes that are gone, for which new ones would take them.
+            attempt = f"convforge/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"
+            meeting = PrefixStore(attempt, store)
+            meeting.set_timeout(_PATIENCE)
+            dist.init_process_group("gloo", store=meeting, rank=rank, world_size=count, timeout=_PATIENCE)
         try:
             yield Ranks(rank, count, here)
         finally:

@@ -116,6 +116,8 @@ def _train(options: Options, display: Display, stop: Stop, ranks: Ranks) -> Resu
         options, config = ranks.by_first(lambda: folder.stored(resumed, threads, epochs))
     else:
         options = replace(options, data=folder.place(options.data), start=folder.place(options.start))
+        if options.cache is not None:
+            options = replace(options, cache=str(Path(options.cache).expanduser().resolve()))
         start = _known_beforehand(options, ranks)
     with _threads(ranks.threads(options.threads)), torch.random.fork_rng(devices=[]):
         data, options = _load(options, start, display)
@@ -191,6 +193,7 @@ def _load(options: Options, start: Start | None, display: Display) -> tuple[Data
         largest=largest,
         channels=options.channels or _channels(options, start),
         stream=options.stream,
+        cache=options.cache,
         track=display.track,
         say=display.say,
     )
