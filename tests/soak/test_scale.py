@@ -3,6 +3,7 @@ bounded memory."""
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import signal
 import subprocess
@@ -85,7 +86,9 @@ def test_predicting_is_killed(soak: Soak, tmp_path: Path) -> None:
 
 
 def test_learning_from_more_images_than_memory_has_room_for(soak: Soak, tmp_path: Path) -> None:
-    # Symbolic links to real ones: decoded, they are 15 GB.
+    # Symbolic links to real ones: decoded, they are 15 GB. It takes longer than pytest's watchdog waits for a test, and
+    # has an end of its own.
+    faulthandler.cancel_dump_traceback_later()
     images, different, side = soak.length((600, 60, 64), (100_000, 1000, 224))
     (tmp_path / "real").mkdir()
     for number, content in enumerate(real(side, different)):

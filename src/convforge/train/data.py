@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -192,9 +192,7 @@ def prepared(
     elif val is not None:
         raise UserError(f"{found.name} has images of its own to test with, so that --val has no say; leave it out.")
     train, test = (_resized(_coloured(split, channels), size) for split in (train, test))
-    some = train if isinstance(train, Split) else train.take(_evenly(len(train), _MEASURED))
-    assert isinstance(some, Split)
-    mean, std = _statistics(some.images)
+    mean, std = _statistics([train.images] if isinstance(train, Split) else _some(train))
     return Data(
         name=found.name,
         classes=found.classes,
@@ -704,26 +702,35 @@ def _resized(split: Split | Streamed, size: int | None) -> Split | Streamed:
     return Split(torch.cat(images), split.labels, split.names)
 
 
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(parts: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel where white is 1, exact: from counts of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
+    counts = sum(_counted(images) for images in parts)
+    assert isinstance(counts, Tensor)
     means, deviations = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
-        mean = float((counts * values).sum() / counts.sum())
-        variance = float((counts * (values - mean) ** 2).sum() / counts.sum())
+    for of_channel in counts.double():
+        mean = float((of_channel * values).sum() / of_channel.sum())
+        variance = float((of_channel * (values - mean) ** 2).sum() / of_channel.sum())
         means.append(mean)
         deviations.append(max(variance**0.5, 1 / 255))  # images of one colour only must not divide by zero
     return tuple(means), tuple(deviations)
 
 
+def _counted(images: Tensor) -> Tensor:
+    """How often each of the 256 values is in each channel: int64 (C, 256)."""
+    return torch.stack(
+        [torch.bincount(images[:, channel].flatten(), minlength=256) for channel in range(images.shape[1])]
+    )
+
+
+def _some(split: Streamed) -> Iterator[Tensor]:
+    """Images to measure, evenly spaced, a few at a time."""
+    rows = torch.arange(0, len(split), max(1, -(-len(split) // _MEASURED)))
+    return (part.images for part in split.read(torch.split(rows, 32)))
+
+
 _MEASURED = 4096
 """Images that are read for mean and deviation where images are streamed; of millions, more change neither."""
-
-
-def _evenly(count: int, most: int) -> Tensor:
-    """Rows, at most so many, evenly spaced."""
-    return torch.arange(0, count, max(1, -(-count // most)))
 
 
 def _mirrors_mean_the_same(found: Found) -> bool:

@@ -50,6 +50,9 @@ from .streamed import Streamed
 
 METRICS = "metrics.jsonl"
 
+_SAVED_EVERY = 600.0
+"""Seconds after which a run is written down within an epoch, too: so much is lost at most where a machine is."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -151,6 +154,7 @@ class _Run:
         self._weights = class_weights(data.train.labels, len(data.classes)) if settings.balance else None
         self._film = Recorder(folder, model, progress.step, self._steps, self._per_epoch) if ranks.first else None
         self._learner, self._frozen = ranks.learner(model), False
+        self._saved = perf_counter()
 
     def _begun(self) -> Progress:
         """The first rank's model, optimiser and checkpoints as the folder has them, and how far they are."""
@@ -199,15 +203,17 @@ class _Run:
         for rows, mine in zip(batches, places, strict=True):
             self._stop.doing = f"this batch of {len(rows)} images"
             started = perf_counter()
-            asked = self._step(next(parts), mine, len(rows))
+            asked, due = self._step(next(parts), mine, len(rows))
             progress.seconds += perf_counter() - started
             if self._film is not None:
                 self._film.look(progress.step)
             self._watcher.step(progress, self._steps)
             if asked or (ranks.count == 1 and self._stop.asked):
                 break
-        # Each rank has gathered statistics of its own images, which are sums: their mean is that of all images.
-        ranks.average([values for values in model.buffers() if values.is_floating_point()])
+            if due and progress.step < (epoch + 1) * self._per_epoch:
+                self._gather()
+                ranks.by_first(self._write)
+        self._gather()
         whole = progress.step == (epoch + 1) * self._per_epoch
         how = self._architecture
         tested = evaluate(model, self._data.test, how, self._stop, self._weights, ranks) if whole else None
@@ -221,6 +227,10 @@ class _Run:
         if tested is not None:
             self._watcher.epoch(progress.epochs[-1], settings.epochs, best and settings.patience > 0)
         return ranks.any(self._stop.asked)
+
+    def _gather(self) -> None:
+        """Each rank has statistics of its own images, which are sums: their mean is that of all images."""
+        self._ranks.average([values for values in self._model.buffers() if values.is_floating_point()])
 
     def _freeze(self, frozen: bool) -> None:
         freezing.freeze(self._model, frozen)
@@ -255,6 +265,7 @@ class _Run:
             self._film.write()  # frames beyond the state are recorded again, frames missing before it never could be
         save_state(self._folder, self._model, self._optimizer, progress, self._checkpoints.best)
         self._publish()
+        self._saved = perf_counter()
 
     def _publish(self) -> None:
         """Write what others read of the state: the checkpoints, and the metrics."""
@@ -262,9 +273,9 @@ class _Run:
         lines = "".join(json.dumps(epoch) + "\n" for epoch in self._progress.epochs)
         write_atomically(self._folder / METRICS, lines.encode())
 
-    def _step(self, part: Split, places: Tensor, of: int) -> bool:
+    def _step(self, part: Split, places: Tensor, of: int) -> tuple[bool, bool]:
         """Learn from a part of a batch `of` so many images, at these places of it, together with the other ranks;
-        whether one of them was asked to stop."""
+        whether one of them was asked to stop, and whether it is time to write."""
         progress, settings, ranks = self._progress, self._settings, self._ranks
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(progress.step, progress.losses, settings.lr)
@@ -285,8 +296,9 @@ class _Run:
         plain = functional.cross_entropy(logits.detach(), labels, reduction="sum")
         right = (logits.detach().argmax(1) == labels).sum()
         weight = float(len(labels) if weights is None else weights[labels].sum())
-        loss, plain_loss, recognised, seen, total, asked = ranks.sums(
-            float(summed.detach()), float(plain), float(right), len(labels), weight, self._stop.asked
+        late = ranks.first and perf_counter() - self._saved > _SAVED_EVERY
+        loss, plain_loss, recognised, seen, total, asked, due = ranks.sums(
+            float(summed.detach()), float(plain), float(right), len(labels), weight, self._stop.asked, late
         )
         _must_be_finite(loss, progress, settings)
         self._optimizer.zero_grad()
@@ -297,7 +309,7 @@ class _Run:
         progress.right += int(recognised)
         progress.seen += int(seen)
         progress.step += 1
-        return asked > 0
+        return asked > 0, due > 0
 
 
 def _order(epoch: int, images: Split | Streamed, settings: Settings) -> Tensor:
