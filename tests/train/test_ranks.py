@@ -52,7 +52,7 @@ def assert_same_run(one: Path, other: Path, noise: float = NOISE) -> None:
 
 
 def test_two_processes_do_what_one_does_and_a_killed_one_changes_nothing(photos: Path, tmp_path: Path) -> None:
-    # 15 s: two times torchrun, whose processes import torch, and one of them again.
+    # Some 25 s: two times torchrun, whose processes import torch, and once more after the kill.
     alone = train(options(photos))
     two = options(photos, name="two")
     said = Torchrun(tmp_path, 2, *command(two), "--sync-batch-norm").wait()
