@@ -192,6 +192,11 @@ def _lost_ranks_said(rank: int) -> Iterator[None]:
     except RuntimeError as failure:
         # What gloo raises is told apart by its words only.
         words = str(failure)
+        if "finished reduction" in words:
+            raise UserError(
+                "the network has parameters that have no part in its answer, and several processes wait for their "
+                "gradients: take these out, or let one process learn."
+            ) from failure
         if not any(word in words for word in ("gloo", "Connection", "peer", "store", "Socket")):
             raise
         raise UserError(
