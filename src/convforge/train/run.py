@@ -37,7 +37,7 @@ from .twin import Measured
 
 __all__ = ["Result", "how_to_continue", "train"]
 
-_PIXELS_IN_MEMORY = 2**26  # that a report looks at where images are streamed: a thousand and more of photographs
+_PIXELS_IN_MEMORY = 2**25  # that a report looks at where images are streamed: some hundred photographs
 _PIXELS_WHEN_STOPPED = 2**22  # that the report of a stopped run looks at: nobody waits long for it
 
 
