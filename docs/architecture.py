@@ -23,6 +23,7 @@ ROOMS = {
     "relabel": (0, "doubtful labels on a page, decided"),
     "see": (0, "the page and its server"),
     "train": (1, "images to checkpoint and report"),
+    "many": (0.5, "answers for very many pictures"),
     "explain": (3, "why a layer is as fast as it is"),
     "learned": (2, "what kernels became: names, films"),
     "bench": (2, "layers side by side with others"),

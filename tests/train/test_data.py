@@ -194,14 +194,14 @@ def test_size_out_of_range_is_named(size: int) -> None:
         load(size=size)
 
 
-def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_read_where_it_may_not_be_streamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classes(tmp_path, "a", "b", size=(64, 64))
     monkeypatch.setattr(data, "_usable_memory", lambda: 20_000)
     monkeypatch.setattr(data, "read_image", lambda *_: pytest.fail("decoded although it does not fit"))
     with pytest.raises(UserError, match="--size 40"):
-        load(str(tmp_path))
+        load(str(tmp_path), stream=False)
 
 
 def test_character_classes_are_not_mirrored(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_a_second_ctrl_c_leaves_during_one_long_operation_and_the_run_can_be_res
 
 
 def test_large_images_are_looked_at_few_at_a_time() -> None:
-    sizes = {side: at_a_time(torch.empty(1, 3, side, side, device="meta")) for side in (28, 224, 1024, 4096)}
+    sizes = {side: at_a_time((3, side, side)) for side in (28, 224, 1024, 4096)}
     assert sizes == {28: 250, 224: 41, 1024: 2, 4096: 1}
 
 

@@ -108,6 +108,28 @@ def test_callers_random_sequence_and_threads_are_left_alone(options: Options) ->
     assert torch.get_num_threads() == threads
 
 
+def test_a_long_epoch_is_written_down_within(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(options)
+    monkeypatch.setattr(loop_module, "_SAVED_EVERY", 0.0)
+    died = False
+
+    def dying(_self: Display, progress: Progress, _steps: int) -> None:
+        nonlocal died
+        if progress.step == 7 and not died:  # the third of four steps of an epoch
+            died = True
+            raise SystemExit
+
+    monkeypatch.setattr(Display, "step", dying)
+    with pytest.raises(SystemExit):
+        train(replace(options, name="died"))
+    folder = whole.folder.parent / "died"
+    with safe_open(folder / "training.safetensors", framework="pt") as state:
+        assert json.loads(state.metadata()["progress"])["step"] == 6
+    assert train(Options(resume=str(folder))).finished
+    assert_same_network(whole.folder, folder)
+    assert without_times(whole.folder) == without_times(folder)
+
+
 @pytest.mark.parametrize("model", ["vgg", "resnet"])
 @pytest.mark.parametrize("step", [1, 6, 8, 12])
 def test_stopped_and_resumed_is_bit_for_bit_uninterrupted(

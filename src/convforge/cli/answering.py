@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -36,18 +36,25 @@ CLASSES: TypeAlias = Annotated[
 JSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Answer in JSON, for another program to read.")]
 
 
-def opened(model: Path, input: str | None, mean: str | None, std: str | None, classes: Path | None) -> Model:
+def opened(
+    model: Path, input: str | None, mean: str | None, std: str | None, classes: Path | None, threads: int = 0
+) -> Model:
     """The network, with what the command says of it. The arguments are those of the options."""
     from ..models.load import load
+
+    return load(model, threads=threads, **said_of(input, mean, std, classes))
+
+
+def said_of(input: str | None, mean: str | None, std: str | None, classes: Path | None) -> dict[str, Any]:
+    """What `load` is told, as the options say it."""
     from ..models.sizes import parse_shape
 
-    return load(
-        model,
-        parse_shape(input) if input is not None else None,
-        classes=_names(classes) if classes is not None else None,
-        mean=a_channel(mean, "--mean"),
-        std=a_channel(std, "--std"),
-    )
+    return {
+        "input_shape": parse_shape(input) if input is not None else None,
+        "classes": _names(classes) if classes is not None else None,
+        "mean": a_channel(mean, "--mean"),
+        "std": a_channel(std, "--std"),
+    }
 
 
 def files_of(images: list[Path]) -> list[Path]:

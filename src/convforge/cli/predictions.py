@@ -74,19 +74,27 @@ def write(network: Model, images: Sequence[Path], top: int, path: Path, form: st
             else:
                 file.write(json.dumps(_as_record(answer)) + "\n")
             counts[answer.ranking[0][0]] += 1
-    often = [f"{shown(name)} {count:,}" for name, count in counts.most_common(_NAMED)]
-    more_classes = [f"{len(counts) - _NAMED:,} more classes"] if len(counts) > _NAMED else []
-    summary = f": {', '.join(often + more_classes)}" if often else ""
     where = "the output" if path == STDOUT else shown(path)
-    typer.echo(f"wrote {sum(counts.values()):,} answers to {where}{summary}", err=path == STDOUT)
+    typer.echo(f"wrote {sum(counts.values()):,} answers to {where}{often(counts)}", err=path == STDOUT)
     leave_out([answer.error or "" for answer in errors], len(images))
 
 
-def leave_out(reasons: Sequence[str], images: int) -> None:
-    """Name the images that were left out, and exit with status 2; nothing where there are none."""
+def often(counts: Counter[str]) -> str:
+    """How often each class was the answer, for the end of a sentence: the most frequent ones by their names."""
+    named = [f"{shown(name)} {count:,}" for name, count in counts.most_common(_NAMED)]
+    more = [f"{len(counts) - _NAMED:,} more classes"] if len(counts) > _NAMED else []
+    return f": {', '.join(named + more)}" if named else ""
+
+
+def leave_out(reasons: Sequence[str], images: int, count: int | None = None) -> None:
+    """Name the images that were left out, and exit with status 2; nothing where there are none. Where the reasons are
+    not all, `count` is how many there are."""
     if not reasons:
         return
-    typer.echo(f"warning: {len(reasons):,} of {images:,} images cannot be read and were left out:", err=True)
+    typer.echo(
+        f"warning: {len(reasons) if count is None else count:,} of {images:,} images cannot be read and were left out:",
+        err=True,
+    )
     for reason in reasons:
         typer.echo(f"  {shown(reason)}", err=True)
     raise typer.Exit(2)

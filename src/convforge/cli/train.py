@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ the network with the lowest, and the last one in RUN/last. Ctrl-C stops after th
   convforge train fashion-mnist --model resnet --name clothes
   convforge train --resume runs/clothes
   convforge train --resume runs/clothes --epochs 40
+  torchrun --nproc-per-node 2 -m convforge train photos/     by two processes, as docs/scale.md says
 """
 
 
@@ -131,6 +133,22 @@ def _train(
         str, typer.Option(help="float32, or bf16 where the CPU multiplies in it; what is kept is float32.")
     ] = "float32",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")] = False,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Read images when they are needed; do not keep them in memory.",
+            show_default="where they do not fit",
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="With --stream: keep decoded images there, in files mapped into memory."),
+    ] = None,
+    sync_batch_norm: Annotated[
+        bool,
+        typer.Option("--sync-batch-norm", help="With torchrun: let batch norms see the whole batch, of all processes."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON; everything else goes to stderr.")
     ] = False,
@@ -167,8 +185,13 @@ def _train(
             flips=flip,
             precision=precision,
             tensorboard=tensorboard,
+            sync_batch_norm=sync_batch_norm,
+            stream=stream,
+            cache=cache,
         )
-    console = Console(stderr=as_json)
+    # Of the processes that torchrun starts, one speaks.
+    silent = os.environ.get("RANK", "0") != "0"
+    console = Console(stderr=as_json, quiet=silent)
     result = train(options, console, Stop(exits=True))
 
     def say(sentence: str) -> None:
@@ -189,7 +212,7 @@ def _train(
         )
     else:
         say(f"\nStopped; everything so far is in {shown(result.folder)}. {how_to_continue(result.folder)}")
-    if as_json:
+    if as_json and not silent:
         print(json.dumps(result.to_dict(), indent=2))
     if not result.finished:
         raise typer.Exit(130)  # what shells expect after Ctrl-C

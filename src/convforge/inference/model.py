@@ -189,6 +189,25 @@ class Model:
 
         Files are read ahead by some threads, a few at a time.
         """
+        self._must_classify(top)
+        return self._predictions(listed(images), top)
+
+    def predict_stream(self, images: Iterable[Picture], top: int = 5) -> Iterator[Prediction]:
+        """As `predict_each`, of pictures that are listed while they are answered: of any number of them only those are
+        in memory that are being read. There are no folders among them.
+
+        >>> from convforge.graph.nodes import Graph, Node, Reduce
+        >>> mean = Graph({"x": (1, 3, 8, 8)}, ("y",), (Node(Reduce("mean", (2, 3)), ("x",), "y"),), {})
+        >>> from convforge.inference.compiled import Compiled
+        >>> model = Model(Compiled(mean), About(("red", "green", "blue"), (0, 0, 0), (1, 1, 1)))
+        >>> green = np.full((8, 8, 3), (0, 255, 0), np.uint8)
+        >>> [answer.ranking[0][0] for answer in model.predict_stream(green for _ in range(3))]
+        ['green', 'green', 'green']
+        """
+        self._must_classify(top)
+        return self._predictions(images, top)
+
+    def _must_classify(self, top: int) -> None:
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}.")
         if not self.classifies:
@@ -197,7 +216,6 @@ class Model:
                 "normalised images for its numbers."
             )
         self._must_know_normalisation()
-        return self._predictions(listed(images), top)
 
     def outputs_of(self, image: Picture) -> tuple[Array, ...]:
         """All that the network makes of one picture, which is brought to its size and normalised as `predict` does it.
@@ -230,16 +248,22 @@ class Model:
                 "which for ImageNet are 0.485,0.456,0.406 and 0.229,0.224,0.225."
             )
 
-    def _predictions(self, pictures: list[Picture], top: int) -> Iterator[Prediction]:
+    def _predictions(self, pictures: Iterable[Picture], top: int) -> Iterator[Prediction]:
         channels, height, width = self._images()
         bound = self._network.batch()
         together = max(1, min(_TOGETHER, _NUMBERS // math.prod(self.input_shape)))
         reading = read_ahead(pictures, channels, (height, width), 2 * (bound or together))
-        left = len(pictures)
-        while left:
-            count = bound or (together if left >= together else 1)
-            yield from self._predicted(list(islice(reading, count)), top, bound)
-            left -= min(left, count)
+        left = len(pictures) if isinstance(pictures, list) else None
+        while True:
+            # Of a list the last ones are answered as each is read, and not when all are.
+            few = left is not None and left < together and not bound
+            read = list(islice(reading, 1 if few else bound or together))
+            if not read:
+                return
+            left = None if left is None else left - len(read)
+            whole = bound or len(read) == together
+            for part in [read] if whole else [[one] for one in read]:
+                yield from self._predicted(part, top, bound)
 
     def _predicted(self, read: list[tuple[str, Read]], top: int, bound: int | None) -> list[Prediction]:
         good = [pixels for _, pixels in read if not isinstance(pixels, UserError)]

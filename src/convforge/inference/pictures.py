@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,17 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image | NDArray[np.uint8]"
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture's file that lies elsewhere than in a folder: what it is called, and what its bytes are read with, by
+    one of the threads that decode. `read` raises `UserError` or `OSError` where it cannot be read."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+Picture: TypeAlias = "str | os.PathLike[str] | Image | NDArray[np.uint8] | Encoded"
 
 
 Read: TypeAlias = "NDArray[np.uint8] | UserError"
@@ -29,7 +40,7 @@ _READERS = 4
 
 def listed(pictures: Picture | Iterable[Picture]) -> list[Picture]:
     """One picture, or several, as a list; a folder stands for the images in it."""
-    one = isinstance(pictures, str | os.PathLike) or _is_image(pictures)
+    one = isinstance(pictures, str | os.PathLike | Encoded) or _is_image(pictures)
     if one or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
         pictures = [pictures]  # type: ignore[list-item]
     found: list[Picture] = []
@@ -53,41 +64,42 @@ def name_of(picture: Picture, number: int) -> str:
     """A file's path; what comes from memory is counted, from 1."""
     if isinstance(picture, str | os.PathLike):
         return os.fspath(picture)
+    if isinstance(picture, Encoded):
+        return picture.name
     return getattr(picture, "filename", "") or f"picture {number + 1}"
 
 
 def read_ahead(
-    pictures: Sequence[Picture], channels: int, size: tuple[int, int], ahead: int
+    pictures: Iterable[Picture], channels: int, size: tuple[int, int], ahead: int
 ) -> Iterator[tuple[str, Read]]:
     """The name and the pixels of each picture, in order; `ahead` of them are read while the last one is in use.
 
-    So what is in memory is bounded, however many pictures there are.
+    So what is in memory is bounded, however many pictures there are; they may be listed while they are read.
     """
 
-    def read(number: int) -> tuple[str, Read]:
-        name = name_of(pictures[number], number)
+    def read(number: int, picture: Picture) -> tuple[str, Read]:
+        name = name_of(picture, number)
         try:
-            return name, pixels(pictures[number], name, channels, size)
+            return name, pixels(picture, name, channels, size)
         except UserError as mistake:
             return name, mistake
 
-    def is_file(number: int) -> bool:
-        # Only files: two threads must not decode one and the same Pillow image.
-        return isinstance(pictures[number], str | os.PathLike)
-
-    if len(pictures) == 1:
-        yield read(0)
+    if isinstance(pictures, list) and len(pictures) == 1:
+        yield read(0, pictures[0])
         return
     readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
     try:
-        waiting: deque[Future[tuple[str, Read]] | int] = deque()
-        for number in range(len(pictures)):
-            waiting.append(readers.submit(read, number) if is_file(number) else number)
+        waiting: deque[Future[tuple[str, Read]] | tuple[int, Picture]] = deque()
+        for number, picture in enumerate(pictures):
+            # Only files: two threads must not decode one and the same Pillow image.
+            is_file = isinstance(picture, str | os.PathLike | Encoded)
+            waiting.append(readers.submit(read, number, picture) if is_file else (number, picture))
             if len(waiting) > ahead:
                 first = waiting.popleft()
-                yield read(first) if isinstance(first, int) else first.result()
-        for first in waiting:
-            yield read(first) if isinstance(first, int) else first.result()
+                yield first.result() if isinstance(first, Future) else read(*first)
+        while waiting:
+            first = waiting.popleft()
+            yield first.result() if isinstance(first, Future) else read(*first)
     finally:
         readers.shutdown(cancel_futures=True)
 
@@ -99,10 +111,15 @@ def pixels(picture: Picture, name: str, channels: int, size: tuple[int, int]) ->
     """
     from PIL.Image import Image
 
-    from ..images.read import read_image, to_array
+    from ..images.read import decode_image, read_image, to_array
 
     if isinstance(picture, str | os.PathLike):
         return read_image(os.fspath(picture), channels, size)
+    if isinstance(picture, Encoded):
+        try:
+            return decode_image(picture.read(), name, channels, size)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read ({error}): check the name and its permissions.") from error
     try:
         if isinstance(picture, Image):
             return to_array(picture, channels, size)

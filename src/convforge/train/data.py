@@ -1,8 +1,8 @@
 """Images in: from a folder, the embedded MNIST-5k, Fashion-MNIST, or any data set of the Hugging Face hub.
 
 Whatever the source, the result is the same: every image decoded once into one uint8 tensor a split, kept in memory,
-so that a batch costs an index and nothing else. What cannot be read is skipped, counted and named; what cannot be
-learned from is refused in one sentence.
+so that a batch costs an index and nothing else. Images that do not fit there are `streamed` instead. What cannot be
+read is skipped, counted and named; what cannot be learned from is refused in one sentence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from io import BytesIO
@@ -29,8 +29,11 @@ from ..errors import UserError
 from ..images.read import decode_image, image_shape, read_image
 from ..models.families import LARGEST_IMAGE, SMALLEST_IMAGE
 from ..shown import shown
+from . import shards
+from .cached import cached
 from .relabelled import corrected
-from .split import HELD_OUT, check_part, stratified
+from .split import HELD_OUT, Split, check_part, stratified
+from .streamed import BUFFER, ByRow, Streamed
 
 DEFAULT = "mnist-5k"
 LARGEST_INFERRED_SIDE = 128
@@ -50,23 +53,6 @@ Track: TypeAlias = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images of one split: `images` is uint8 of shape (N, C, H, W), `labels` int64 of shape (N,), `names` what to call
-    each: the file, as seen from the data's folder, or its number in a source that has no files."""
-
-    images: Tensor
-    labels: Tensor
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: Tensor) -> Split:
-        names = tuple(self.names[row] for row in rows.tolist()) if self.names else ()
-        return Split(self.images[rows], self.labels[rows], names)
-
-
-@dataclass(frozen=True)
 class Data:
     """A data set ready to learn from.
 
@@ -82,8 +68,8 @@ class Data:
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    test: Split
+    train: Split | Streamed
+    test: Split | Streamed
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flips: bool
@@ -93,16 +79,24 @@ class Data:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.shape
+
+    @property
+    def streams(self) -> bool:
+        """Whether images are read when they are needed, and not kept in memory."""
+        return self.train.streams
 
     def fingerprint(self) -> str:
-        """Changes when any pixel, label or class does: a run is resumed on the same data only."""
+        """Changes when any pixel, label or class does: a run is resumed on the same data only. Of images that are
+        streamed, their lengths stand for their pixels."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.test):
-            digest.update(str(tuple(split.images.shape)).encode())
-            digest.update(split.images.numpy().data)
-            digest.update(split.labels.numpy().data)
+            if isinstance(split, Split):
+                digest.update(str(tuple(split.images.shape)).encode())
+                digest.update(split.images.numpy().data)
+                digest.update(split.labels.numpy().data)
+            else:
+                digest.update(split.digest())
         return digest.hexdigest()
 
 
@@ -114,6 +108,10 @@ class Wanted:
     size: int | None
     largest: Callable[[int], int]
     channels: int | None
+    stream: bool | None = None
+    """Read images when they are needed; None to do so where they do not fit into memory."""
+    cache: Path | None = None
+    """Where decoded images are kept in files, if they are streamed."""
 
 
 @dataclass
@@ -122,8 +120,8 @@ class Found:
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    test: Split | None = None
+    train: Split | Streamed
+    test: Split | Streamed | None = None
     flips: bool | None = None
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -142,6 +140,8 @@ def load(
     val: float | None = None,
     largest: Callable[[int], int] = lambda images: LARGEST_INFERRED_SIDE,
     channels: int | None = None,
+    stream: bool | None = None,
+    cache: str | None = None,
     track: Track = untracked,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Data:
@@ -156,6 +156,8 @@ def load(
         val: the part of each class that is held out, where the data comes without a split; a fifth by default.
         largest: pixels a side at most for so many images, where `size` says nothing.
         channels: 1 for grey images, 3 for colour; by default what they have.
+        stream: read images when they are needed; by default where they do not fit into memory.
+        cache: a folder for what they are decoded to then.
         track: shows how far reading is.
         say: is told what takes long to begin.
 
@@ -170,7 +172,7 @@ def load(
         raise UserError(f"--size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, not {size}.")
     if val is not None:
         check_part(val)
-    found = _find(source, Wanted(size, largest, channels), track, say)
+    found = _find(source, Wanted(size, largest, channels, stream, Path(cache) if cache else None), track, say)
     return prepared(found, seed, size, flips, val, channels)
 
 
@@ -187,11 +189,11 @@ def prepared(
     train, test = found.train, found.test
     if test is None:
         kept, held_out = stratified(train.labels, len(found.classes), HELD_OUT if val is None else val, seed)
-        train, test = train.take(kept), train.take(held_out)
+        train, test = train.select(kept), train.select(held_out)
     elif val is not None:
         raise UserError(f"{found.name} has images of its own to test with, so that --val has no say; leave it out.")
     train, test = (_resized(_coloured(split, channels), size) for split in (train, test))
-    mean, std = _statistics(train.images)
+    mean, std = _statistics([train.images] if isinstance(train, Split) else _some(train))
     return Data(
         name=found.name,
         classes=found.classes,
@@ -210,6 +212,10 @@ def _find(source: str | None, wanted: Wanted, track: Track, say: Callable[[str],
         return _mnist_5k()
     path = Path(source).expanduser()
     if path.is_dir():
+        if tars := sorted(path.glob("*.tar")):
+            return _tars(path, tars, wanted, track)
+        if any(path.rglob("*.parquet")):
+            return _hub(str(path), wanted, track)
         return _folder(path, wanted, track)
     if path.exists():
         raise UserError(f"{shown(source)} is a file; give a folder that has one sub-folder of images for each class.")
@@ -343,6 +349,58 @@ def _class_folders(
     return classes, rows
 
 
+def _tars(path: Path, tars: Sequence[Path], wanted: Wanted, track: Track) -> Found:
+    """WebDataset shards; those whose names begin as those of test images do are for testing. Labels that are numbers
+    are those of the lines of classes.txt, where that is beside them."""
+    test = [tar for tar in tars if tar.name.lower().startswith(_TEST_NAMES)]
+    train = [tar for tar in tars if tar not in test]
+    classes = None
+    if (listed := path / "classes.txt").is_file():
+        classes = tuple(listed.read_text(encoding="utf-8").split())
+    openers = [shards.of_tars(train), shards.of_tars(test)] if test else [shards.of_tars(train)]
+    return _from_shards(_folder_name(path), openers, classes, wanted, track)
+
+
+def _from_shards(
+    name: str,
+    splits: Sequence[Sequence[shards.Open]],
+    classes: tuple[str, ...] | None,
+    wanted: Wanted,
+    track: Track,
+) -> Found:
+    found = Found(name, (), Split(torch.empty(0), torch.empty(0)))
+    indexes = [shards.looked_through(openers, found.skipped, track) for openers in splits]
+    seen = [shape for index in indexes for shape in index.shapes]
+    if not seen:
+        first = f"; the first: {found.skipped[0]}" if found.skipped else ""
+        raise UserError(f"there are no images with a class in the shards of {name}{first}.")
+    values = sorted({label for index in indexes for label in index.labels}, key=_as_number)
+    if classes is None:
+        numbers = {value: number for number, value in enumerate(values)}
+        found.classes = tuple(shown(str(value)) for value in values)
+    else:
+        # Labels may be numbers, their digits, or the names themselves.
+        numbers = {label: i for i, word in enumerate(classes) for label in (i, str(i), word)}
+        found.classes = tuple(map(shown, classes))
+        if unknown := [value for value in values if value not in numbers]:
+            raise UserError(f"{name} has the class {str(unknown[0])[:80]!r}, which its list of classes does not have.")
+    count = sum(len(index.rows) for index in indexes)
+    height, width = _common_size(seen, wanted, found.notes, count)
+    shape = (wanted.channels or max(shape[0] for shape in seen), height, width)
+    found.train, *rest = (shards.streamed(index, numbers, shape, found.skipped) for index in indexes)
+    found.test = rest[0] if rest else None
+    found.notes.append(
+        f"{count:,} images are read from {sum(map(len, splits)):,} shards when they are needed, shuffled by shard and "
+        f"among {BUFFER:,} at a time."
+    )
+    return found
+
+
+def _as_number(value: Any) -> tuple[int, float, str]:
+    text = str(value)
+    return (0, float(text), text) if text.isdigit() else (1, 0.0, text)
+
+
 def _hub(name: str, wanted: Wanted, track: Track) -> Found:
     try:
         import datasets
@@ -353,7 +411,7 @@ def _hub(name: str, wanted: Wanted, track: Track) -> Found:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        splits = datasets.load_dataset(name)
+        splits = datasets.load_dataset(name, streaming=True) if wanted.stream else datasets.load_dataset(name)
     # What this raises depends on the network, the hub and the data set's files: some twenty types, one meaning.
     except Exception as reason:
         first_line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
@@ -363,6 +421,7 @@ def _hub(name: str, wanted: Wanted, track: Track) -> Found:
         ) from reason
     finally:
         logger.setLevel(level)
+    called = _folder_name(Path(name)) if Path(name).is_dir() else name.replace("/", "-")
     names = {str(split).lower(): split for split in splits}
     train = next((names[known] for known in _TRAIN_NAMES if known in names), next(iter(splits)))
     test = next((names[known] for known in _TEST_NAMES if known in names and names[known] != train), None)
@@ -371,8 +430,14 @@ def _hub(name: str, wanted: Wanted, track: Track) -> Found:
     for split in (train, test):
         if split is not None:
             rows = splits[split].select_columns([image_column, label_column])
-            rows = rows.rename_columns({image_column: "image", label_column: "label"})
+            called_else = {image_column: "image", label_column: "label"}
+            rows = rows.rename_columns({old: new for old, new in called_else.items() if old != new})
             chosen[split] = rows.cast_column("image", datasets.Image(decode=False))
+    if wanted.stream:
+        label = chosen[train].features["label"]
+        openers = [shards.of_iterable(rows, "image", "label") for rows in chosen.values()]
+        listed = tuple(label.names) if isinstance(label, datasets.ClassLabel) else None
+        return _from_shards(called, openers, listed, wanted, track)
     if not isinstance(chosen[train].features["label"], datasets.ClassLabel):
         values = sorted({value for rows in chosen.values() for value in rows.unique("label")}, key=str)
         column = datasets.ClassLabel(names=[str(value) for value in values])
@@ -383,7 +448,7 @@ def _hub(name: str, wanted: Wanted, track: Track) -> Found:
             chosen[split] = rows.map(lambda row: {"label": where[row["label"]]}, features=features)
     classes = tuple(chosen[train].features["label"].names)
     test_rows = None if test is None else chosen[test]
-    return _from_rows(name.replace("/", "-"), classes, chosen[train], test_rows, wanted, track)
+    return _from_rows(called, classes, chosen[train], test_rows, wanted, track)
 
 
 def _folder_meant(name: str) -> str:
@@ -427,7 +492,19 @@ def _from_rows(
         )
     channels = wanted.channels or max(shape[0] for shape in seen)
     height, width = _common_size(seen, wanted, found.notes)
-    _must_fit_in_memory(len(seen), (channels, height, width))
+    shape = (channels, height, width)
+    if wanted.stream or (wanted.stream is None and not _fits_in_memory(len(seen), shape)):
+        found.train, *rest = (
+            _kept(_streamed(rows, readable, shape, found.skipped), wanted.cache, track)
+            for rows, readable in zip(splits, shapes, strict=True)
+        )
+        found.test = rest[0] if rest else None
+        found.notes.append(
+            f"Images are read when they are needed: {len(seen):,} of {channels}×{height}×{width} would take "
+            f"{len(seen) * channels * height * width / 1e9:,.1f} GB of memory."
+        )
+        return found
+    _must_fit_in_memory(len(seen), shape)
     decoded = [
         _decoded(rows, sorted(readable), (channels, height, width), found.skipped, track)
         for rows, readable in zip(splits, shapes, strict=True)
@@ -467,6 +544,13 @@ def _row_shape(row: Any, index: int) -> tuple[int, int, int]:
         raise UserError(f"{_row_name(row, index)} is not a readable image ({reason}): replace it.") from reason
 
 
+def _pixels(row: Any, index: int, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    entry = row["image"]
+    if entry.get("bytes") is None:
+        return read_image(entry["path"], channels, size)
+    return decode_image(entry["bytes"], _row_name(row, index), channels, size)
+
+
 def _decoded(
     rows: Any, readable: Sequence[int], shape: tuple[int, int, int], skipped: list[str], track: Track
 ) -> Split:
@@ -477,12 +561,8 @@ def _decoded(
     pixels = images.numpy()
     for index in track(readable, "reading images", len(readable)):
         row = rows[index]
-        entry = row["image"]
         try:
-            if entry.get("bytes") is None:
-                pixels[len(labels)] = read_image(entry["path"], channels, size)
-            else:
-                pixels[len(labels)] = decode_image(entry["bytes"], _row_name(row, index), channels, size)
+            pixels[len(labels)] = _pixels(row, index, channels, size)
             labels.append(row["label"])
             names.append(shown(row.get("name") or _row_name(row, index)))
         except UserError as reason:
@@ -490,14 +570,51 @@ def _decoded(
     return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64), tuple(names))
 
 
-def _common_size(shapes: Sequence[tuple[int, int, int]], wanted: Wanted, notes: list[str]) -> tuple[int, int]:
+def _kept(split: Streamed, cache: Path | None, track: Track) -> Streamed:
+    return split if cache is None else cached(split, cache, track)
+
+
+def _streamed(
+    rows: Any, readable: dict[int, tuple[int, int, int]], shape: tuple[int, int, int], skipped: list[str]
+) -> Streamed:
+    """The readable rows, where they lie. What turns out to be damaged later is added to `skipped` then."""
+    numbers = torch.tensor(sorted(readable), dtype=torch.int64)
+    channels, size = shape[0], (shape[1], shape[2])
+
+    def read(number: int) -> NDArray[np.uint8]:
+        return _pixels(rows[number], number, channels, size)
+
+    def name(number: int) -> str:
+        row = rows[number]
+        return shown(row.get("name") or _row_name(row, number))
+
+    labels, lengths = [], []
+    for number in numbers.tolist():
+        row = rows[number]
+        labels.append(row["label"])
+        data = row["image"].get("bytes")
+        lengths.append(os.stat(row["image"]["path"]).st_size if data is None else len(data))
+    known = set(skipped)
+
+    def lost(sentence: str) -> None:
+        if sentence not in known:
+            known.add(sentence)
+            skipped.append(sentence)
+
+    digests = torch.tensor(lengths, dtype=torch.int64)
+    return Streamed(ByRow(read, name), numbers, torch.tensor(labels, dtype=torch.int64), shape, digests, lost)
+
+
+def _common_size(
+    shapes: Sequence[tuple[int, int, int]], wanted: Wanted, notes: list[str], count: int | None = None
+) -> tuple[int, int]:
     """(H, W) for all images: what they have, if that is one moderate size; else a square of their median."""
     sizes, size = {shape[1:] for shape in shapes}, wanted.size
     if size is not None:
         if sizes != {(size, size)}:
             notes.append(f"Images are scaled to {size}×{size} pixels and cropped at the centre, as --size says.")
         return size, size
-    largest = wanted.largest(len(shapes))
+    largest = wanted.largest(len(shapes) if count is None else count)
     if len(sizes) == 1:
         height, width = next(iter(sizes))
         if min(height, width) >= SMALLEST_IMAGE and max(height, width) <= largest:
@@ -519,6 +636,12 @@ def _common_size(shapes: Sequence[tuple[int, int, int]], wanted: Wanted, notes: 
 
 def _packages_missing(package: str) -> UserError:
     return UserError(f"learning from images needs the package {package}: pip install 'convforge[train]'.")
+
+
+def _fits_in_memory(count: int, shape: tuple[int, int, int]) -> bool:
+    # Processes of one run that share this machine have all images each.
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
+    return count * int(np.prod(shape)) * here <= _usable_memory()
 
 
 def _must_fit_in_memory(count: int, shape: tuple[int, int, int]) -> None:
@@ -571,16 +694,16 @@ def _check_classes(found: Found) -> None:
         raise UserError(f"the test images of {found.name} are missing or unreadable; add some, or remove their folder.")
 
 
-def _coloured(split: Split, channels: int | None) -> Split:
+def _coloured(split: Split | Streamed, channels: int | None) -> Split | Streamed:
     """With so many channels; only sources that are arrays, which are grey, still have another number here."""
-    if channels is None or split.images.shape[1] == channels:
+    if not isinstance(split, Split) or channels is None or split.images.shape[1] == channels:
         return split
     return Split(split.images[:, :1].expand(-1, channels, -1, -1).contiguous(), split.labels, split.names)
 
 
-def _resized(split: Split, size: int | None) -> Split:
+def _resized(split: Split | Streamed, size: int | None) -> Split | Streamed:
     """To `size` pixels a side; only sources that are arrays still have another size here."""
-    if size is None or tuple(split.images.shape[2:]) == (size, size):
+    if not isinstance(split, Split) or size is None or tuple(split.images.shape[2:]) == (size, size):
         return split
     _must_fit_in_memory(len(split), (split.images.shape[1], size, size))
     resize = torch.nn.functional.interpolate
@@ -591,17 +714,35 @@ def _resized(split: Split, size: int | None) -> Split:
     return Split(torch.cat(images), split.labels, split.names)
 
 
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(parts: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel where white is 1, exact: from counts of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
+    counts = sum(_counted(images) for images in parts)
+    assert isinstance(counts, Tensor)
     means, deviations = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
-        mean = float((counts * values).sum() / counts.sum())
-        variance = float((counts * (values - mean) ** 2).sum() / counts.sum())
+    for of_channel in counts.double():
+        mean = float((of_channel * values).sum() / of_channel.sum())
+        variance = float((of_channel * (values - mean) ** 2).sum() / of_channel.sum())
         means.append(mean)
         deviations.append(max(variance**0.5, 1 / 255))  # images of one colour only must not divide by zero
     return tuple(means), tuple(deviations)
+
+
+def _counted(images: Tensor) -> Tensor:
+    """How often each of the 256 values is in each channel: int64 (C, 256)."""
+    return torch.stack(
+        [torch.bincount(images[:, channel].flatten(), minlength=256) for channel in range(images.shape[1])]
+    )
+
+
+def _some(split: Streamed) -> Iterator[Tensor]:
+    """Images to measure, evenly spaced, a few at a time."""
+    rows = torch.arange(0, len(split), max(1, -(-len(split) // _MEASURED)))
+    return (part.images for part in split.read(torch.split(rows, 32)))
+
+
+_MEASURED = 4096
+"""Images that are read for mean and deviation where images are streamed; of millions, more change neither."""
 
 
 def _mirrors_mean_the_same(found: Found) -> bool:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn, tr
 from rich.progress import Progress as Bar
 
 from .state import Progress
+from .streamed import memory
 
 
 class Display:
@@ -18,6 +19,8 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.says_memory = False
+        """Whether images are streamed, so that memory is what one wants to see bounded."""
         self._bar: Bar | None = None
         self._task = TaskID(0)
 
@@ -42,7 +45,7 @@ class Display:
             BarColumn(bar_width=None),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("accuracy {task.fields[accuracy]}"),
-            TextColumn("{task.fields[rate]} images/s"),
+            TextColumn("{task.fields[rate]} images/s{task.fields[memory]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
@@ -50,7 +53,7 @@ class Display:
             expand=True,
         ) as bar:
             self._bar = bar
-            self._task = bar.add_task("", total=steps, epoch="", loss="–", accuracy="–", rate="–")
+            self._task = bar.add_task("", total=steps, epoch="", loss="–", accuracy="–", rate="–", memory="")
             try:
                 yield
             finally:
@@ -73,6 +76,7 @@ class Display:
             loss=f"{progress.loss / progress.seen:.3f}",
             accuracy=f"{progress.right / progress.seen:.1%}",
             rate=f"{progress.seen / max(progress.seconds, 1e-9):,.0f}",
+            memory=self._memory(),
         )
 
     def epoch(self, metrics: dict[str, float], epochs: int, best: bool) -> None:
@@ -80,5 +84,9 @@ class Display:
         self.say(
             f"epoch {number}/{epochs}   loss {metrics['train_loss']:.3f}   accuracy {metrics['train_accuracy']:6.1%}   "
             f"held out: loss {metrics['test_loss']:.3f}, accuracy {metrics['test_accuracy']:6.2%}   "
-            f"{metrics['images_per_second']:,.0f} images/s" + ("   best so far" if best else "")
+            f"{metrics['images_per_second']:,.0f} images/s{self._memory()}" + ("   best so far" if best else "")
         )
+
+    def _memory(self) -> str:
+        taken = memory() if self.says_memory else None
+        return "" if taken is None else f", {taken / 1e9:.2f} GB of memory"

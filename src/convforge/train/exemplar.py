@@ -22,7 +22,8 @@ from ..images.photographs import photographs
 from ..images.read import image_shape, read_image
 from ..learned.film import first_convolution
 from ..shown import shown
-from .data import Data, Found, Split, Track, prepared, untracked
+from .data import Data, Found, Track, prepared, untracked
+from .split import Split
 
 SIDE = 32
 SMALLEST_SIDE, LARGEST_SIDE = 16, 128

@@ -23,6 +23,7 @@ from . import twin
 from .data import Data
 from .loop import METRICS
 from .options import Options
+from .ranks import ALONE, Ranks
 from .state import STATE, read_metrics
 
 CONFIG, REPORT, SKIPPED = "config.json", "report.html", "skipped.txt"
@@ -96,10 +97,10 @@ def place(source: str | None) -> str | None:
     return str(Path(source).expanduser().resolve())
 
 
-def configuration(options: Options, data: Data, fingerprint: str) -> dict[str, Any]:
+def configuration(options: Options, data: Data, fingerprint: str, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What is stored beside a run: its options, with nothing left open, and what it learned from, with what."""
     return {
-        "options": replace(options, threads=torch.get_num_threads()).to_dict(),
+        "options": replace(options, threads=torch.get_num_threads() * ranks.here).to_dict(),
         "data": {"name": data.name, "fingerprint": fingerprint, **facts(data)},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }

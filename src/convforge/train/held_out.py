@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import UserError
@@ -56,13 +57,18 @@ def held_out(
         val=wanted.val,
         largest=lambda _: largest,
         channels=wanted.channels,
+        stream=wanted.stream,
+        cache=wanted.cache,
         track=track,
         say=say,
     )
     if data.fingerprint() != facts.get("fingerprint"):
         raise UserError(f"the images of {data.name} are not those that {shown(run)} has learned from.")
     every = ceil_div(len(data.test), most)
+    numbers = torch.arange(0, len(data.test), every)
+    some = data.test.take(numbers)
+    numbers = numbers if some.places is None else numbers[some.places]
     return [
-        HeldOut(number, data.test.images[number].numpy(), data.classes[int(data.test.labels[number])])
-        for number in range(0, len(data.test), every)
+        HeldOut(number, pixels.numpy(), data.classes[label])
+        for number, pixels, label in zip(numbers.tolist(), some.images, some.labels.tolist(), strict=True)
     ]

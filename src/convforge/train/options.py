@@ -16,7 +16,7 @@ MOST_EPOCHS, MOST_BATCH = 100_000, 65_536
 _WRITTEN_BEFORE = {
     "passes": 1, "weight_decay": 0.05, "label_smoothing": 0.05, "patience": 0, "largest": 128, "channels": None,
     "val": None, "balance": False, "start": None, "pretrained": False, "freeze": False, "precision": "float32",
-    "tensorboard": False,
+    "tensorboard": False, "sync_batch_norm": False, "stream": None, "cache": None,
 }  # fmt: skip
 """What runs did whose configuration does not speak of it yet."""
 
@@ -47,7 +47,7 @@ class Options:
         name: of the folder of the run; by default made from data, model and time.
         out: the folder that runs are put into.
         dense_twin: also train a fully connected network on the same data, and compare.
-        threads: of torch; by default what torch has.
+        threads: of torch; by default what torch has. Processes that share a machine share them.
         augment: how much training images are changed at random: 'none', 'light' or 'strong'. True leaves the choice to
             the data; False is 'none'.
         flips: mirror them, too; by default decided from the data.
@@ -56,6 +56,9 @@ class Options:
         freeze: let only the new last layer learn in the first fifth of the epochs.
         precision: 'float32', or 'bf16' where the CPU has it.
         tensorboard: write event files.
+        stream: read images when they are needed instead of keeping all in memory; by default where they do not fit.
+        cache: a folder that keeps decoded images in files which are mapped into memory, where images are streamed.
+        sync_batch_norm: where several processes share a batch, its batch norms see all of it.
         resume: the folder of a run to continue. All other options then come from that run, but for `epochs`, which may
             be more.
 
@@ -92,6 +95,9 @@ class Options:
     freeze: bool = False
     precision: str = "float32"
     tensorboard: bool = False
+    sync_batch_norm: bool = False
+    stream: bool | None = None
+    cache: str | None = None
     resume: str | None = None
 
     def __post_init__(self) -> None:

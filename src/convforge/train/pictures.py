@@ -166,7 +166,7 @@ def _looking(model: nn.Module) -> Iterator[None]:
 def class_probabilities(model: nn.Module, images: Tensor, normalise: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
     """Softmax of the logits for raw images `(N, C, H, W)`: `(N, classes)`, in batches that fit in memory."""
     with _looking(model):
-        parts = torch.split(images, at_a_time(images))
+        parts = torch.split(images, at_a_time(images.shape))
         found = [model(normalise(batch)).float().softmax(1).cpu() for batch in parts]
     result: NDArray[np.float32] = torch.cat(found).numpy()
     return result

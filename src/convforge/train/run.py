@@ -27,13 +27,17 @@ from .evaluation import normalise
 from .folder import CONFIG, REPORT, SKIPPED, how_to_continue
 from .loop import Learned, Settings, Watcher, fit, steps_per_epoch
 from .options import Options
+from .ranks import Ranks, joined
 from .scores import ClassScore
+from .split import Split
 from .starting import Start, start_of
 from .stop import Stop
+from .streamed import Streamed
 from .twin import Measured
 
 __all__ = ["Result", "how_to_continue", "train"]
 
+_PIXELS_IN_MEMORY = 2**25  # that a report looks at where images are streamed: some hundred photographs
 _PIXELS_WHEN_STOPPED = 2**22  # that the report of a stopped run looks at: nobody waits long for it
 
 
@@ -97,40 +101,49 @@ def train(options: Options | None = None, console: Console | None = None, stop: 
     architecture.json config.json film.safetensors last metrics.jsonl model.safetensors predictions.csv report.html
     split.csv
     """
-    options = options or Options()
-    display = Display(console or Console(quiet=True))
+    with joined() as ranks:
+        display = Display(console if console is not None and ranks.first else Console(quiet=True))
+        return _train(options or Options(), display, stop or Stop(), ranks)
+
+
+def _train(options: Options, display: Display, stop: Stop, ranks: Ranks) -> Result:
     config: dict[str, Any] | None = None
     start: Start | None = None
+    begun = ranks.begun()
+    if begun is not None:
+        options = Options(resume=begun, threads=options.threads, epochs=options.epochs)
+        display.say(f"A process was lost, so all begin again from the last checkpoint of {shown(begun)}.")
     if options.resume is not None:
-        options, config = folder.stored(Path(options.resume), options.threads, options.epochs)
+        resumed, threads, epochs = Path(options.resume), options.threads, options.epochs
+        options, config = ranks.by_first(lambda: folder.stored(resumed, threads, epochs))
     else:
         options = replace(options, data=folder.place(options.data), start=folder.place(options.start))
-        start = _known_beforehand(options)
-    with _threads(options.threads), torch.random.fork_rng(devices=[]):
+        if options.cache is not None:
+            options = replace(options, cache=str(Path(options.cache).expanduser().resolve()))
+        start = _known_beforehand(options, ranks)
+    with _threads(ranks.threads(options.threads)), torch.random.fork_rng(devices=[]):
         data, options = _load(options, start, display)
+        display.says_memory = data.streams
         telling.describe(display, data)
         fingerprint = data.fingerprint()
+        ranks.must_agree(fingerprint, f"not all processes of this run have the same images of {data.name}.")
         if config is not None and config["data"]["fingerprint"] != fingerprint:
             raise UserError(
                 f"the images of {data.name} are not those that {options.resume} has learned from; start a new run."
             )
         options = defaults.chosen(options, data)
         telling.describe_choices(display, data, options)
+        telling.describe_ranks(display, options, ranks)
         architecture, model = _network(options, data, start, display)
         counted = plan(model, architecture.input_shape)
         display.console.print(as_short_table(counted))
         display.say("\n".join(["", *short_sums(counted), ""]))
         if config is None:
-            config = folder.configuration(options, data, fingerprint)
-        place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
-        if options.resume is not None and read_json(place / CONFIG) != config:
-            write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
-        if options.task == "classes" and not (place / split.SPLIT).exists():  # it may have been killed before this
-            split.write(place, data.train.names, data.test.names)
-        if data.skipped:
-            write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
+            config = folder.configuration(options, data, fingerprint, ranks)
+        place = ranks.by_first(lambda: _place(options, data, config))
+        ranks.remember(str(place.absolute()))
         try:
-            return _learn(options, data, architecture, model, counted, place, config, display, stop or Stop())
+            return _learn(options, data, architecture, model, counted, place, config, display, stop, ranks)
         except KeyboardInterrupt:
             display.say(_left_at_once(place))
             raise
@@ -140,11 +153,24 @@ def _left_at_once(place: Path) -> str:
     return f"\nLeft at once; what was written before is in {shown(place)}. {how_to_continue(place)}"
 
 
-def _known_beforehand(options: Options) -> Start | None:
+def _place(options: Options, data: Data, config: dict[str, Any]) -> Path:
+    """The run's folder, new or the one that is continued, with what is known so far."""
+    place = folder.new_folder(options, data, config) if options.resume is None else Path(options.resume)
+    if options.resume is not None and read_json(place / CONFIG) != config:
+        write_atomically(place / CONFIG, to_json(config))  # it has more epochs now
+    if options.task == "classes" and not (place / split.SPLIT).exists():  # it may have been killed before this
+        split.write(place, data.train.names, data.test.names)
+    if data.skipped:
+        write_atomically(place / SKIPPED, ("\n".join(data.skipped) + "\n").encode())
+    return place
+
+
+def _known_beforehand(options: Options, ranks: Ranks) -> Start | None:
     """Whatever can go wrong before there is an image does so here: nobody waits for 10,000 of them to hear of it."""
     folder.must_be_makeable(Path(options.out).expanduser())
     if options.name is not None:
-        folder.must_be_free(Path(options.out).expanduser() / options.name)
+        wanted = Path(options.out).expanduser() / options.name
+        ranks.by_first(lambda: folder.must_be_free(wanted))
     if options.model is not None:
         if own.is_callable(options.model):
             own.trust(options.model)
@@ -175,11 +201,17 @@ def _load(options: Options, start: Start | None, display: Display) -> tuple[Data
         val=options.val,
         largest=largest,
         channels=options.channels or _channels(options, start),
+        stream=options.stream,
+        cache=options.cache,
         track=display.track,
         say=display.say,
     )
     return found, replace(
-        options, largest=sides[0] if sides else options.largest, channels=options.channels or _channels(options, start)
+        options,
+        largest=sides[0] if sides else options.largest,
+        channels=options.channels or _channels(options, start),
+        # As it was decided: a run that is continued elsewhere must find the same images, by the same fingerprint.
+        stream=found.streams if options.stream is None and found.streams else options.stream,
     )
 
 
@@ -221,6 +253,7 @@ def _learn(
     config: dict[str, Any],
     display: Display,
     stop: Stop,
+    ranks: Ranks,
 ) -> Result:
     from .pictures import first_kernels
 
@@ -228,13 +261,13 @@ def _learn(
     settings = _settings(options)
     dense: Measured | None = None
     with stop.listening(display.say, lambda: display.leave(_left_at_once(place))):
-        with events.watching(place, display, options.tensorboard) as watcher:
-            learned = _fit(model, data, architecture, settings, place, display, watcher, stop)
+        with events.watching(place, display, options.tensorboard and ranks.first) as watcher:
+            learned = _fit(model, data, architecture, settings, place, display, watcher, stop, ranks)
         progress = learned.progress
-        network = twin.measure(model, architecture, data, settings.batch, progress.epochs, stop)
-        if options.dense_twin and not stop.asked:
+        network = twin.measure(model, architecture, data, settings.batch, progress.epochs, stop, ranks)
+        if options.dense_twin and not ranks.any(stop.asked):
             display.say("\nNow its fully connected twin, on the same images:")
-            dense = _dense_twin(data, settings, place, display, stop)
+            dense = _dense_twin(data, settings, place, display, stop, ranks)
     if network is not None and dense is not None:
         display.console.print(twin.as_table([network, dense]))
     finished = network is not None and (dense is not None or not options.dense_twin)
@@ -248,8 +281,10 @@ def _learn(
         len(data.skipped),
         sentences=tuple(telling.outcome(learned, place)) if finished else (),
     )
-    result = _write_report(result, options, architecture, config, data, model, counted, kernels_before)
-    if finished:
+    result = ranks.by_first(
+        lambda: _write_report(result, options, architecture, config, data, model, counted, kernels_before)
+    )
+    if finished and ranks.first:
         folder.remove_states(place)
     return result
 
@@ -278,6 +313,7 @@ def _settings(options: Options) -> Settings:
         balance=options.balance,
         frozen=max(1, epochs // 5) if options.freeze else 0,
         bf16=options.precision == "bf16",
+        sync_batch_norm=options.sync_batch_norm,
     )
 
 
@@ -290,18 +326,21 @@ def _fit(
     display: Display,
     watcher: Watcher,
     stop: Stop,
+    ranks: Ranks,
 ) -> Learned:
     with display.learning(steps_per_epoch(len(data.train) * settings.passes, settings.batch) * settings.epochs):
-        return fit(model, data, architecture, settings, place, watcher, stop)
+        return fit(model, data, architecture, settings, place, watcher, stop, ranks)
 
 
-def _dense_twin(data: Data, settings: Settings, place: Path, display: Display, stop: Stop) -> Measured | None:
+def _dense_twin(
+    data: Data, settings: Settings, place: Path, display: Display, stop: Stop, ranks: Ranks
+) -> Measured | None:
     architecture = _architecture("dense", data)
     torch.manual_seed(settings.seed)
     model = architecture.build()
     settings = replace(settings, frozen=0)
-    learned = _fit(model, data, architecture, settings, place / twin.FOLDER, display, display, stop)
-    return twin.measure(model, architecture, data, settings.batch, learned.progress.epochs, stop)
+    learned = _fit(model, data, architecture, settings, place / twin.FOLDER, display, display, stop, ranks)
+    return twin.measure(model, architecture, data, settings.batch, learned.progress.epochs, stop, ranks)
 
 
 def _architecture(model: str, data: Data, task: str = "classes") -> Architecture:
@@ -347,7 +386,7 @@ def _write_report(
     from .report import Report, write_report
     from .scores import class_scores
 
-    test = data.test if result.finished else _some(data.test)
+    test = _looked_at(data.test, None if result.finished else _PIXELS_WHEN_STOPPED)
     pictures = collect(
         model,
         test.images,
@@ -365,7 +404,7 @@ def _write_report(
         data.classes,
     )
     stopped_early: bool | str = not result.finished
-    if len(test) < len(data.test):
+    if len(test) < len(data.test) and not result.finished:
         stopped_early = (
             "The run was stopped before its last epoch; this is the network as it was then, looked at with "
             f"{len(test):,} of the {len(data.test):,} held-out images."
@@ -391,8 +430,12 @@ def _write_report(
     return replace(result, classes=class_scores(pictures.confusion, data.classes))
 
 
-def _some(split: labelled.Split) -> labelled.Split:
-    """Few enough images to look at while somebody waits; evenly spaced, for they may be sorted by class."""
-    pixels = split.images.shape[2] * split.images.shape[3]
-    every = max(1, -(-len(split) * pixels // _PIXELS_WHEN_STOPPED))
+def _looked_at(split: Split | Streamed, pixels: int | None) -> Split:
+    """Few enough images to look at while somebody waits, or to have in memory; evenly spaced, for they may be sorted by
+    class."""
+    if pixels is None:
+        if isinstance(split, Split):
+            return split
+        pixels = _PIXELS_IN_MEMORY
+    every = max(1, -(-len(split) * split.shape[1] * split.shape[2] // pixels))
     return split.take(torch.arange(0, len(split), every))

@@ -4,7 +4,8 @@ same split. `split.csv` in a run's folder says which they were."""
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +22,48 @@ LEARNED, HELD = "learned from", "held out"
 
 HELD_OUT = 0.2
 """Part of each class that is held out where the data comes without a split and nobody says otherwise."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split: `images` is uint8 of shape (N, C, H, W), `labels` int64 of shape (N,), `names` what to call
+    each: the file, as seen from the data's folder, or its number in a source that has no files.
+
+    Of images that were asked for by their rows, `places` says which of these they are, where some could not be read."""
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...] = ()
+    places: Tensor | None = None
+
+    streams = False
+    """Whether images are read when they are needed."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def take(self, rows: Tensor) -> Split:
+        """These images, in memory."""
+        names = tuple(self.names[row] for row in rows.tolist()) if self.names else ()
+        return Split(self.images[rows], self.labels[rows], names)
+
+    def select(self, rows: Tensor) -> Split:
+        """A part of the split."""
+        return self.take(rows)
+
+    def order(self, draw: torch.Generator) -> Tensor:
+        """All rows, int64, in a random order."""
+        return torch.randperm(len(self), generator=draw)
+
+    def read(self, parts: Sequence[Tensor]) -> Iterator[Split]:
+        """The images of each part, one after the other."""
+        return map(self.take, parts)
 
 
 def check_part(part: float) -> None:

@@ -97,7 +97,7 @@ def save_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, best: Weights | None
 ) -> None:
     """Write `training.safetensors`; raises `UserError` if that cannot be done, with the old file intact."""
-    tensors = _named_tensors(model, optimizer) | {f"best.{name}": tensor for name, tensor in (best or {}).items()}
+    tensors = named_tensors(model, optimizer) | {f"best.{name}": tensor for name, tensor in (best or {}).items()}
     content = to_safetensors(portable(tensors), {"progress": json.dumps(asdict(progress))})
     write_atomically(folder / STATE, content)
 
@@ -112,7 +112,7 @@ def load_state(
     """
     path = folder / STATE
     progress = _progress(path, _metadata(path))
-    places = _named_tensors(model, optimizer)
+    places = named_tensors(model, optimizer)
     outline = dict(places)
     if progress.best:
         outline |= {f"best.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -141,7 +141,7 @@ def _metadata(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({brief(reason)}); it is damaged or was cut short.") from reason
 
 
-def _named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The tensors themselves, not copies: writing into them changes model and optimiser."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import torch
+
+from ..errors import UserError
 from ..shown import shown
 from . import balance, defaults
 from .data import Data
@@ -13,6 +16,7 @@ from .folder import SKIPPED
 from .keeping import LAST
 from .loop import Learned
 from .options import Options
+from .ranks import Ranks
 
 _SHOWN_SKIPPED = 5
 _STILL_FALLING = 0.02  # of the loss, over as many epochs as patience has
@@ -60,6 +64,28 @@ def describe_choices(display: Display, data: Data, options: Options) -> None:
             display.say(f"  {sentence}")
         if len(data.skipped) > _SHOWN_SKIPPED:
             display.say(f"  … and {len(data.skipped) - _SHOWN_SKIPPED:,} more, all in {SKIPPED} of the run.")
+
+
+def describe_ranks(display: Display, options: Options, ranks: Ranks) -> None:
+    """How several processes share the run.
+
+    Raises `UserError` for a batch that is too small for them.
+    """
+    if ranks.count == 1:
+        return
+    batch = options.batch or 0
+    least = 1 if options.sync_batch_norm else 2  # batch norm needs two images to have a spread
+    if batch < least * ranks.count:
+        raise UserError(
+            f"--batch {batch} is too small for {ranks.count} processes, each of which needs {least} images of it; "
+            f"use --batch {least * ranks.count} or more, or fewer processes."
+        )
+    norms = "of all of them (--sync-batch-norm)" if options.sync_batch_norm else "of its own"
+    threads = torch.get_num_threads()
+    display.say(
+        f"{ranks.count} processes share each batch: {batch / ranks.count:.4g} images and {threads} "
+        f"thread{'' if threads == 1 else 's'} each; batch norms see the images {norms}."
+    )
 
 
 def outcome(learned: Learned, folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 
+import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -14,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from ..models.checkpoint import Architecture
 from .data import Data
 from .evaluation import evaluate, normalise
+from .ranks import ALONE, Ranks
 from .stop import Stop
 
 FOLDER = "dense-twin"
@@ -44,9 +46,10 @@ def measure(
     batch: int,
     epochs: Sequence[Mapping[str, float]],
     stop: Stop,
+    ranks: Ranks = ALONE,
 ) -> Measured | None:
-    """Measure a network that was trained for `epochs`; None as soon as `stop` was asked."""
-    train, test = (evaluate(model, split, architecture, stop) for split in (data.train, data.test))
+    """Measure a network that was trained for `epochs`, all `ranks` together; None as soon as `stop` was asked."""
+    train, test = (evaluate(model, split, architecture, stop, ranks=ranks) for split in (data.train, data.test))
     if train is None or test is None:
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -55,7 +58,10 @@ def measure(
         network=architecture.family,
         parameters=parameters,
         weight_bytes=weight_bytes,
-        training_bytes=4 * weight_bytes + activation_bytes(model, normalise(data.train.images[:batch], architecture)),
+        training_bytes=4 * weight_bytes
+        + activation_bytes(
+            model, normalise(data.train.take(torch.arange(min(batch, len(data.train)))).images, architecture)
+        ),
         seconds_per_epoch=median(epoch["seconds"] for epoch in epochs) if epochs else None,
         train_accuracy=train[1],
         test_accuracy=test[1],
