@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,15 +158,15 @@ def test_a_run_that_goes_on_can_be_stopped_and_resumed_to_the_same_result(
             pass
 
         stop = Asking()
-        step = loop_module._step
+        step = loop_module._Run._step
 
-        def asking(*arguments: object) -> None:
+        def asking(run: loop_module._Run, *arguments: Any) -> tuple[bool, bool]:
             nonlocal steps
             steps += 1
             stop.asked = steps == 6
-            step(*arguments)
+            return step(run, *arguments)
 
-        patched.setattr(loop_module, "_step", asking)
+        patched.setattr(loop_module._Run, "_step", asking)
         assert not train(Options(resume=str(folder), epochs=7), stop=stop).finished
     assert train(Options(resume=str(folder))).finished
     for weights in ("model.safetensors", "last/model.safetensors", "dense-twin/model.safetensors"):

@@ -21,7 +21,7 @@ class Deferred:
     and type are known without. NumPy takes it for an array.
 
     >>> doubled = Deferred(lambda a: a * 2, (np.arange(3.0),), (3,), np.dtype("float64"))
-    >>> doubled.shape, np.sum(doubled)
+    >>> doubled.shape, float(np.sum(doubled))
     ((3,), 6.0)
     """
 
