@@ -173,6 +173,28 @@ def test_ray_answers_the_same_though_a_worker_is_killed(network: Path, inputs: l
         assert found[name] == (said_class, share and pytest.approx(share, abs=1e-6), failed)
 
 
+def test_ray_goes_on_though_the_command_itself_was_killed(network: Path, tmp_path: Path) -> None:
+    # Some 40 s: two clusters are begun. What is left of the first one must write nothing while the second one does.
+    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'convforge[ray]'")
+    (tmp_path / "shards").mkdir()
+    for part in range(4):
+        shard(tmp_path / "shards" / f"{part}.tar", range(1500 * part, 1500 * (part + 1)))
+    out = tmp_path / "out"
+    words = (str(network), str(tmp_path / "shards"), "--out", str(out), "--ray")
+    with tempfile.TemporaryDirectory() as short:
+        process = convforge(*words, RAY_TMPDIR=short)
+        _wait(process, lambda: len(list(out.glob("*.parquet"))) > 0)
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()  # what Ray has begun may keep its other end open
+    with tempfile.TemporaryDirectory() as short:
+        process = convforge(*words, RAY_TMPDIR=short)
+        said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    assert len(rows(out)) == 6000
+
+
 def _actors(pid: int) -> list[int]:
     """Ray's processes of this cluster that hold the network: they have named themselves after our class."""
     found = []

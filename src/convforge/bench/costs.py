@@ -43,7 +43,7 @@ def measured() -> Costs:
     return Costs(
         l2=bytes_a_cycle(target.l2_bytes // 2 * threads),
         l3=bytes_a_cycle(in_l3),
-        memory=bytes_a_cycle(min(max(2 * target.l3_bytes, _BEYOND_CACHES[0]), _BEYOND_CACHES[1])),
+        memory=bytes_a_cycle(min(max(2 * targets.cache_bytes()[2], _BEYOND_CACHES[0]), _BEYOND_CACHES[1])),
         fork=step * cycles_a_second,
         call=call * cycles_a_second,
     )

@@ -306,7 +306,7 @@ def _cold(
     if not settings.cold:
         return {}
     size = 4 * (prod(layer.x_shape) + prod(layer.y_shape) + layer.spec.weights)
-    copies = min(_MOST_COPIES, 2 + _CACHES_FULL * target.current().l3_bytes // size)
+    copies = min(_MOST_COPIES, 2 + _CACHES_FULL * target.cache_bytes()[2] // size)
     if problem := memory.check_fits(4 * copies * size):  # in two memory formats, and packed
         notes[f"{layer} was not measured cold: {problem}."] = None
         return {}

@@ -48,7 +48,10 @@ class About:
     def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(pixel / 255 − mean) / std of uint8 pictures `(N, C, H, W)`: the numbers that training made of them."""
         mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
-        result: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        result: NDArray[np.float32] = pixels.astype(np.float32)
+        result /= np.float32(255)  # in place: new arrays would take as long as the arithmetic
+        result -= mean
+        result /= std
         return result
 
 

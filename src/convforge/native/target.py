@@ -136,7 +136,7 @@ def named(wanted: str) -> Target:
     # 'baseline' must run on every CPU of the architecture; the others are tuned for the one that is here.
     cpu = "" if name == "baseline" else _host()[0]
     features = "" if name == "baseline" else _feature_string(name, needs)
-    made = Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_cache_bytes())
+    made = Target(name, cpu, features, vector_bytes, registers, rows, vectors, *_counted_on())
     return replace(made, costs=_costs(disk.read_table(costs_file()).get(made.machine)))
 
 
@@ -230,8 +230,21 @@ _USUAL_CACHE_BYTES = (32 << 10, 512 << 10, 8 << 20)
 """L1 data, L2 and L3 cache that every recent CPU has."""
 
 
+_L3_A_CORE = 16 << 20
+
+
+def _counted_on() -> tuple[int, int, int]:
+    """L1 data, L2 and L3 cache: of L3 no more than some `_L3_A_CORE` for each core that is here.
+
+    A virtual machine of two cores sees the whole L3 of a server, such as 300 MB, which sixty others fill as well.
+    Counted on, it let depthwise layers of 50 MB be read without asking ahead: two thirds as fast as torch.
+    """
+    l1, l2, l3 = cache_bytes()
+    return l1, l2, min(l3, _L3_A_CORE * (os.cpu_count() or 1))
+
+
 @cache
-def _cache_bytes() -> tuple[int, int, int]:
+def cache_bytes() -> tuple[int, int, int]:
     """L1 data, L2 and L3 cache of the first core, as far as the system says."""
     sizes = dict(zip((1, 2, 3), _USUAL_CACHE_BYTES, strict=True))
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
