@@ -88,7 +88,7 @@ def test_cold_layers_have_weights_and_input_of_their_own(monkeypatch: pytest.Mon
             made.append(self)
 
     monkeypatch.setattr(run, "Work", Counted)
-    monkeypatch.setattr(target, "current", lambda: replace(target.named(""), l3_bytes=1 << 16))
+    monkeypatch.setattr(target, "cache_bytes", lambda: (1 << 15, 1 << 15, 1 << 16))
     layer = LAYERS["3×3"]
     report = measure([layer], replace(QUICK, cold=True))
     assert 4 * sum(work.plain.x.numel() + work.plain.w.numel() for work in made) > 4 << 16

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from oracle import Case, Data, agree, check_each, choices
+from oracle import Case, Data, check_each, choices
 
 from convforge import Conv2dSpec, engine
-from convforge.engine import Problem, passes
+from convforge.engine import Problem
 from convforge.engine.algorithms import groups
 from convforge.engine.plan import Pass
 from convforge.native import target
@@ -91,29 +89,6 @@ def test_where_it_does_not_apply_the_packed_form_computes() -> None:
     few = target.current().lanes("float32") - 1
     assert applying(Conv2dSpec(few, few, 3, groups=few), size) == {"depthwise packed"}
     assert applying(Conv2dSpec(64, 64, 3, dilation=2, groups=64), size) == {"depthwise packed"}
-
-
-@pytest.mark.parametrize("channels", [32, 33])
-@pytest.mark.parametrize("offset", [0, 1])
-def test_outputs_that_go_past_the_caches(channels: int, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only whole, aligned vectors may; others are stored as always. Both addresses are aligned by hand."""
-    here = target.current()
-    monkeypatch.setattr(passes, "current", lambda: replace(here, l3_bytes=0))
-    spec = Conv2dSpec(channels, channels, 3, 2, padding=1, groups=channels)
-    case = Case(spec, (9, 11), layouts=NHWC)
-    data = Data.of(case)
-
-    def placed(values: np.ndarray) -> np.ndarray:
-        n, c, h, w = values.shape
-        buffer = np.full(values.size + 64, np.nan, values.dtype)
-        start = (-buffer.ctypes.data % 64) // values.itemsize + offset
-        view = buffer[start : start + values.size].reshape(n, h, w, c).transpose(0, 3, 1, 2)
-        view[...] = values
-        return view
-
-    empty = {name: placed(np.full_like(array, np.nan)) for name, array in (("y", data.dy), ("dx", data.x))}
-    agree(case, data, "y", engine.conv2d(placed(data.x), data.w, data.bias, spec, out=empty["y"]))
-    agree(case, data, "dx", engine.input_gradient(placed(data.dy), data.w, case.size, spec, out=empty["dx"]))
 
 
 def test_results_do_not_depend_on_the_threads() -> None:

@@ -46,6 +46,7 @@ from .. import traffic
 from ..geometry import Blocking, Sliding, blocking
 from ..kernels.blocks import BLOCK_ARGUMENTS, Block, runs_of_tiles, thread_scratch
 from ..kernels.epilogue import NOTHING
+from ..kernels.functions import is_long
 from ..kernels.pack import Image, copy_function, copy_image, fill_zeros
 from ..kernels.pack_weights import (
     CHANNELS_A_TASK,
@@ -56,7 +57,7 @@ from ..kernels.pack_weights import (
     pack_weights_kernel,
     panels_of,
 )
-from ..kernels.tile import Tiles, asked_ahead, forward_tiles, lines_a_round
+from ..kernels.tile import ASKED_FOR, PAST_CACHES, Tiles, asked_ahead, forward_tiles, lines_a_round
 from ..nest import Held, Inner, Level, Nest, RegisterTile, largest_tile, many, shared_out
 from ..plan import PRODUCTS_A_SUM, Job, Plan, Refusal
 from ..prepared import Prepared
@@ -65,11 +66,12 @@ SLIDING = Arguments(
     BLOCK_ARGUMENTS
     + " y y_n y_c y_h y_w outputs all_outputs depth panels weights u_part v_part l_part"
     + " bias bias_step residual zeros staging"
-    + " each_packs packed w w_g w_k w_c w_i w_j input_ahead output_ahead activated"
+    + " each_packs packed w w_g w_k w_c w_i w_j input_ahead output activated"
     # outputs: channels of one group; depth: input channels that are summed for one of them; residual: or 0;
     # each_packs: whether each thread packs the weights w for itself, `packed` numbers into its scratch; input_ahead:
-    # whether a tile asks for the next tile's input, not for the weights of the next part of the sum; output_ahead:
-    # whether it asks for the next tile's output; activated: whether the code's activation is applied
+    # whether a tile asks for the next tile's input, not for the weights of the next part of the sum; output: whether it
+    # asks for the next tile's output, or sends its own past the caches; activated: whether the code's activation is
+    # applied
 )
 CLEAR = Arguments("y y_n y_c y_h y_w images all_outputs out_height out_width")
 
@@ -127,13 +129,26 @@ class Direct(Plan):
         weights = s.groups * each.panels * self.job.panel * s.taps * self.job.size
         return each.blocks.in_place and s.taps == s.depth and weights <= self.job.target.l2_bytes // 2
 
-    def output_ahead(self, each: Blocked) -> bool:
-        """Whether tiles ask for the pixels that the next tile writes: where the result has no room in the L2 caches, so
-        that every line is read from further away before it is written. A tile's stores come all at once, and a short
-        sum does not last until the lines are there."""
+    def output(self, each: Blocked) -> int:
+        """What is done where the result has no room in the L2 caches, so that every line is read from further away
+        before it is written; a tile's stores come all at once, and a short sum does not last until the lines are there.
+
+        Tiles ask for the pixels that the next tile writes. Where input and output are more than twice L3, so that
+        who reads the result next finds nothing of it there, whole vectors that nothing is added to any more go past the
+        caches: their lines are not read at all.
+        """
         s, job = each.sliding, self.job
         result = s.images * s.all_outputs * s.vertical.out * s.horizontal.out * job.size
-        return s.y_c == 1 and result > 2 * job.target.l2_bytes * job.threads
+        if s.y_c != 1 or result <= 2 * job.target.l2_bytes * job.threads:
+            return 0
+        cut, lanes = cut_of_sum(s, each.blocks), job.lanes
+        once = (
+            cut["u_part"] >= s.vertical.kernel and cut["v_part"] >= cut["runs"] and cut["l_part"] >= cut["run_length"]
+        )
+        aligned = all(number % lanes == 0 for number in (s.outputs, s.y_n, s.vertical.y_step, s.horizontal.y_step))
+        last = once and not job.finish.residual and not is_long(job.finish.activation)
+        far = traffic.bytes_of(job.problem) > 2 * job.target.l3_bytes
+        return PAST_CACHES if far and last and aligned else ASKED_FOR
 
     def prepared(self, name: str) -> Prepared:
         job, size = self.job, self.job.size
@@ -160,7 +175,7 @@ class Direct(Plan):
                 packing.append(step(kernels["pack_weights"], job.threads, PACK_WEIGHTS, panels_of(s, job.panel), at))
             slide = job.numbers(s) | blocks.arguments(s) | cut_of_sum(s, blocks) | {
                 "panels": panels, "staging": staging, "scratch_bytes": scratch.size, "each_packs": 0, "packed": 0,
-                "input_ahead": int(self.input_ahead(each)), "output_ahead": int(self.output_ahead(each)),
+                "input_ahead": int(self.input_ahead(each)), "output": self.output(each),
                 "activated": int(job.finish.activation != ""),
             }  # fmt: skip
             steps.append(step(kernels["sliding"], job.threads, SLIDING, slide, at))
@@ -373,6 +388,9 @@ def _panel(
     begin_step = f.choose(has_residual, to_column, 0)
     line = LINE // DTYPE_BYTES[f.dtype]
     input_ahead = a["input_ahead"].compare("!=", 0)
+    vector_bytes = forward.lanes * DTYPE_BYTES[f.dtype]
+    unaligned = f.all_of((y.number() % vector_bytes).compare("!=", 0), a["output"].compare("==", PAST_CACHES))
+    output = f.choose(unaligned, ASKED_FOR, a["output"])
 
     with _parts(f, a) as (first, last, (u, v, number), (u_count, v_count, length)):
         part_weights = weights.at(((u * a["runs"] + v) * a["run_length"] + number) * p.width)
@@ -403,7 +421,7 @@ def _panel(
                 u_count=u_count, v_count=v_count, length=length, w=part_weights,
                 y=target, y_step=to_column, bias=f.pick(first, bias, zeros), base=base, base_step=base_step,
                 channels=p.outputs, pixel_step=a["stride_w"] * a["pitch"], finished=f.choose(last, a["activated"], 0),
-                ahead=ahead, ahead_step=ahead_step, ahead_tile=ahead_tile, output_ahead=a["output_ahead"],
+                ahead=ahead, ahead_step=ahead_step, ahead_tile=ahead_tile, output=output,
             )  # fmt: skip
     with f.if_(apart):
         there = Image(y, a["y_c"], a["y_h"], a["y_w"])

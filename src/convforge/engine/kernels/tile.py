@@ -34,6 +34,9 @@ def filled(outputs: Int, lanes: int) -> Int:
     return (outputs + (lanes - 1)) // lanes * lanes
 
 
+ASKED_FOR, PAST_CACHES = 1, 2
+"""What becomes of a tile's output besides its being stored."""
+
 STEPS = 4
 """Of a round of the innermost loop."""
 _PLACES_A_POINTER = 3
@@ -175,9 +178,11 @@ class Tile:
         has_base: Value,
         channels: Int | None = None,
         finish: Callable[[list[Value]], list[Value]] | None = None,
+        past_caches: Value | None = None,
     ) -> None:
         """The sums, with what stands at `base` added to them where there is one, and finished, go `to` where they
-        belong; both are an address and the distance between rows. Of each row the first `channels` numbers, or all.
+        belong; both are an address and the distance between rows. Of each row the first `channels` numbers, or all;
+        rows of whole, aligned vectors go `past_caches` where that is said.
 
         Partial vectors are loaded and stored under a mask; that costs nothing in the inner loop. Where the CPU has
         registers for masks, all vectors are: a sixth less code to make, at the same speed.
@@ -197,17 +202,30 @@ class Tile:
             put(sums, no_masks)
             return
         masks = self.masks(f, channels)
+        whole, cut = channels.compare(">=", self.width), channels.compare("<", self.width)
+
+        def put_far(sums: list[Value], otherwise: Callable[[], None]) -> None:
+            if past_caches is None:
+                otherwise()
+                return
+            with f.if_else(f.all_of(past_caches, whole)) as (past, near):
+                with past:
+                    for (r, v), total in zip(self.places, sums, strict=True):
+                        f.put_past_caches(to[0].at(to[1] * r + v * self.lanes), total)
+                with near:
+                    otherwise()
+
         if self.mask_registers:
             sums = f.only_if(has_base, sums, lambda: with_base(masks))
-            put(finish(sums) if finish else sums, masks)
+            sums = finish(sums) if finish else sums
+            put_far(sums, lambda: put(sums, masks))
             return
-        whole, cut = channels.compare(">=", self.width), channels.compare("<", self.width)
         sums = f.only_if(f.all_of(has_base, whole), sums, lambda: with_base(no_masks))
         sums = f.only_if(f.all_of(has_base, cut), sums, lambda: with_base(masks))
         sums = finish(sums) if finish else sums
         with f.if_else(whole) as (full, partial):
             with full:
-                put(sums, no_masks)
+                put_far(sums, lambda: put(sums, no_masks))
             with partial:
                 put(sums, masks)
 
@@ -251,7 +269,8 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     sum was done before, a residual, or nothing (base_step 0). Of the vectors' lanes, the first `channels` are stored.
     When the sum is `finished` (1, else 0), the activation is applied to what is stored. On the way, what is needed next
     and may come from memory is asked for, from `ahead` on, `lines_a_round` at a time, `ahead_step` numbers apart, by
-    the next tile from `ahead_tile` further on; and where there is `output_ahead`, the pixels that the next tile writes.
+    the next tile from `ahead_tile` further on; and the pixels that the next tile writes, where the `output` is
+    `ASKED_FOR`. One that goes `PAST_CACHES` lies where vectors are aligned.
     """
 
     finish_stored = _finishing(module, dtype, target.lanes(dtype), activation) if is_long(activation) else None
@@ -259,7 +278,7 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
     def make(tile: Tile) -> Function:
         names = "many *x x_u x_v u_count v_count length *w *y y_step *bias *base base_step channels pixel_step finished"
         name = f"forward_{tile.rows}x{tile.vectors}"
-        f = Function(module, name, f"{names} *ahead ahead_step ahead_tile output_ahead", dtype, internal=True)
+        f = Function(module, name, f"{names} *ahead ahead_step ahead_tile output", dtype, internal=True)
         w, bias = f.pointers("w bias")
         x_u, x_v, u_count, v_count, length = f.integers("x_u x_v u_count v_count length")
         y_step, base_step, channels, pixel_step = f.integers("y_step base_step channels pixel_step")
@@ -273,7 +292,7 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
             return f.only_if(finished.compare("!=", 0), sums, lambda: [apply(f, activation, total) for total in sums])
 
         with tile.run(f, f.pointers("x y base ahead")) as (each, (x, y, base, ahead)):
-            with f.if_(f.integer("output_ahead").compare("!=", 0)), f.loop(tile.rows) as row:
+            with f.if_(f.integer("output").compare("==", ASKED_FOR)), f.loop(tile.rows) as row:
                 for v in range(tile.vectors):
                     f.prefetch(y.at(y_step * (row.index + tile.rows) + v * tile.lanes), write=True)
             with f.loop(u_count, carry=[w, *tile.filled_with(biases)]) as tap_row:
@@ -287,6 +306,7 @@ def forward_tiles(module: ir.Module, dtype: str, target: Target, lanewise: bool 
             tile.store(
                 f, tap_row.values[1:], (y, y_step), (base, base_step), base_step.compare("!=", 0), channels,
                 finish if activation and not finish_stored else None,
+                f.integer("output").compare("==", PAST_CACHES),
             )  # fmt: skip
             if finish_stored:
                 with f.if_(finished.compare("!=", 0)):
