@@ -349,6 +349,20 @@ def test_a_batch_that_the_file_says_is_one_may_be_another_where_nothing_depends_
     assert graph.with_input((5, 3, 4, 4)).shapes()["y"] == (5, 48)
 
 
+def test_a_batch_whose_numbers_are_picked_by_places_is_fixed() -> None:
+    """As torch writes a flattened channels_last tensor: another number of images would leave some out, or lack some."""
+    nodes = [
+        node("Reshape", "x", "all", output="flat"),
+        node("Gather", "flat", "places", output="some", axis=0),
+        node("Reshape", "some", "sizes"),
+    ]
+    weights = {"all": np.array([-1]), "places": np.arange(2 * 48), "sizes": np.array([2, 48])}
+    graph = read(model(nodes, {"x": [2, 3, 4, 4]}, weights=weights))
+    assert graph.fixed == {"x": (0, 1, 2, 3)}
+    declared = read(model(nodes, {"x": ["n", 3, 4, 4]}, weights=weights), shapes={"x": (2, 3, 4, 4)})
+    assert 0 not in declared.fixed["x"]  # the file says so itself
+
+
 def test_halves_that_are_rounded_are_not_taken_for_halves() -> None:
     """⌊H/2⌋ and ⌈H/2⌉ agree for even heights; only an odd one tells that a graph cannot say either."""
     nodes = [

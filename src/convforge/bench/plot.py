@@ -55,6 +55,11 @@ def write(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=160)
 
 
+def _of_ours(algorithm: str) -> str:
+    fewer = " (multiplies less often than the definition)" if algorithm.startswith("winograd") else ""
+    return f"convforge, {algorithm}{fewer}"
+
+
 def draw(report: Report, which: Pass, axes: Any) -> None:
     """One pass on matplotlib's axes. A filled mark is ours, the hollow one that hangs on it the fastest library."""
     from matplotlib.ticker import LogLocator, NullLocator
@@ -78,7 +83,7 @@ def draw(report: Report, which: Pass, axes: Any) -> None:
         axes.plot(
             i, other, "o", color="0.4", markerfacecolor="white", markersize=4, zorder=3, label="the fastest library"
         )
-        axes.plot(i, ours, shape, color=colour, markersize=5.5, zorder=4, label=f"convforge, {row.algorithm}")
+        axes.plot(i, ours, shape, color=colour, markersize=5.5, zorder=4, label=_of_ours(row.algorithm))
     axes.set(xscale="log", yscale="log", xlim=(low, high), title=which.value)
     axes.set_xlabel("operations a byte of input, weights and output")
     axes.grid(True, color="0.92")

@@ -45,8 +45,17 @@ def chosen(peers: Sequence[str] | None, training: bool = False) -> list[str]:
         if key not in names:
             raise UserError(f"--peers is a list of {', '.join(names)}, not {key!r}.")
         if missing := known[key].missing:
-            raise UserError(f"{known[key].title} needs {', '.join(missing)}, which is not installed.")
+            are = "are" if len(missing) > 1 else "is"
+            raise UserError(
+                f"{known[key].title} needs {' and '.join(missing)}, which {are} not installed"
+                + (f": pip install {' '.join(map(_distribution, missing))}." if not known[key].compiler else ".")
+            )
     return [key for key in names if key in peers]
+
+
+def _distribution(package: str) -> str:
+    """What pip calls an imported package."""
+    return package.replace("_", "-")
 
 
 def serve(key: str, case: Case, settings: Settings, imported: bool = True) -> Answer:

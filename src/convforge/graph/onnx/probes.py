@@ -14,6 +14,10 @@ _MOST_SYMBOLS = 8
 """Sizes that are tried to be left open; a file may name any number of them."""
 
 
+BATCH = "the batch"
+"""The symbol of the number of images where the file gives a number, which may not be meant."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """Sizes of all inputs, in which the axes of one `symbol` have another size than asked for; the first has none.
@@ -103,7 +107,7 @@ def _leading(shapes: dict[str, Shape], symbols: Symbols) -> None:
     declared = {place for places in symbols.values() for place in places}
     images = [name for name, shape in shapes.items() if len(shape) > 1 and (name, 0) not in declared]
     if images and len({shapes[name][0] for name in images}) == 1:
-        symbols["the batch"] = [(name, 0) for name in images]
+        symbols[BATCH] = [(name, 0) for name in images]
 
 
 def _others(asked: dict[str, Shape], symbols: Symbols) -> list[Probe]:

@@ -25,7 +25,7 @@ from .attributes import Attributes, Cannot
 from .files import LARGEST_SIZE, MOST_AXES, PIXELS, File, array_of, opened
 from .folding import FOLDED, OF_SHAPES, Budget, fold
 from .operators import OPERATORS
-from .probes import Probe, probes
+from .probes import BATCH, Probe, probes
 from .values import Array, Known, Made, T, Value, Varies
 
 _MOST_NUMBERS = 2**34
@@ -109,6 +109,7 @@ class Reading:
         outputs = tuple(self._output(name) for name in self.file.outputs)
         if not outputs:
             raise GraphError("the file has no outputs.")
+        self._answers_follow_the_batch()
         fixed = {
             name: tuple(
                 axis
@@ -122,6 +123,16 @@ class Reading:
         graph = Graph(dict(first), outputs, tuple(self.nodes), constants, fixed)
         graph.check()
         return graph
+
+    def _answers_follow_the_batch(self) -> None:
+        """The number of images that the file gives is meant where no answer has another shape for another one: some
+        exporters write the places of so many images' numbers into the file, and more images would be left out."""
+        answers = [name for name in self.file.outputs if isinstance(self.values.get(name), Made)]
+        for probe in [probe for probe in self.probes if probe.symbol == BATCH]:
+            at = self.probes.index(probe) if probe in self.probes else 0
+            shapes = [made.shapes for name in answers if isinstance(made := self.values[name], Made)]
+            if at and all(each[at] == each[0] for each in shapes):
+                self._let_go(Varies(at))
 
     def _output(self, name: str) -> str:
         value = self.values.get(name)
