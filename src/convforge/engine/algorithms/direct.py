@@ -134,8 +134,8 @@ class Direct(Plan):
         before it is written; a tile's stores come all at once, and a short sum does not last until the lines are there.
 
         Tiles ask for the pixels that the next tile writes. Where input and output are more than twice L3, so that
-        who reads the result next finds nothing of it there, whole vectors that nothing is added to any more go past the
-        caches: their lines are not read at all.
+        whoever reads the result next finds nothing of it there, whole vectors to which nothing is added any more go
+        past the caches: their lines are not read at all.
         """
         s, job = each.sliding, self.job
         result = s.images * s.all_outputs * s.vertical.out * s.horizontal.out * job.size

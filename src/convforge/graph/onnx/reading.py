@@ -127,12 +127,10 @@ class Reading:
     def _answers_follow_the_batch(self) -> None:
         """The number of images that the file gives is meant where no answer has another shape for another one: some
         exporters write the places of so many images' numbers into the file, and more images would be left out."""
-        answers = [name for name in self.file.outputs if isinstance(self.values.get(name), Made)]
-        for probe in [probe for probe in self.probes if probe.symbol == BATCH]:
-            at = self.probes.index(probe) if probe in self.probes else 0
-            shapes = [made.shapes for name in answers if isinstance(made := self.values[name], Made)]
-            if at and all(each[at] == each[0] for each in shapes):
-                self._let_go(Varies(at))
+        at = next((at for at, probe in enumerate(self.probes) if probe.symbol == BATCH), None)
+        answers = [made.shapes for name in self.file.outputs if isinstance(made := self.values.get(name), Made)]
+        if at is not None and all(shapes[at] == shapes[0] for shapes in answers):
+            self._let_go(Varies(at))
 
     def _output(self, name: str) -> str:
         value = self.values.get(name)
