@@ -121,6 +121,7 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("socket.socket.connect", connecting)
     monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.delitem(sys.modules, "skimage.data", raising=False)  # which another test may have imported
     exemplar._read(photographs()[0], 32)
     assert "skimage.data" not in sys.modules
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from importlib import import_module
@@ -57,6 +59,8 @@ def main() -> None:
         # they spin for milliseconds, and beside another busy process that makes a step a hundred times slower. This is
         # tens of microseconds, enough where the cores are free.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # The interpreter's last collections walk over all that torch has made: of an exit of 0.45 s they are 0.3.
+    atexit.register(gc.freeze)
     try:
         try:
             app()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from time import sleep
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,9 @@ _T = TypeVar("_T")
 
 _PATIENCE = timedelta(hours=2)
 """How long ranks wait for each other: one may read images, or write a report, while the others have nothing to do."""
+
+_LEAVE_SECONDS = 0.1
+"""For microseconds of work, on a machine whose cores may all be busy."""
 
 _BEGUN = "convforge/run"
 """The key in torchrun's own store, which outlives the processes that it starts again, of the folder that they write."""
@@ -183,6 +187,10 @@ def joined() -> Iterator[Ranks]:
             yield Ranks(rank, count, here)
         finally:
             dist.destroy_process_group()
+            # A thread of gloo's may still be about to let go of what the last call has left with it, and needs the
+            # interpreter's lock for that. One that asks for it when the interpreter has ended is unwound through code
+            # that may not be: the process aborts, and torchrun takes a finished run for a lost one.
+            sleep(_LEAVE_SECONDS)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ gradients of the first step can be compared with those in float64.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,7 +86,7 @@ def _compiled(module: nn.Module) -> Callable[..., Any]:
 def _swapped(module: nn.Module) -> Callable[..., Any]:
     from ...pytorch.optimize import optimize
 
-    return optimize(copy.deepcopy(module))
+    return optimize(module)
 
 
 def _inductor(module: nn.Module) -> Callable[..., Any]:
