@@ -332,7 +332,8 @@ _ASKED_OF_MEMORY = 5 / 7
 """U from memory, where it is asked for while products are summed (Zen 3)."""
 _SEEN_OF_U, _SEEN_OF_A_ROW = 0.4, 1 / 15
 """Of the way of U from L3, once a chunk, and of what L2 has no room for of V, once a panel, where each row of a tile is
-a stream of its own; the rest goes on beside the products (Zen 3, six rows; Zen 5)."""
+a stream of its own; the rest goes on beside the products (Zen 3, six rows; Zen 5). Of U that is from there in less than
+0.7 of the time of its products less is seen, by the square of that (Zen 5)."""
 OF_MEMORY = 3 / 7
 """Memory that is written for the first time, or comes from beyond L3."""
 _PACKING_OF_L3 = 14 / 20
@@ -391,12 +392,12 @@ def cycles(job: Job, tiled: Tiled, division: Division, weights: Weights, from_me
         in_l3 = shape.taps**2 * s.channels * s.outputs * size < target.l3_bytes
         first = taps / (asked if from_memory or not in_l3 else l3)
     each = product / division.chunks
-    products = max(each, first) + (division.chunks - 1) * (max(each, again) + _SEEN_OF_U * again)
+    seen = _SEEN_OF_U * min(1.0, 2 * (again / each) ** 2)
+    products = max(each, first) + (division.chunks - 1) * (max(each, again) + seen * again)
     beyond_l2 = v_bytes - target.l2_bytes * 3 // 4
     v_in_l3 = beyond_l2 > 0
     if v_in_l3:
-        seen = min(1.0, _SEEN_OF_A_ROW * target.tile_rows)
-        products += seen * beyond_l2 * division.chunks * own_panels / l3
+        products += min(1.0, _SEEN_OF_A_ROW * target.tile_rows) * beyond_l2 * division.chunks * own_panels / l3
     # What does not fill a vector is loaded and stored in parts, four times as slowly: of groups, and of 3 channels.
     few = 4 if s.groups > 1 and min(s.channels, s.outputs) < lanes else 1
     few_inputs = 4 if s.channels < lanes else few
