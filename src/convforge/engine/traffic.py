@@ -25,13 +25,18 @@ def bytes_of(problem: Problem) -> int:
     return (math.prod(problem.x_shape) + math.prod(problem.y_shape)) * DTYPE_BYTES[problem.dtype]
 
 
+def from_memory(together: int, target: Target) -> bool:
+    """Whether tensors that take so many bytes together find no room in L3, which others use, too."""
+    return together > target.l3_bytes * 3 // 4
+
+
 def cycles(read: float, written: float, together: int, target: Target, past_caches: bool = False) -> float:
     """For one core to read and write so many bytes of tensors that take so many `together`. They are taken to be where
     the layer before has left them: in the closest cache that has room for all. From memory, a line is read before it
     is written, unless it goes `past_caches`."""
     if together <= target.l2_bytes * 3 // 2:
         return (read + written) / (target.costs.l2 * _OF_L2)
-    if together <= target.l3_bytes * 3 // 4:
+    if not from_memory(together, target):
         return (read + written) / (target.costs.l3 * _OF_L3)
     return (read + (1 if past_caches else 2) * written) / target.costs.memory
 

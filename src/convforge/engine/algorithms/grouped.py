@@ -167,7 +167,7 @@ def cycles(job: Job, cut: Cut) -> float:
     packing = 0.0 if job.kept else traffic.packing(cut.vectors * cut.taps * lanes * size, job.threads, target)
     together = traffic.bytes_of(job.problem)
     written = s.images * cut.channels * cut.height * cut.width * size
-    moving = traffic.cycles(together - written, written, together, target, past_caches=together > target.l3_bytes)
+    moving = traffic.cycles(together - written, written, together, target, past_caches=True)
     return (computing + moving) / job.threads + packing
 
 
@@ -219,7 +219,7 @@ class Grouped(Plan):
         aligned = all(number % lanes == 0 for number in (cut.channels, s.y_n, s.vertical.y_step, s.horizontal.y_step))
         together = traffic.bytes_of(job.problem)
         ahead = together > job.target.l3_bytes // _ASKED_OF_L3
-        past_caches = together > job.target.l3_bytes and aligned and not job.finish.residual
+        past_caches = traffic.from_memory(together, job.target) and aligned and not job.finish.residual
         layout = Layout()
         scratch_bytes = round_up((v.kernel + 3 * v.stride + 2) * 16, LINE)  # the list of rows
         scratch = layout.take(scratch_bytes * job.threads)
