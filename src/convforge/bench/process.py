@@ -3,6 +3,8 @@ cores from each other."""
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
@@ -50,9 +52,10 @@ class Child:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._connection.close()
-        self._process.terminate()  # its own way out would take torch a second, and it has nothing left to say
+        self._connection.close()  # its next read ends it
         self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.terminate()
 
     def ask(self, question: Any) -> Any:
         """Its answer. Raises `PeerError`, with one sentence, where it has none."""
@@ -77,6 +80,7 @@ def _serve(
     if log is not None:
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.dup2(2, 1)  # what libraries print must not get between the lines of a report
+    atexit.register(gc.freeze)  # no last collections: they walk over all that torch has made, and take a second
     answer: Answer | None = None
     while True:
         try:
