@@ -50,10 +50,10 @@ class Site:
     def seen_by(self, module: nn.Module, image: int = 0) -> tuple[Tensor, Tensor]:
         """What a module is given and what it makes of an image, the first time that it is called."""
         found: list[tuple[Tensor, Tensor]] = []
-        hook = module.register_forward_hook(lambda _, given, made: found.append((given[0].clone(), made.clone())))
-        with torch.no_grad():
+        with self.network.turns.request(), torch.no_grad():  # or else it might be a call of one of the server's jobs
+            hook = module.register_forward_hook(lambda _, given, made: found.append((given[0].clone(), made.clone())))
             self.network.model(self.pictures.input(image)[None])
-        hook.remove()
+            hook.remove()
         return found[0][0][0], found[0][1][0]
 
 
