@@ -320,9 +320,12 @@ def test_a_job_can_be_cancelled_from_the_page(
         reported(progress, done, total, what)
 
     reported = Progress.__call__
+    layers = f"{site.index('stem')},{site.index('dilated')},{site.index('grouped')}"
+    before = visit(f"#/detects?layers={layers}&channels=1,1,1")  # what is found for patches is kept, and not held below
+    for one in before.locator(".stage").all():
+        one.locator(".part").nth(1).locator("img").wait_for(timeout=60000)
     with monkeypatch.context() as slow:
         slow.setattr(Progress, "__call__", held)
-        layers = f"{site.index('stem')},{site.index('dilated')},{site.index('grouped')}"
         page = visit(f"#/detects?layers={layers}&channels=7,7,7")
         part = page.locator(".stage .part").nth(1)
         for one in page.locator(".stage").all():  # the first is under way, and the others wait for their turns
